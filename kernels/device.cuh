@@ -1,0 +1,106 @@
+// The only place where a kernel touches the machine: every intrinsic, every line of PTX and every type of CUDA's own
+// stands here or, for the CPU, in the emulator's host_cuda.h, which offers the same names. The kernels above it are
+// plain C++ and compile for both.
+#pragma once
+
+#include "params.h"
+
+#if defined(__CUDACC__)
+
+#define WN_KERNEL(name, max_threads, ...) extern "C" __global__ void __launch_bounds__(max_threads) name(__VA_ARGS__)
+#define WN_SHARED(T, name, n) __shared__ T name[n]
+
+namespace wn {
+
+// Storage types: bits without arithmetic, so that nothing can be computed in 16 bits by accident.
+struct f16 {
+    uint16_t bits;
+};
+struct bf16 {
+    uint16_t bits;
+};
+
+__device__ __forceinline__ float to_float(f16 value) {
+    float result;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+    return result;
+}
+
+__device__ __forceinline__ float to_float(bf16 value) {
+    return __uint_as_float(static_cast<uint32_t>(value.bits) << 16);
+}
+
+__device__ __forceinline__ f16 to_f16(float value) {
+    f16 result;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+    return result;
+}
+
+__device__ __forceinline__ bf16 to_bf16(float value) {
+    bf16 result;
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+#else
+    const uint32_t bits = __float_as_uint(value);
+    const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    result.bits = is_nan ? 0x7fff : static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+#endif
+    return result;
+}
+
+}  // namespace wn
+
+#else
+#include "host_cuda.h"
+#endif
+
+namespace wn {
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+
+template <class T>
+__device__ __forceinline__ T from_float(float value);
+template <>
+__device__ __forceinline__ float from_float<float>(float value) {
+    return value;
+}
+template <>
+__device__ __forceinline__ f16 from_float<f16>(float value) {
+    return to_f16(value);
+}
+template <>
+__device__ __forceinline__ bf16 from_float<bf16>(float value) {
+    return to_bf16(value);
+}
+
+// Tells the compiler that a pointer is to global memory: LDG and STG instead of generic accesses. (An assumption, not a
+// conversion through __cvta_global_to_generic: with two of those meeting in one branch, nvcc 13.0 does not terminate.)
+template <class T>
+__device__ __forceinline__ T* as_global(T* pointer) {
+#if defined(__CUDACC__)
+    __builtin_assume(__isGlobal(pointer));
+#endif
+    return pointer;
+}
+
+// A device address as a pointer.
+template <class T>
+__device__ __forceinline__ T* global(uint64_t address) {
+    return as_global(reinterpret_cast<T*>(address));
+}
+
+// The value of the lane whose number differs by the bits of `mask`. Every lane of the warp must call.
+__device__ __forceinline__ float from_lane_xor(float value, uint32_t mask) {
+    return __shfl_xor_sync(0xffffffffu, value, static_cast<int>(mask));
+}
+
+__device__ __forceinline__ uint64_t divide(uint64_t number, const WnDivisor& by) {
+    return by.magic == 0 ? number : __umul64hi(number, by.magic) >> by.shift;
+}
+
+}  // namespace wn
+
+// Defines one kernel of the lists in params.h; the body's name comes in parentheses, since it may hold commas.
+#define WN_DEFINE(NAME, PARAMS, BODY, MAX_THREADS) \
+    WN_KERNEL(NAME, MAX_THREADS, const __grid_constant__ PARAMS p) { WN_UNWRAP BODY(p); }
+#define WN_UNWRAP(...) __VA_ARGS__

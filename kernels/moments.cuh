@@ -1,0 +1,143 @@
+// Sums and moments, and the teams of threads that share them.
+#pragma once
+
+#include "device.cuh"
+
+namespace wn {
+
+// The sum over neighbouring elements as a balanced tree: short error paths and no chain of dependent additions.
+template <uint32_t kCount>
+__device__ __forceinline__ float tree_sum(const float (&in)[kCount]) {
+    float level[kCount];
+#pragma unroll
+    for (uint32_t i = 0; i < kCount; i++) level[i] = in[i];
+#pragma unroll
+    for (uint32_t width = kCount / 2; width > 0; width /= 2) {
+#pragma unroll
+        for (uint32_t i = 0; i < width; i++) level[i] += level[i + width];
+    }
+    return level[0];
+}
+
+// Count, mean and sum of squared deviations of a set of numbers. The mean is the unevaluated sum high + low, so that a
+// mean of 1e4 beside a deviation of 1 costs nothing of the deviation's precision.
+struct Moments {
+    float count;
+    float high;
+    float low;
+    float m2;
+};
+
+// The moments of two disjoint sets together (Chan, Golub and LeVeque, 1979). Not symmetric in its rounding: callers
+// keep the order of the arguments fixed, or two lanes that should agree would not.
+__device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
+    if (b.count == 0.0f) return a;
+    if (a.count == 0.0f) return b;
+    const float count = a.count + b.count;
+    const float share = b.count / count;
+    const float delta = (b.high - a.high) + (b.low - a.low);
+    const float step = delta * share + a.low;
+    // Knuth's two-sum: high + low == a.high + step exactly.
+    const float high = a.high + step;
+    const float taken = high - a.high;
+    const float low = (a.high - (high - taken)) + (step - taken);
+    return Moments{count, high, low, a.m2 + b.m2 + delta * delta * (a.count * share)};
+}
+
+// The moments of the first `count` of a few neighbouring elements, two sweeps over registers.
+template <uint32_t kCount>
+__device__ __forceinline__ Moments moments_of(const float (&x)[kCount], uint32_t count) {
+    const float pivot = x[0];
+    float part[kCount];
+#pragma unroll
+    for (uint32_t e = 0; e < kCount; e++) part[e] = e < count ? x[e] - pivot : 0.0f;
+    const float n = static_cast<float>(count);
+    const float inverse = count == kCount ? 1.0f / kCount : 1.0f / n;
+    const float high = pivot + tree_sum(part) * inverse;
+    float square[kCount];
+#pragma unroll
+    for (uint32_t e = 0; e < kCount; e++) {
+        part[e] = e < count ? x[e] - high : 0.0f;
+        square[e] = part[e] * part[e];
+    }
+    const float low = tree_sum(part) * inverse;
+    return Moments{n, high, low, tree_sum(square) - n * (low * low)};
+}
+
+// `lanes` neighbouring lanes of a warp, a power of two. Sums are butterflies: every lane ends with the same bits.
+struct LaneTeam {
+    uint32_t lanes;
+
+    __device__ __forceinline__ float sum(float value) const {
+        for (uint32_t mask = lanes / 2; mask > 0; mask /= 2) value += from_lane_xor(value, mask);
+        return value;
+    }
+
+    __device__ __forceinline__ void sum(float& first, float& second) const {
+        for (uint32_t mask = lanes / 2; mask > 0; mask /= 2) {
+            first += from_lane_xor(first, mask);
+            second += from_lane_xor(second, mask);
+        }
+    }
+
+    __device__ __forceinline__ Moments merge_all(Moments mine) const {
+        for (uint32_t mask = lanes / 2; mask > 0; mask /= 2) {
+            const Moments other{from_lane_xor(mine.count, mask), from_lane_xor(mine.high, mask),
+                                from_lane_xor(mine.low, mask), from_lane_xor(mine.m2, mask)};
+            mine = (threadIdx.x & mask) != 0 ? merge(other, mine) : merge(mine, other);
+        }
+        return mine;
+    }
+};
+
+struct BlockScratch {
+    Moments warp[2][WN_WARP];
+};
+
+// All threads of a block, at most 32 whole warps. One barrier a reduction: each warp leaves its part in shared memory,
+// and after the barrier every warp combines all the parts itself. Successive reductions alternate between two buffers,
+// so a fast warp can not overwrite what a slow one still reads: between lies the barrier of the reduction in the middle.
+struct BlockTeam {
+    BlockScratch* scratch;
+    uint32_t turn;
+
+    __device__ __forceinline__ Moments* exchange(const Moments& part) {
+        Moments* buffer = scratch->warp[turn];
+        turn ^= 1u;
+        if (threadIdx.x % WN_WARP == 0) buffer[threadIdx.x / WN_WARP] = part;
+        __syncthreads();
+        return buffer;
+    }
+
+    __device__ __forceinline__ Moments part_of_lane(const Moments* buffer) const {
+        const uint32_t lane = threadIdx.x % WN_WARP;
+        return lane < blockDim.x / WN_WARP ? buffer[lane] : Moments{0.0f, 0.0f, 0.0f, 0.0f};
+    }
+
+    __device__ __forceinline__ float sum(float value) {
+        const LaneTeam warp{WN_WARP};
+        const Moments* buffer = exchange(Moments{0.0f, warp.sum(value), 0.0f, 0.0f});
+        return warp.sum(part_of_lane(buffer).high);
+    }
+
+    __device__ __forceinline__ void sum(float& first, float& second) {
+        const LaneTeam warp{WN_WARP};
+        warp.sum(first, second);
+        const Moments part = part_of_lane(exchange(Moments{0.0f, first, second, 0.0f}));
+        first = part.high;
+        second = part.low;
+        warp.sum(first, second);
+    }
+
+    __device__ __forceinline__ Moments merge_all(const Moments& mine) {
+        const LaneTeam warp{WN_WARP};
+        return warp.merge_all(part_of_lane(exchange(warp.merge_all(mine))));
+    }
+};
+
+// 1 / sqrt(variance + eps), correctly rounded, with the variance clamped at zero. Written so that NaN stays NaN.
+__device__ __forceinline__ float reciprocal_deviation(float variance, float eps) {
+    return __frsqrt_rn((variance < 0.0f ? 0.0f : variance) + eps);
+}
+
+}  // namespace wn

@@ -1,0 +1,164 @@
+// What the host and the kernels agree on: the structures passed by value, the constants of the regimes, and the list of
+// kernels. nvcc, the emulator's C++ compiler and bindgen read this one file, so the three cannot drift apart.
+//
+// Conventions: every field named after a tensor is its device address, 0 where the tensor is absent; lengths and strides
+// count elements; `rows`, lengths and strides are 64 bits wide because tensors beyond 2^31 elements are ordinary.
+#pragma once
+
+#include <stdint.h>
+
+// The activation that the epilogue applies after weight and bias.
+enum WnActivation {
+    WN_ACTIVATION_NONE = 0,
+    WN_ACTIVATION_RELU = 1,
+    WN_ACTIVATION_SILU = 2,
+    WN_ACTIVATION_GELU = 3,       // x * Phi(x), by erf
+    WN_ACTIVATION_GELU_TANH = 4,  // the tanh approximation
+};
+
+// How weight and bias are indexed.
+enum WnAffine {
+    WN_AFFINE_PER_ELEMENT = 0,  // by the position in the row: LayerNorm, RMSNorm
+    WN_AFFINE_PER_CHANNEL = 1,  // by the channel of the position: GroupNorm, InstanceNorm in NCHW
+};
+
+enum WnFlags {
+    WN_FLAG_WEIGHT_F32 = 1,       // weight is f32 whatever the input's type
+    WN_FLAG_BIAS_F32 = 2,         // bias is f32 whatever the input's type
+    WN_FLAG_WEIGHT_PLUS_ONE = 4,  // the stored weight is an offset from 1
+    WN_FLAG_MEAN_SQUARE = 8,      // RMSNorm: the mean is not subtracted
+};
+
+enum WnRegimes {
+    WN_WARP = 32,
+    WN_ROWS_GROUP_THREADS = 256,   // a block of the regimes that give a row to 1..32 lanes of a warp
+    WN_ROWS_BLOCK_THREADS = 512,        // the most threads that get 128 registers each
+    WN_ROWS_WIDE_BLOCK_THREADS = 1024,  // 64 registers each: some of a thread's 32 elements spill
+    WN_ROWS_STREAM_THREADS = 512,
+    WN_POINTWISE_THREADS = 256,
+    WN_POINTWISE_VECTORS = 4,      // vectors in flight per thread
+    WN_CONVOLUTION_THREADS = 128,
+};
+
+// Division of numbers below 2^63 by a number known on the host: n / d == high64(n * magic) >> shift, except that
+// magic == 0 stands for d == 1. (Granlund and Montgomery, "Division by invariant integers using multiplication", 1994.)
+typedef struct WnDivisor {
+    uint64_t divisor;
+    uint64_t magic;
+    uint32_t shift;
+    uint32_t reserved;
+} WnDivisor;
+
+// kernels/rows.cu: moments over one contiguous stretch, a row.
+typedef struct WnRowsParams {
+    uint64_t x;
+    uint64_t residual;  // added to x before the moments
+    uint64_t sum;       // receives x + residual
+    uint64_t y;
+    uint64_t weight;
+    uint64_t bias;
+    uint64_t rows;
+    uint64_t length;  // of a row
+    uint64_t x_stride;
+    uint64_t residual_stride;
+    uint64_t sum_stride;
+    uint64_t y_stride;
+    WnDivisor spatial;  // per channel: elements of one channel in a row
+    WnDivisor groups;   // per channel: rows of one sample
+    uint64_t channels_per_group;
+    uint32_t lanes;  // threads that share a row in the group regimes: a power of two up to 32
+    uint32_t affine;
+    uint32_t activation;
+    uint32_t flags;
+    float eps;
+    uint32_t reserved;
+} WnRowsParams;
+
+// kernels/pointwise.cu: y = (x - mean[c]) * scale[c] + bias[c], the constants given or made from running statistics.
+typedef struct WnPointwiseParams {
+    uint64_t x;
+    uint64_t residual;
+    uint64_t sum;
+    uint64_t y;
+    uint64_t running_mean;  // f32
+    uint64_t running_var;   // f32
+    uint64_t weight;
+    uint64_t bias;
+    uint64_t table;   // f32 [3, channels]: mean, scale, bias; where present, the four above are not read
+    uint64_t length;  // of the tensor
+    WnDivisor spatial;   // consecutive elements of one channel; 1 in NHWC
+    WnDivisor channels;
+    uint64_t stride;  // channels last: vectors between a thread's vectors, a whole number of pixels
+    uint32_t activation;
+    uint32_t flags;
+    float eps;
+    uint32_t reserved;
+} WnPointwiseParams;
+
+// kernels/pointwise.cu: makes the table of WnPointwiseParams.
+typedef struct WnChannelTableParams {
+    uint64_t running_mean;  // f32
+    uint64_t running_var;   // f32
+    uint64_t weight;
+    uint64_t bias;
+    uint64_t table;
+    uint64_t channels;
+    uint32_t flags;
+    float eps;
+} WnChannelTableParams;
+
+// kernels/convolution.cu: the direct convolution on which the example's network runs.
+typedef struct WnConvolutionParams {
+    uint64_t x;         // f32 [batch, in_channels, in_height, in_width]
+    uint64_t weight;    // f32 [out_channels, in_channels / groups, kernel_height, kernel_width]
+    uint64_t bias;      // f32 [out_channels]
+    uint64_t residual;  // f32, as y: added before the activation
+    uint64_t y;         // f32 [batch, out_channels, out_height, out_width]
+    uint64_t length;    // elements of y
+    uint32_t in_channels;
+    uint32_t out_channels;
+    uint32_t groups;
+    uint32_t in_height;
+    uint32_t in_width;
+    uint32_t out_height;
+    uint32_t out_width;
+    uint32_t kernel_height;
+    uint32_t kernel_width;
+    uint32_t stride;
+    uint32_t padding;
+    uint32_t activation;
+} WnConvolutionParams;
+
+// Every kernel, once. A column is ENTRY(name, parameter struct, body, largest block): the .cu files expand it to define
+// and register the kernels, the enumeration below numbers them for the host, where bindgen also takes their names.
+#define WN_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                           \
+    ENTRY(rows_group_8_##SUFFIX, WnRowsParams, (rows_group<T, 8>), WN_ROWS_GROUP_THREADS)                              \
+    ENTRY(rows_group_16_##SUFFIX, WnRowsParams, (rows_group<T, 16>), WN_ROWS_GROUP_THREADS)                            \
+    ENTRY(rows_group_32_##SUFFIX, WnRowsParams, (rows_group<T, 32>), WN_ROWS_GROUP_THREADS)                            \
+    ENTRY(rows_block_32x512_##SUFFIX, WnRowsParams, (rows_block<T, 32>), WN_ROWS_BLOCK_THREADS)                        \
+    ENTRY(rows_block_32x1024_##SUFFIX, WnRowsParams, (rows_block<T, 32>), WN_ROWS_WIDE_BLOCK_THREADS)                  \
+    ENTRY(rows_stream_##SUFFIX, WnRowsParams, (rows_stream<T>), WN_ROWS_STREAM_THREADS)
+
+#define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
+    ENTRY(pointwise_planes_##SUFFIX, WnPointwiseParams, (pointwise_planes<T>), WN_POINTWISE_THREADS)                   \
+    ENTRY(pointwise_channels_last_##SUFFIX, WnPointwiseParams, (pointwise_channels_last<T>), WN_POINTWISE_THREADS)     \
+    ENTRY(channel_table_##SUFFIX, WnChannelTableParams, (channel_table<T>), WN_POINTWISE_THREADS)
+
+#define WN_ROWS_KERNELS(ENTRY)                                                                                         \
+    WN_ROWS_KERNELS_OF(ENTRY, f32, float)                                                                              \
+    WN_ROWS_KERNELS_OF(ENTRY, f16, f16)                                                                                \
+    WN_ROWS_KERNELS_OF(ENTRY, bf16, bf16)
+
+#define WN_POINTWISE_KERNELS(ENTRY)                                                                                    \
+    WN_POINTWISE_KERNELS_OF(ENTRY, f32, float)                                                                         \
+    WN_POINTWISE_KERNELS_OF(ENTRY, f16, f16)                                                                           \
+    WN_POINTWISE_KERNELS_OF(ENTRY, bf16, bf16)
+
+#define WN_CONVOLUTION_KERNELS(ENTRY)                                                                                  \
+    ENTRY(convolution_direct_f32, WnConvolutionParams, (convolution_direct), WN_CONVOLUTION_THREADS)
+
+#define WN_NUMBER_KERNEL(NAME, PARAMS, BODY, MAX_THREADS) WN_KERNEL_##NAME,
+enum WnKernel {
+    WN_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_POINTWISE_KERNELS(WN_NUMBER_KERNEL) WN_CONVOLUTION_KERNELS(WN_NUMBER_KERNEL)
+};
+#undef WN_NUMBER_KERNEL

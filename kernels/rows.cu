@@ -1,0 +1,234 @@
+// Rows: moments over one contiguous stretch. LayerNorm, RMSNorm, and GroupNorm and InstanceNorm in NCHW.
+//
+//     s = x + residual                                   (f32, unrounded; written out as `sum` if asked)
+//     y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)
+//     RMSNorm: y = activation(s / sqrt(mean(s^2) + eps) * weight + bias)
+//
+// A row is [length] elements at x + row * x_stride. Each byte of x, residual, sum and y moves once, as 16-byte words;
+// weight and bias come from L2 after the first rows. The regimes differ in who holds a row:
+//
+//     rows_group_E     1..32 lanes of a warp, E elements a lane: rows up to 32 * E; shuffles only, no barrier
+//     rows_block_ExB   a block of up to B threads, E elements a thread, in registers: rows up to E * B; two barriers
+//     rows_stream      a block that reads the row twice, whatever its length: the second time backwards, through L2
+//
+// The plan chooses by length alone, so a row's bits depend neither on the other rows nor on its address.
+//
+// Held rows take three sweeps over registers: m = fl(x0 + mean(s - x0)), where the first element x0 only serves to make
+// the differences small; then c = mean(s - m) and Q = sum((s - m)^2) together, var = Q / n - c^2; then
+// y = ((s - m) - c) * rstd * weight + bias. The pair (m, c) is the mean to twice the precision of f32, so a constant row
+// gives exactly the bias, and a mean of 1e4 beside a deviation of 1 costs nothing.
+#include "moments.cuh"
+#include "stages.cuh"
+
+namespace wn {
+
+template <class T>
+__device__ __forceinline__ Input<T> input_of_row(const WnRowsParams& p, uint64_t row) {
+    return Input<T>{stretch_of<const T>(p.x, row, p.x_stride, p.length),
+                    stretch_of<const T>(p.residual, row, p.residual_stride, p.length),
+                    stretch_of<T>(p.sum, row, p.sum_stride, p.length)};
+}
+
+// How a row is finished, once its mean (high + low) and 1 / deviation are known.
+template <class T>
+struct RowEpilogue {
+    const WnRowsParams& p;
+    Stretch<T> y;
+    uint64_t first_channel;
+    float high;
+    float low;
+    float rstd;
+
+    __device__ __forceinline__ RowEpilogue(const WnRowsParams& params, uint64_t row, float high, float low, float rstd)
+        : p(params), y(stretch_of<T>(p.y, row, p.y_stride, p.length)), first_channel(0), high(high), low(low), rstd(rstd) {
+        if (p.affine == WN_AFFINE_PER_CHANNEL) {
+            const uint64_t group = row - divide(row, p.groups) * p.groups.divisor;
+            first_channel = group * p.channels_per_group;
+        }
+    }
+
+    __device__ __forceinline__ Coefficients<T> weight() const {
+        return Coefficients<T>{p.weight, (p.flags & WN_FLAG_WEIGHT_F32) != 0};
+    }
+
+    __device__ __forceinline__ Coefficients<T> bias() const {
+        return Coefficients<T>{p.bias, (p.flags & WN_FLAG_BIAS_F32) != 0};
+    }
+
+    // Out of line, for the few vectors that reach over the end of a channel.
+    __device__ __noinline__ float coefficient_at(const Coefficients<T> which, uint64_t index, float absent) const {
+        return which.at(first_channel + divide(index, p.spatial), absent);
+    }
+
+    __device__ __forceinline__ void coefficients(uint64_t first, float (&w)[kVector<T>], float (&b)[kVector<T>]) const {
+        if (p.affine == WN_AFFINE_PER_ELEMENT) {
+            weight().load(p.length, first, 1.0f, w);
+            bias().load(p.length, first, 0.0f, b);
+        } else {
+            const uint64_t channel = divide(first, p.spatial);
+            const float channel_weight = weight().at(first_channel + channel, 1.0f);
+            const float channel_bias = bias().at(first_channel + channel, 0.0f);
+            const uint64_t end = (channel + 1) * p.spatial.divisor;
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) {
+                w[e] = channel_weight;
+                b[e] = channel_bias;
+                if (first + e >= end && first + e < p.length) {
+                    w[e] = coefficient_at(weight(), first + e, 1.0f);
+                    b[e] = coefficient_at(bias(), first + e, 0.0f);
+                }
+            }
+        }
+        if (p.flags & WN_FLAG_WEIGHT_PLUS_ONE) {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) w[e] += 1.0f;
+        }
+    }
+
+    __device__ __forceinline__ void write(uint64_t first, float (&value)[kVector<T>]) const {
+        float w[kVector<T>], b[kVector<T>];
+        coefficients(first, w, b);
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = ((value[e] - high) - low) * rstd * w[e] + b[e];
+        activate(value, p.activation);
+        store(y.start, y.length, first, value);
+    }
+};
+
+// One row held in the registers of a team of `threads` threads, kElements a thread. `present` is false for the lanes of
+// a team that has no row: they take part in the shuffles and touch no memory.
+template <class T, uint32_t kElements, class Team>
+__device__ __forceinline__ void normalize_held(const WnRowsParams& p, Team& team, uint32_t thread, uint32_t threads,
+                                               uint64_t row, bool present) {
+    constexpr uint32_t kVectors = kElements / kVector<T>;
+    const uint32_t length = present ? static_cast<uint32_t>(p.length) : 0;
+    const Input<T> input = input_of_row<T>(p, present ? row : 0);
+
+    float held[kVectors][kVector<T>];
+#pragma unroll
+    for (uint32_t k = 0; k < kVectors; k++) {
+        const uint32_t first = (k * threads + thread) * kVector<T>;
+        if (first < length) {
+            input.load(first, held[k]);
+        } else {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) held[k][e] = 0.0f;
+        }
+    }
+
+    const float n = static_cast<float>(length);
+    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+    float high = 0.0f;
+    if (!mean_square) {
+        const float pivot = present ? input.first_element() : 0.0f;
+        float total = 0.0f;
+#pragma unroll
+        for (uint32_t k = 0; k < kVectors; k++) {
+            float difference[kVector<T>];
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) {
+                const bool inside = (k * threads + thread) * kVector<T> + e < length;
+                difference[e] = inside ? held[k][e] - pivot : 0.0f;
+            }
+            total += tree_sum(difference);
+        }
+        high = pivot + team.sum(total) / n;
+    }
+
+    float low = 0.0f;
+    float squares = 0.0f;
+#pragma unroll
+    for (uint32_t k = 0; k < kVectors; k++) {
+        float difference[kVector<T>], square[kVector<T>];
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) {
+            const bool inside = (k * threads + thread) * kVector<T> + e < length;
+            difference[e] = inside ? held[k][e] - high : 0.0f;
+            square[e] = difference[e] * difference[e];
+        }
+        low += tree_sum(difference);
+        squares += tree_sum(square);
+    }
+    team.sum(low, squares);
+    low = mean_square ? 0.0f : low / n;
+    const float rstd = reciprocal_deviation(squares / n - low * low, p.eps);
+
+    if (!present) return;
+    const RowEpilogue<T> epilogue(p, row, high, low, rstd);
+#pragma unroll
+    for (uint32_t k = 0; k < kVectors; k++) {
+        const uint32_t first = (k * threads + thread) * kVector<T>;
+        if (first < length) {
+            // Not before this point: `sum` may be the residual, whose first element every thread has read as the pivot.
+            input.write_sum(first, held[k]);
+            epilogue.write(first, held[k]);
+        }
+    }
+}
+
+template <class T, uint32_t kElements>
+__device__ __forceinline__ void rows_group(const WnRowsParams& p) {
+    LaneTeam team{p.lanes};
+    const uint32_t rows_per_block = blockDim.x / p.lanes;
+    const uint32_t slot = threadIdx.x / p.lanes;
+    for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows;
+         base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
+        const uint64_t row = base + slot;
+        normalize_held<T, kElements>(p, team, threadIdx.x % p.lanes, p.lanes, row, row < p.rows);
+    }
+}
+
+template <class T, uint32_t kElements>
+__device__ __forceinline__ void rows_block(const WnRowsParams& p) {
+    WN_SHARED(BlockScratch, scratch, 1);
+    BlockTeam team{scratch, 0};
+    for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+        normalize_held<T, kElements>(p, team, threadIdx.x, blockDim.x, row, true);
+    }
+}
+
+template <class T>
+__device__ __forceinline__ void rows_stream(const WnRowsParams& p) {
+    WN_SHARED(BlockScratch, scratch, 1);
+    BlockTeam team{scratch, 0};
+    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+    const uint64_t step = static_cast<uint64_t>(blockDim.x) * kVector<T>;
+    const uint64_t sweeps = (p.length + step - 1) / step;
+    for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+        const Input<T> input = input_of_row<T>(p, row);
+        Moments mine{0.0f, 0.0f, 0.0f, 0.0f};
+        for (uint64_t first = threadIdx.x * kVector<T>; first < p.length; first += step) {
+            float value[kVector<T>];
+            input.load(first, value);
+            if (mean_square) {
+                float square[kVector<T>];
+#pragma unroll
+                for (uint32_t e = 0; e < kVector<T>; e++) square[e] = value[e] * value[e];
+                mine.m2 += tree_sum(square);  // past the end of the row stand zeros
+            } else {
+                const uint64_t left = p.length - first;
+                const uint32_t count = left < kVector<T> ? static_cast<uint32_t>(left) : kVector<T>;
+                mine = merge(mine, moments_of(value, count));
+            }
+        }
+        const Moments all = mean_square ? Moments{0.0f, 0.0f, 0.0f, team.sum(mine.m2)} : team.merge_all(mine);
+        const float rstd = reciprocal_deviation(all.m2 / static_cast<float>(p.length), p.eps);
+
+        // Each thread reads again only what it alone writes, so `y` may be `x`, and `sum` the residual.
+        const RowEpilogue<T> epilogue(p, row, all.high, all.low, rstd);
+        for (uint64_t sweep = sweeps; sweep-- > 0;) {
+            const uint64_t first = sweep * step + threadIdx.x * kVector<T>;
+            if (first >= p.length) continue;
+            float value[kVector<T>];
+            input.load(first, value);
+            input.write_sum(first, value);
+            epilogue.write(first, value);
+        }
+    }
+}
+
+}  // namespace wn
+
+using namespace wn;
+
+WN_ROWS_KERNELS(WN_DEFINE)

@@ -1,0 +1,93 @@
+// What surrounds a norm in a network, shared by every kernel: the prologue (residual in, sum out) and the epilogue
+// (weight, bias, activation, conversion). Switched at run time by uniform branches; a new fusion is a new stage here.
+#pragma once
+
+#include "vectors.cuh"
+
+namespace wn {
+
+// One stretch of a tensor: a row, or the whole of it.
+template <class T>
+struct Stretch {
+    T* start;  // null: the tensor is absent
+    uint64_t length;
+};
+
+template <class T>
+__device__ __forceinline__ Stretch<T> stretch_of(uint64_t address, uint64_t row, uint64_t stride, uint64_t length) {
+    return Stretch<T>{address == 0 ? nullptr : global<T>(address) + row * stride, length};
+}
+
+// The three tensors of the prologue.
+template <class T>
+struct Input {
+    Stretch<const T> x;
+    Stretch<const T> residual;
+    Stretch<T> sum;
+
+    // x + residual in f32, unrounded, for the vector at `first`.
+    __device__ __forceinline__ void load(uint64_t first, float (&out)[kVector<T>]) const {
+        wn::load(x.start, x.length, first, out);
+        if (residual.start != nullptr) {
+            float added[kVector<T>];
+            wn::load(residual.start, residual.length, first, added);
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) out[e] += added[e];
+        }
+    }
+
+    __device__ __forceinline__ void write_sum(uint64_t first, const float (&value)[kVector<T>]) const {
+        if (sum.start != nullptr) store(sum.start, sum.length, first, value);
+    }
+
+    __device__ __forceinline__ float first_element() const {
+        const float value = to_float(x.start[0]);
+        return residual.start == nullptr ? value : value + to_float(residual.start[0]);
+    }
+};
+
+// Out of line: erf, tanh and exp inlined into every unrolled loop multiply compile time and image by four.
+__device__ __noinline__ inline float activate_transcendental(float value, uint32_t activation) {
+    if (activation == WN_ACTIVATION_SILU) return value / (1.0f + expf(-value));
+    if (activation == WN_ACTIVATION_GELU) return 0.5f * value * (1.0f + erff(value * 0.70710678118654752f));
+    const float inner = 0.79788456080286536f * (value + 0.044715f * value * value * value);
+    return 0.5f * value * (1.0f + tanhf(inner));
+}
+
+template <uint32_t kCount>
+__device__ __forceinline__ void activate(float (&value)[kCount], uint32_t activation) {
+    if (activation == WN_ACTIVATION_NONE) return;
+    if (activation == WN_ACTIVATION_RELU) {
+#pragma unroll
+        for (uint32_t e = 0; e < kCount; e++) value[e] = value[e] < 0.0f ? 0.0f : value[e];  // NaN stays
+        return;
+    }
+#pragma unroll
+    for (uint32_t e = 0; e < kCount; e++) value[e] = activate_transcendental(value[e], activation);
+}
+
+// One weight or bias tensor: T or f32, perhaps absent.
+template <class T>
+struct Coefficients {
+    uint64_t address;
+    bool is_f32;
+
+    __device__ __forceinline__ float at(uint64_t index, float absent) const {
+        if (address == 0) return absent;
+        return is_f32 ? global<const float>(address)[index] : to_float(global<const T>(address)[index]);
+    }
+
+    __device__ __forceinline__ void load(uint64_t length, uint64_t first, float absent,
+                                         float (&out)[kVector<T>]) const {
+        if (address == 0) {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) out[e] = absent;
+        } else if (is_f32) {
+            wn::load(global<const float>(address), length, first, out);
+        } else {
+            wn::load(global<const T>(address), length, first, out);
+        }
+    }
+};
+
+}  // namespace wn

@@ -1,0 +1,305 @@
+//! Buffers against a problem: lengths, types, alignment and overlap, all before anything is launched.
+
+use crate::args::{Args, Operand};
+use crate::backend::Backend;
+use crate::element::DType;
+use crate::error::{Error, Result};
+use crate::problem::{Affine, Buffers, ChannelTable, Constants, Pointwise, Problem, Rows};
+
+/// The elements that a call touches in one buffer: `rows` stretches of `length`, `stride` apart.
+#[derive(Clone, Copy)]
+struct Extent {
+    rows: usize,
+    length: usize,
+    stride: usize,
+}
+
+impl Extent {
+    fn flat(length: usize) -> Self {
+        Self { rows: 1, length, stride: length }
+    }
+
+    /// From the first element to the last; `None` if that exceeds the address space.
+    fn span(self) -> Option<usize> {
+        if self.rows == 0 || self.length == 0 {
+            return Some(0);
+        }
+        (self.rows - 1).checked_mul(self.stride)?.checked_add(self.length)
+    }
+}
+
+/// A checked buffer, for the search for overlaps.
+#[derive(Clone, Copy)]
+struct Region {
+    argument: &'static str,
+    address: u64,
+    extent: Extent,
+    size: usize,
+}
+
+impl Region {
+    fn bytes(&self) -> u64 {
+        (self.extent.span().unwrap_or(usize::MAX) as u64).saturating_mul(self.size as u64)
+    }
+
+    /// Bytes between the starts of rows.
+    fn pitch(&self) -> u64 {
+        (self.extent.stride as u64).saturating_mul(self.size as u64)
+    }
+
+    fn same_elements(&self, other: &Self) -> bool {
+        self.address == other.address
+            && self.size == other.size
+            && (self.extent.rows <= 1 || self.extent.stride == other.extent.stride)
+    }
+
+    /// Apart in memory, or columns of one matrix that lie side by side.
+    fn apart(&self, other: &Self) -> bool {
+        let (mine, others) = (self.bytes(), other.bytes());
+        if mine == 0 || others == 0 {
+            return true;
+        }
+        if self.address.saturating_add(mine) <= other.address || other.address.saturating_add(others) <= self.address {
+            return true;
+        }
+        let pitch = self.pitch();
+        if pitch == 0 || pitch != other.pitch() {
+            return false;
+        }
+        let (low, high) = if self.address <= other.address { (self, other) } else { (other, self) };
+        let offset = (high.address - low.address) % pitch;
+        offset >= (low.extent.length * low.size) as u64 && offset + (high.extent.length * high.size) as u64 <= pitch
+    }
+}
+
+/// Checks the buffers of a call against its problem and returns their addresses.
+pub(crate) fn check<B: Backend>(layer: &'static str, problem: &Problem, args: &Args<'_, B>) -> Result<Buffers> {
+    match problem {
+        Problem::Rows(rows) => check_rows(layer, rows, args),
+        Problem::Pointwise(pointwise) => check_pointwise(layer, pointwise, args),
+        Problem::ChannelTable(table) => check_table(layer, table, args),
+    }
+}
+
+fn check_rows<B: Backend>(layer: &'static str, rows: &Rows, args: &Args<'_, B>) -> Result<Buffers> {
+    const HINT: &str = ": it normalizes by the moments of its input";
+    refuse(layer, "running_mean", args.running_mean.as_ref(), HINT)?;
+    refuse(layer, "running_var", args.running_var.as_ref(), HINT)?;
+    refuse(layer, "channel_table", args.channel_table.as_ref(), HINT)?;
+    let coefficients = match rows.affine {
+        Affine::PerElement => rows.length,
+        Affine::PerChannel { groups, channels_per_group, .. } => groups * channels_per_group,
+    };
+    let extent = |stride| Extent { rows: rows.rows, length: rows.length, stride };
+    let extents = [rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride].map(extent);
+    let mut regions = Regions::default();
+    let mut buffers = regions.tensors(layer, args, rows.dtype, extents)?;
+    let coefficient = Extent::flat(coefficients);
+    buffers.weight = regions.optional("weight", args.weight.as_ref(), coefficient, Types::Coefficient(rows.dtype))?;
+    buffers.bias = regions.optional("bias", args.bias.as_ref(), coefficient, Types::Coefficient(rows.dtype))?;
+    regions.check_overlaps()?;
+    Ok(buffers)
+}
+
+fn check_pointwise<B: Backend>(layer: &'static str, map: &Pointwise, args: &Args<'_, B>) -> Result<Buffers> {
+    let mut regions = Regions::default();
+    let mut buffers = regions.tensors(layer, args, map.dtype, [Extent::flat(map.length); 4])?;
+    if map.constants == Constants::Table {
+        const HINT: &str = " beside a channel_table, which holds it already";
+        refuse(layer, "running_mean", args.running_mean.as_ref(), HINT)?;
+        refuse(layer, "running_var", args.running_var.as_ref(), HINT)?;
+        refuse(layer, "weight", args.weight.as_ref(), HINT)?;
+        refuse(layer, "bias", args.bias.as_ref(), HINT)?;
+        let extent = Extent::flat(3 * map.channels);
+        buffers.table = regions.required(layer, "channel_table", args.channel_table.as_ref(), extent)?;
+    } else {
+        regions.statistics(layer, args, map.channels, map.dtype, &mut buffers)?;
+    }
+    regions.check_overlaps()?;
+    Ok(buffers)
+}
+
+fn check_table<B: Backend>(layer: &'static str, table: &ChannelTable, args: &Args<'_, B>) -> Result<Buffers> {
+    const HINT: &str = " when its table is made";
+    refuse(layer, "input", args.input.as_ref(), HINT)?;
+    refuse(layer, "residual", args.residual.as_ref(), HINT)?;
+    refuse(layer, "sum", args.sum.as_ref(), HINT)?;
+    refuse(layer, "channel_table", args.channel_table.as_ref(), HINT)?;
+    let mut regions = Regions::default();
+    let mut buffers = Buffers::default();
+    let coefficients = [table.weight, table.bias];
+    let dtype = coefficients.into_iter().flatten().find(|&dtype| dtype != DType::F32).unwrap_or(DType::F32);
+    regions.statistics(layer, args, table.channels, dtype, &mut buffers)?;
+    buffers.y = regions.required(layer, "output", args.output.as_ref(), Extent::flat(3 * table.channels))?;
+    regions.written = 1 << (regions.count - 1);
+    regions.check_overlaps()?;
+    Ok(buffers)
+}
+
+fn refuse<B: Backend>(
+    layer: &'static str,
+    argument: &'static str,
+    operand: Option<&Operand<'_, B>>,
+    hint: &'static str,
+) -> Result<()> {
+    match operand {
+        Some(_) => Err(Error::Unexpected { layer, argument, hint }),
+        None => Ok(()),
+    }
+}
+
+/// The element types that an argument may have.
+#[derive(Clone, Copy)]
+enum Types {
+    Exactly(DType),
+    /// The tensors' type, or f32.
+    Coefficient(DType),
+}
+
+impl Types {
+    fn admit(self, argument: &'static str, found: DType) -> Result<()> {
+        let expected = match self {
+            Self::Exactly(dtype) if found == dtype => return Ok(()),
+            Self::Coefficient(dtype) if found == dtype || found == DType::F32 => return Ok(()),
+            Self::Exactly(dtype) => dtype.name(),
+            Self::Coefficient(DType::F16) => "f16 (the input's type) or f32",
+            Self::Coefficient(DType::Bf16) => "bf16 (the input's type) or f32",
+            Self::Coefficient(DType::F32) => "f32",
+        };
+        Err(Error::ElementType { argument, found, expected })
+    }
+}
+
+/// The buffers of a call so far, on the stack: a call allocates nothing.
+#[derive(Default)]
+struct Regions {
+    list: [Option<Region>; 10],
+    count: usize,
+    /// A bit for each region that is written.
+    written: u32,
+}
+
+impl Regions {
+    fn add(&mut self, region: Region, written: bool) {
+        if let Some(slot) = self.list.get_mut(self.count) {
+            *slot = Some(region);
+            self.written |= u32::from(written) << self.count;
+            self.count += 1;
+        }
+    }
+
+    /// One buffer: its type, its length, its alignment.
+    fn operand<B: Backend>(
+        &mut self,
+        argument: &'static str,
+        operand: &Operand<'_, B>,
+        extent: Extent,
+        types: Types,
+        written: bool,
+    ) -> Result<u64> {
+        types.admit(argument, operand.dtype)?;
+        if extent.stride < extent.length && extent.rows > 1 {
+            return Err(Error::RowStride { argument, found: extent.stride, length: extent.length });
+        }
+        let expected = extent.span().unwrap_or(usize::MAX);
+        let contiguous = extent.stride == extent.length;
+        if operand.len < expected || (contiguous && operand.len != expected) {
+            return Err(Error::Length { argument, found: operand.len, expected });
+        }
+        let size = operand.dtype.size();
+        if expected > 0 && operand.address % size as u64 != 0 {
+            return Err(Error::Misaligned { argument, address: operand.address, size });
+        }
+        self.add(Region { argument, address: operand.address, extent, size }, written);
+        Ok(operand.address)
+    }
+
+    fn required<B: Backend>(
+        &mut self,
+        layer: &'static str,
+        argument: &'static str,
+        operand: Option<&Operand<'_, B>>,
+        extent: Extent,
+    ) -> Result<u64> {
+        let operand = operand.ok_or(Error::Missing { layer, argument })?;
+        self.operand(argument, operand, extent, Types::Exactly(DType::F32), false)
+    }
+
+    fn optional<B: Backend>(
+        &mut self,
+        argument: &'static str,
+        operand: Option<&Operand<'_, B>>,
+        extent: Extent,
+        types: Types,
+    ) -> Result<u64> {
+        operand.map_or(Ok(0), |operand| self.operand(argument, operand, extent, types, false))
+    }
+
+    /// Input, residual, sum and output.
+    fn tensors<B: Backend>(
+        &mut self,
+        layer: &'static str,
+        args: &Args<'_, B>,
+        dtype: DType,
+        [x, residual, sum, y]: [Extent; 4],
+    ) -> Result<Buffers> {
+        let types = Types::Exactly(dtype);
+        let output = args.output.as_ref().ok_or(Error::Missing { layer, argument: "output" })?;
+        let mut buffers = Buffers { y: self.operand("output", output, y, types, true)?, ..Buffers::default() };
+        buffers.x = match &args.input {
+            Some(operand) => self.operand("input", operand, x, types, false)?,
+            None => buffers.y,
+        };
+        if let Some(operand) = &args.residual {
+            buffers.residual = self.operand("residual", operand, residual, types, args.sum_in_residual)?;
+        }
+        match &args.sum {
+            Some(_) if args.sum_in_residual => {
+                let hint = " beside sum_in_residual: the sum goes to one place";
+                return Err(Error::Unexpected { layer, argument: "sum", hint });
+            }
+            Some(_) if args.residual.is_none() => {
+                let hint = " without a residual: it would be a copy of the input";
+                return Err(Error::Unexpected { layer, argument: "sum", hint });
+            }
+            Some(operand) => buffers.sum = self.operand("sum", operand, sum, types, true)?,
+            None if args.sum_in_residual => buffers.sum = buffers.residual,
+            None => {}
+        }
+        Ok(buffers)
+    }
+
+    /// Running statistics, weight and bias of a call without a table.
+    fn statistics<B: Backend>(
+        &mut self,
+        layer: &'static str,
+        args: &Args<'_, B>,
+        channels: usize,
+        dtype: DType,
+        buffers: &mut Buffers,
+    ) -> Result<()> {
+        let extent = Extent::flat(channels);
+        buffers.running_mean = self.required(layer, "running_mean", args.running_mean.as_ref(), extent)?;
+        buffers.running_var = self.required(layer, "running_var", args.running_var.as_ref(), extent)?;
+        buffers.weight = self.optional("weight", args.weight.as_ref(), extent, Types::Coefficient(dtype))?;
+        buffers.bias = self.optional("bias", args.bias.as_ref(), extent, Types::Coefficient(dtype))?;
+        Ok(())
+    }
+
+    /// What is written may be exactly the input or the residual, and shares memory with nothing else. Safe Rust cannot
+    /// do otherwise; device pointers and views of other libraries can.
+    fn check_overlaps(&self) -> Result<()> {
+        let regions = self.list.iter().flatten().enumerate();
+        for (index, region) in regions.clone().filter(|(index, _)| self.written >> index & 1 == 1) {
+            for (_, other) in regions.clone().filter(|&(other, _)| other != index) {
+                let in_place = matches!(other.argument, "input" | "residual")
+                    && matches!(region.argument, "output" | "sum")
+                    && region.same_elements(other);
+                if !in_place && !region.apart(other) {
+                    return Err(Error::Overlap { written: region.argument, other: other.argument });
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,56 @@
+//! The CPU as a backend.
+
+use super::run;
+use crate::args::Operand;
+use crate::backend::{Sink, Source, sealed};
+use crate::element::Element;
+use crate::error::Result;
+use crate::problem::{Buffers, Problem};
+
+/// The CPU: every layer, in the caller's memory, finished when the call returns.
+///
+/// Work is spread over rayon's threads (the caller's pool, if it installs one). Bits do not depend on their number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cpu;
+
+impl sealed::Execute for Cpu {
+    type Guard<'a> = ();
+    type Resolved = Problem;
+
+    fn resolve(&self, problem: &Problem) -> Result<Problem> {
+        Ok(*problem)
+    }
+
+    fn submit(&self, problem: &Problem, buffers: &Buffers) -> Result<()> {
+        // SAFETY: the addresses are those of slices that the arguments borrow, shared for what is read and exclusively
+        // for what is written, and were checked against the problem.
+        unsafe { run(problem, buffers) };
+        Ok(())
+    }
+}
+
+impl<T: Element, S: AsRef<[T]> + ?Sized> Source<Cpu, T> for S {
+    fn read<'a>(&'a self, _: &'a Cpu) -> Operand<'a, Cpu> {
+        let slice = self.as_ref();
+        // The provenance is exposed here and taken up again by `run`.
+        Operand {
+            address: slice.as_ptr().expose_provenance() as u64,
+            len: slice.len(),
+            dtype: T::DTYPE,
+            _guard: (),
+        }
+    }
+}
+
+impl<T: Element, S: AsMut<[T]> + ?Sized> Sink<Cpu, T> for S {
+    fn write<'a>(&'a mut self, _: &'a Cpu) -> Operand<'a, Cpu> {
+        let slice = self.as_mut();
+        let address = slice.as_mut_ptr().expose_provenance() as u64;
+        Operand {
+            address,
+            len: slice.len(),
+            dtype: T::DTYPE,
+            _guard: (),
+        }
+    }
+}

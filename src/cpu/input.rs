@@ -1,0 +1,192 @@
+//! A call's tensors, and the prologue of both patterns: residual in, sum out.
+
+use std::marker::PhantomData;
+use std::{ptr, slice};
+
+use half::{bf16, f16};
+
+use super::BLOCK;
+use super::convert::Convert;
+use crate::element::DType;
+use crate::problem::{Buffers, Coefficient};
+
+/// The address of a tensor, or of a part of it; 0 where it is absent. An address may be handed between threads; that
+/// whoever accesses it may do so is argued where it is accessed.
+#[derive(Clone, Copy)]
+pub(super) struct Tensor<T> {
+    address: u64,
+    element: PhantomData<fn() -> T>,
+}
+
+impl<T: Convert> Tensor<T> {
+    pub(super) fn new(address: u64) -> Self {
+        Self {
+            address,
+            element: PhantomData,
+        }
+    }
+
+    pub(super) fn is_absent(self) -> bool {
+        self.address == 0
+    }
+
+    /// # Safety
+    /// The element at `elements` belongs to the tensor, which is not absent.
+    #[inline(always)]
+    unsafe fn at(self, elements: usize) -> *mut T {
+        #[expect(clippy::cast_possible_truncation, reason = "an address of this machine")]
+        let start = ptr::with_exposed_provenance_mut::<T>(self.address as usize);
+        // SAFETY: stays within the tensor.
+        unsafe { start.add(elements) }
+    }
+
+    /// The part from the element at `elements` on.
+    ///
+    /// # Safety
+    /// The tensor is absent, or that element belongs to it.
+    #[inline(always)]
+    pub(super) unsafe fn offset(self, elements: usize) -> Self {
+        if self.is_absent() {
+            return self;
+        }
+        // SAFETY: by the caller.
+        Self::new(unsafe { self.at(elements) }.expose_provenance() as u64)
+    }
+
+    /// `into.len()` elements from the one at `first` on, widened.
+    ///
+    /// # Safety
+    /// The tensor is not absent, those elements belong to it, may be read, and nobody writes them meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn load(self, first: usize, into: &mut [f32]) {
+        // SAFETY: by the caller; the slice is gone before anything is written.
+        T::widen(unsafe { slice::from_raw_parts(self.at(first), into.len()) }, into);
+    }
+
+    /// Rounds `from` into the elements from the one at `first` on.
+    ///
+    /// # Safety
+    /// The tensor is not absent, those elements belong to it, may be written, and nobody else accesses them meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn store(self, first: usize, from: &[f32]) {
+        // SAFETY: by the caller.
+        T::narrow(from, unsafe { slice::from_raw_parts_mut(self.at(first), from.len()) });
+    }
+}
+
+/// The three tensors of the prologue.
+#[derive(Clone, Copy)]
+pub(super) struct Input<T> {
+    pub x: Tensor<T>,
+    pub residual: Tensor<T>,
+    pub sum: Tensor<T>,
+}
+
+impl<T: Convert> Input<T> {
+    pub(super) fn new(buffers: &Buffers) -> Self {
+        Self {
+            x: Tensor::new(buffers.x),
+            residual: Tensor::new(buffers.residual),
+            sum: Tensor::new(buffers.sum),
+        }
+    }
+
+    /// `x + residual` in f32, unrounded, of `into.len()` elements, at most [`BLOCK`].
+    ///
+    /// # Safety
+    /// As [`Tensor::load`], for each of the two that is there; `x` is.
+    #[inline(always)]
+    pub(super) unsafe fn load(self, first: usize, into: &mut [f32]) {
+        // SAFETY: by the caller.
+        unsafe { self.x.load(first, into) };
+        if self.residual.is_absent() {
+            return;
+        }
+        let mut buffer = [0.0; BLOCK];
+        let residual = part(&mut buffer, into.len());
+        // SAFETY: by the caller.
+        unsafe { self.residual.load(first, residual) };
+        for (value, residual) in into.iter_mut().zip(residual) {
+            *value += *residual;
+        }
+    }
+
+    /// # Safety
+    /// As [`Tensor::store`], if `sum` is there.
+    #[inline(always)]
+    pub(super) unsafe fn write_sum(self, first: usize, values: &[f32]) {
+        if !self.sum.is_absent() {
+            // SAFETY: by the caller.
+            unsafe { self.sum.store(first, values) };
+        }
+    }
+}
+
+/// One weight or bias tensor: its type is known at run time only, and it may be absent.
+#[derive(Clone, Copy)]
+pub(super) struct Coefficients {
+    dtype: Coefficient,
+    address: u64,
+}
+
+impl Coefficients {
+    pub(super) fn new(dtype: Coefficient, address: u64) -> Self {
+        Self {
+            dtype: dtype.filter(|_| address != 0),
+            address,
+        }
+    }
+
+    pub(super) fn is_absent(self) -> bool {
+        self.dtype.is_none()
+    }
+
+    /// `into.len()` elements from the one at `first` on; `absent` in place of each if there are none.
+    ///
+    /// # Safety
+    /// As [`Tensor::load`], if it is there.
+    #[inline(always)]
+    pub(super) unsafe fn load(self, first: usize, absent: f32, into: &mut [f32]) {
+        // SAFETY: by the caller.
+        unsafe {
+            match self.dtype {
+                None => into.fill(absent),
+                Some(DType::F32) => Tensor::<f32>::new(self.address).load(first, into),
+                Some(DType::F16) => Tensor::<f16>::new(self.address).load(first, into),
+                Some(DType::Bf16) => Tensor::<bf16>::new(self.address).load(first, into),
+            }
+        }
+    }
+}
+
+/// The first `count` of a block.
+#[inline(always)]
+pub(super) fn part(block: &mut [f32; BLOCK], count: usize) -> &mut [f32] {
+    within(block, 0, count)
+}
+
+/// `count` places of a block from the one at `first` on. They are there; were they not, it would be none and no panic.
+#[inline(always)]
+pub(super) fn within(block: &mut [f32; BLOCK], first: usize, count: usize) -> &mut [f32] {
+    block
+        .get_mut(first..)
+        .and_then(|rest| rest.get_mut(..count))
+        .unwrap_or_default()
+}
+
+/// Cuts the elements `[first, first + count)` where the consecutive stretches of `stretch` elements end: which stretch,
+/// and how many elements of it.
+#[inline(always)]
+pub(super) fn stretches(first: usize, count: usize, stretch: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut index = first / stretch;
+    let mut room = stretch - first % stretch;
+    let mut left = count;
+    std::iter::from_fn(move || {
+        let taken = room.min(left);
+        let item = (index, taken);
+        index += 1;
+        room = stretch;
+        left -= taken;
+        (taken > 0).then_some(item)
+    })
+}

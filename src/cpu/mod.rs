@@ -1,0 +1,76 @@
+//! The CPU backend's execution: the same formulas as `kernels/*.cu`, with SIMD and threads.
+//!
+//! Both patterns do the same with a tensor: cut it into blocks of at most [`BLOCK`] elements, widen a block to f32 in a
+//! buffer that stays in the nearest cache, compute there, and narrow the result into the output once.
+//!
+//! | file | idea |
+//! | --- | --- |
+//! | `rows.rs` | LayerNorm, RMSNorm, GroupNorm and InstanceNorm in NCHW |
+//! | `pointwise.rs` | BatchNorm inference, and the table of its constants |
+//! | `moments.rs` | mean and variance of a block, and of many blocks |
+//! | `activation.rs` | the activations, for a block |
+//! | `input.rs` | a call's tensors, and the prologue: residual in, sum out |
+//! | `convert.rs` | storage types to f32 and back, for a block |
+//! | `threads.rs` | pieces of work for the threads |
+//! | `vectors.rs` | machine code for wider vectors than the compiler may assume |
+//!
+//! **Bits.** What is computed for a row depends on its length and the types alone: blocks, and the tree in which their
+//! moments are merged, are cut by the row's length, and threads only take over branches of that tree. Elements past the
+//! moments do not see each other. So neither the batch, nor an address, nor the number of threads changes a bit. Between
+//! machines bits agree too: no contraction to fused multiply-add, and no function of the platform's mathematical
+//! library beyond the square root.
+//!
+//! **In place.** A block's inputs are read before its outputs are written, and no other block touches them. So `y` may
+//! be `x` or the residual, and `sum` the residual or `x`.
+
+#![allow(
+    clippy::inline_always,
+    reason = "what a task calls must be compiled for the task's vectors, see `vectors.rs`"
+)]
+
+mod activation;
+mod backend;
+mod convert;
+mod input;
+mod moments;
+mod pointwise;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod threads;
+mod vectors;
+
+pub use backend::Cpu;
+
+use half::{bf16, f16};
+
+use crate::element::DType;
+use crate::problem::{Buffers, Problem};
+
+/// The most elements that are held at once: 4 KiB of f32, so that a block with its coefficients fits the nearest cache.
+const BLOCK: usize = 1024;
+
+/// Computes `problem`. Returns when all of it is written.
+///
+/// # Safety
+/// Every address in `buffers` that the problem uses must be valid for its extent, aligned to its type, and initialized,
+/// inputs for reads and outputs for writes, until this returns; nothing else may write the inputs or touch the outputs.
+/// An output may be an input only exactly: the same address and strides.
+pub(crate) unsafe fn run(problem: &Problem, buffers: &Buffers) {
+    // SAFETY: the caller's promise is handed on as it is.
+    unsafe {
+        match problem {
+            Problem::Rows(rows) => match rows.dtype {
+                DType::F32 => rows::run::<f32>(rows, buffers),
+                DType::F16 => rows::run::<f16>(rows, buffers),
+                DType::Bf16 => rows::run::<bf16>(rows, buffers),
+            },
+            Problem::Pointwise(pointwise) => match pointwise.dtype {
+                DType::F32 => pointwise::run::<f32>(pointwise, buffers),
+                DType::F16 => pointwise::run::<f16>(pointwise, buffers),
+                DType::Bf16 => pointwise::run::<bf16>(pointwise, buffers),
+            },
+            Problem::ChannelTable(table) => pointwise::run_table(table, buffers),
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Rows: moments over one contiguous stretch. LayerNorm, RMSNorm, and GroupNorm and InstanceNorm in NCHW.
+//!
+//! ```text
+//! for each row:
+//!     for each block:  s = x + residual;  moments of s
+//!     merge the blocks' moments into the row's
+//!     for each block:  s again;  sum = s;  y = activation((s - mean) * rstd * weight + bias)
+//! ```
+//!
+//! The liberties taken: a row of one block is read once, and stays in its buffer between the two steps; so do weight and
+//! bias where every row has the same. Rows are spread over threads, and so are the blocks of a long row: a part of it is
+//! merged in order, and parts in a binary tree that is cut by their number alone.
+
+use std::ops::Range;
+
+use super::BLOCK;
+use super::activation::activate;
+use super::convert::Convert;
+use super::input::{Coefficients, Input, Tensor, part, stretches};
+use super::moments::{Moments, Normalization};
+use super::threads::for_each_piece;
+use super::vectors::{self, Task};
+use crate::problem::{self, Affine, Buffers};
+
+/// Blocks whose moments are merged in order, by one thread. Bits depend on it.
+const BLOCKS_OF_PART: usize = 32;
+
+/// # Safety
+/// As [`run`](super::run).
+pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers) {
+    if problem.length == 0 {
+        return;
+    }
+    let rows = &Rows {
+        problem,
+        input: Input::<T>::new(buffers),
+        y: Tensor::new(buffers.y),
+        weight: Coefficients::new(problem.weight, buffers.weight),
+        bias: Coefficients::new(problem.bias, buffers.bias),
+    };
+    for_each_piece(0..problem.rows, problem.length, &|piece| {
+        if problem.length <= BLOCKS_OF_PART * BLOCK {
+            vectors::run(WholeRows { rows, piece });
+        } else {
+            piece.for_each(|row| normalize_by_parts(rows, row));
+        }
+    });
+}
+
+/// The tensors of a problem. It exists within a call of [`run`] alone, so what that was promised holds wherever one is.
+struct Rows<'a, T> {
+    problem: &'a problem::Rows,
+    input: Input<T>,
+    y: Tensor<T>,
+    weight: Coefficients,
+    bias: Coefficients,
+}
+
+/// One row of the tensors.
+struct Row<'a, T> {
+    rows: &'a Rows<'a, T>,
+    input: Input<T>,
+    y: Tensor<T>,
+    /// The channel of its first element, with an affine per channel.
+    first_channel: usize,
+}
+
+impl<T: Convert> Rows<'_, T> {
+    /// `row` is less than `rows`.
+    #[inline(always)]
+    fn row(&self, row: usize) -> Row<'_, T> {
+        let problem = self.problem;
+        let first_channel = match problem.affine {
+            Affine::PerElement => 0,
+            Affine::PerChannel {
+                groups,
+                channels_per_group,
+                ..
+            } => row % groups * channels_per_group,
+        };
+        // SAFETY: the row is one of the tensors'.
+        unsafe {
+            Row {
+                rows: self,
+                input: Input {
+                    x: self.input.x.offset(row * problem.x_stride),
+                    residual: self.input.residual.offset(row * problem.residual_stride),
+                    sum: self.input.sum.offset(row * problem.sum_stride),
+                },
+                y: self.y.offset(row * problem.y_stride),
+                first_channel,
+            }
+        }
+    }
+
+    fn coefficients_depend_on_row(&self) -> bool {
+        matches!(self.problem.affine, Affine::PerChannel { groups, .. } if groups > 1)
+    }
+
+    #[inline(always)]
+    fn moments(&self, values: &[f32]) -> Moments {
+        match self.problem.moments {
+            problem::Moments::MeanAndVariance => Moments::of(values),
+            problem::Moments::MeanSquare => Moments::of_squares(values),
+        }
+    }
+}
+
+impl<T: Convert> Row<'_, T> {
+    /// The block's place in the row: its first element, and how many there are.
+    #[inline(always)]
+    fn extent(&self, block: usize) -> (usize, usize) {
+        let first = block * BLOCK;
+        (first, self.rows.problem.length.saturating_sub(first).min(BLOCK))
+    }
+
+    /// Weight and bias of the elements from the one at `first` on, within the row.
+    #[inline(always)]
+    fn coefficients(&self, first: usize, weight: &mut [f32], bias: &mut [f32]) {
+        self.expand(self.rows.weight, first, 1.0, weight);
+        self.expand(self.rows.bias, first, 0.0, bias);
+        if self.rows.problem.weight_plus_one && !self.rows.weight.is_absent() {
+            for weight in weight {
+                *weight += 1.0;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn expand(&self, coefficients: Coefficients, first: usize, absent: f32, into: &mut [f32]) {
+        match self.rows.problem.affine {
+            Affine::PerChannel { spatial, .. } if spatial > 1 && !coefficients.is_absent() => {
+                let mut rest = into;
+                for (channel, count) in stretches(first, rest.len(), spatial) {
+                    let (stretch, left) = rest.split_at_mut(count);
+                    let mut one = [0.0];
+                    // SAFETY: `first` is in the row, so the channel is one of its group's.
+                    unsafe { coefficients.load(self.first_channel + channel, absent, &mut one) };
+                    stretch.fill(one[0]);
+                    rest = left;
+                }
+            }
+            // SAFETY: there is a coefficient for every element of the row, from that of the first one's channel on.
+            Affine::PerChannel { .. } | Affine::PerElement => unsafe {
+                coefficients.load(self.first_channel + first, absent, into);
+            },
+        }
+    }
+
+    /// The second step: `values` are those from the element at `first` on.
+    ///
+    /// # Safety
+    /// No other thread has these elements.
+    #[inline(always)]
+    unsafe fn write(&self, first: usize, values: &mut [f32], by: Normalization, weight: &[f32], bias: &[f32]) {
+        // SAFETY: within the row, for the values were loaded from there; and by the caller.
+        unsafe { self.input.write_sum(first, values) };
+        by.apply(values, weight, bias);
+        activate(values, self.rows.problem.activation);
+        // SAFETY: as above.
+        unsafe { self.y.store(first, values) };
+    }
+
+    /// The moments of some blocks, merged in order.
+    ///
+    /// # Safety
+    /// Nothing of the row is written meanwhile.
+    #[inline(always)]
+    unsafe fn moments(&self, blocks: Range<usize>, buffer: &mut [f32; BLOCK]) -> Moments {
+        let mut merged: Option<Moments> = None;
+        for block in blocks {
+            let (first, count) = self.extent(block);
+            let values = part(buffer, count);
+            // SAFETY: within the row.
+            unsafe { self.input.load(first, values) };
+            let moments = self.rows.moments(values);
+            merged = Some(merged.map_or(moments, |before| before.merge(moments)));
+        }
+        merged.unwrap_or(Moments::NONE)
+    }
+
+    /// Writes some blocks, which are read again for it.
+    ///
+    /// # Safety
+    /// No other thread has these blocks, and they were not written before.
+    #[inline(always)]
+    unsafe fn write_blocks(&self, blocks: Range<usize>, by: Normalization, scratch: &mut Scratch) {
+        for block in blocks {
+            let (first, count) = self.extent(block);
+            let [values, weight, bias] = scratch.parts(count);
+            self.coefficients(first, weight, bias);
+            // SAFETY: within the row, and not overwritten yet.
+            unsafe { self.input.load(first, values) };
+            // SAFETY: by the caller.
+            unsafe { self.write(first, values, by, weight, bias) };
+        }
+    }
+}
+
+/// The buffers of a thread's piece of work.
+struct Scratch {
+    values: [f32; BLOCK],
+    weight: [f32; BLOCK],
+    bias: [f32; BLOCK],
+}
+
+impl Scratch {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            values: [0.0; BLOCK],
+            weight: [0.0; BLOCK],
+            bias: [0.0; BLOCK],
+        }
+    }
+
+    #[inline(always)]
+    fn parts(&mut self, count: usize) -> [&mut [f32]; 3] {
+        [
+            part(&mut self.values, count),
+            part(&mut self.weight, count),
+            part(&mut self.bias, count),
+        ]
+    }
+}
+
+/// Rows of at most one part.
+struct WholeRows<'a, T> {
+    rows: &'a Rows<'a, T>,
+    piece: Range<usize>,
+}
+
+impl<T: Convert> Task for WholeRows<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { rows, piece } = self;
+        let problem = rows.problem;
+        let scratch = &mut Scratch::new();
+        if problem.length > BLOCK {
+            let blocks = problem.length.div_ceil(BLOCK);
+            for row in piece {
+                let row = rows.row(row);
+                // SAFETY: this thread alone has the row.
+                unsafe {
+                    let moments = row.moments(0..blocks, &mut scratch.values);
+                    row.write_blocks(0..blocks, moments.normalization(problem.eps), scratch);
+                }
+            }
+            return;
+        }
+        let [values, weight, bias] = scratch.parts(problem.length);
+        let first_row = piece.start;
+        for row_index in piece {
+            let row = rows.row(row_index);
+            if row_index == first_row || rows.coefficients_depend_on_row() {
+                row.coefficients(0, weight, bias);
+            }
+            // SAFETY: this thread alone has the row; all of it is read before anything is written.
+            unsafe {
+                row.input.load(0, values);
+                let normalization = rows.moments(values).normalization(problem.eps);
+                row.write(0, values, normalization, weight, bias);
+            }
+        }
+    }
+}
+
+fn normalize_by_parts<T: Convert>(rows: &Rows<'_, T>, row: usize) {
+    let row = &rows.row(row);
+    let blocks = rows.problem.length.div_ceil(BLOCK);
+    let normalization = moments_of_parts(row, 0..blocks).normalization(rows.problem.eps);
+    for_each_piece(0..blocks, BLOCK, &|blocks| {
+        vectors::run(WrittenBlocks {
+            row,
+            blocks,
+            normalization,
+        })
+    });
+}
+
+/// The moments of some blocks of a row. Nothing of the row is written meanwhile.
+fn moments_of_parts<T: Convert>(row: &Row<'_, T>, blocks: Range<usize>) -> Moments {
+    if blocks.len() <= BLOCKS_OF_PART {
+        return vectors::run(MergedBlocks { row, blocks });
+    }
+    // Whole parts on the left, so that only the last one of a row is not full.
+    let middle = blocks.start + (blocks.len() / 2).next_multiple_of(BLOCKS_OF_PART);
+    let (left, right) = rayon::join(
+        || moments_of_parts(row, blocks.start..middle),
+        || moments_of_parts(row, middle..blocks.end),
+    );
+    left.merge(right)
+}
+
+struct MergedBlocks<'a, T> {
+    row: &'a Row<'a, T>,
+    blocks: Range<usize>,
+}
+
+impl<T: Convert> Task for MergedBlocks<'_, T> {
+    type Output = Moments;
+
+    #[inline(always)]
+    fn run(self) -> Moments {
+        // SAFETY: writing begins when all of the row's moments are there.
+        unsafe { self.row.moments(self.blocks, &mut [0.0; BLOCK]) }
+    }
+}
+
+struct WrittenBlocks<'a, T> {
+    row: &'a Row<'a, T>,
+    blocks: Range<usize>,
+    normalization: Normalization,
+}
+
+impl<T: Convert> Task for WrittenBlocks<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        // SAFETY: this thread alone has these blocks, once.
+        unsafe {
+            self.row
+                .write_blocks(self.blocks, self.normalization, &mut Scratch::new())
+        };
+    }
+}

@@ -1,0 +1,134 @@
+//! The CPU backend against the formulas in f64.
+
+mod activation;
+mod pointwise;
+mod rows;
+
+use rayon::ThreadPoolBuilder;
+
+use super::convert::Convert;
+use crate::element::DType;
+use crate::norm::Activation;
+use crate::problem::{Buffers, Problem};
+
+/// Numbers about as normal as is needed, the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> f64 {
+        let uniform = |state: &mut u64| {
+            *state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (*state >> 40) as f64 / f64::from(1 << 23) - 1.0
+        };
+        (0..3).map(|_| uniform(&mut self.0)).sum()
+    }
+
+    fn take<T: Convert>(&mut self, count: usize, mean: f64, deviation: f64) -> Vec<T> {
+        (0..count)
+            .map(|_| T::from_f64(mean + deviation * self.next()))
+            .collect()
+    }
+}
+
+fn in_pool(threads: usize, work: impl FnOnce() + Send) {
+    ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .unwrap()
+        .install(work);
+}
+
+fn input<T>(slice: &[T]) -> u64 {
+    slice.as_ptr().expose_provenance() as u64
+}
+
+fn output<T>(slice: &mut [T]) -> u64 {
+    slice.as_mut_ptr().expose_provenance() as u64
+}
+
+/// Every tensor of a call is a slice that the test holds on to.
+fn run(problem: Problem, buffers: Buffers) {
+    // SAFETY: the tests hand over addresses of slices that are long enough, the outputs' from exclusive borrows.
+    unsafe { super::run(&problem, &buffers) };
+}
+
+fn bits<T: Convert>(values: &[T]) -> Vec<u64> {
+    values.iter().map(|value| value.to_f64().to_bits()).collect()
+}
+
+/// The distance between the neighbours of `reference` among the values of a type.
+fn ulp(dtype: DType, reference: f64) -> f64 {
+    let (digits, least_exponent) = match dtype {
+        DType::F32 => (24, -126),
+        DType::F16 => (11, -14),
+        DType::Bf16 => (8, -126),
+    };
+    let exponent = if reference == 0.0 {
+        least_exponent
+    } else {
+        reference.abs().log2().floor() as i32
+    };
+    2.0_f64.powi(exponent.max(least_exponent) - digits + 1)
+}
+
+/// A result and what its error is measured by: `normalized · weight + bias`.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    normalized: f64,
+    weight: f64,
+    bias: f64,
+}
+
+impl Expected {
+    /// The bound of the design: half an ulp, and some ulps of f32 of the terms that may cancel.
+    fn check<T: Convert>(self, found: T, place: &str) {
+        let Self {
+            normalized,
+            weight,
+            bias,
+        } = self;
+        let reference = normalized * weight + bias;
+        if !reference.is_finite() || reference.abs() >= T::MAX {
+            return;
+        }
+        let slack = 2.0_f64.powi(-21) * (weight.abs() * (normalized.abs() + 1.0) + bias.abs());
+        let bound = 0.5 * ulp(T::DTYPE, reference) + slack;
+        let error = (found.to_f64() - reference).abs();
+        assert!(
+            error <= bound,
+            "{} {place}: found {found:?}, error {error:e} of {bound:e}, {self:?}",
+            T::DTYPE
+        );
+    }
+}
+
+/// `x · Φ(x)` and the others, in f64. Φ by its Taylor series, or by the continued fraction of erfc far out.
+fn activated(x: f64, activation: Activation) -> f64 {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    match activation {
+        Activation::None => x,
+        Activation::Relu => x.max(0.0),
+        Activation::Silu => x * sigmoid(x),
+        Activation::Gelu => x * normal_distribution(x),
+        Activation::GeluTanh => x * sigmoid(2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))),
+    }
+}
+
+fn normal_distribution(x: f64) -> f64 {
+    let density = (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    if x.abs() < 3.0 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..100 {
+            term *= x * x / f64::from(2 * n + 1);
+            sum += term;
+        }
+        return 0.5 + density * sum;
+    }
+    let fraction = (1..200)
+        .rev()
+        .fold(x.abs(), |fraction, k| x.abs() + f64::from(k) / fraction);
+    let tail = density / fraction;
+    if x < 0.0 { tail } else { 1.0 - tail }
+}

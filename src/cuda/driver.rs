@@ -1,0 +1,58 @@
+//! Whether there is a driver, asked so that the answer is never a panic.
+
+use cudarc::driver::{CudaContext, DriverError, sys};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// The least CUDA version whose driver has every call that this crate makes (`cuLaunchKernelEx` is of 11.8).
+const LEAST_VERSION: (i32, i32) = (11, 8);
+
+/// cudarc panics on its first call where there is no driver, and its own probe disappears as soon as any crate of the
+/// program turns on its dynamic linking. Hence this one, by the names that cudarc will try, before that call.
+fn probe() -> Result<()> {
+    let names: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
+    // SAFETY: loading the driver runs NVIDIA's initializers and nothing else.
+    let found = names.iter().any(|&name| unsafe { libloading::Library::new(name) }.is_ok());
+    if found { Ok(()) } else { Err(Error::NoDriver) }
+}
+
+/// The primary context of a device, which every library of the process shares.
+pub(super) fn open(ordinal: usize) -> Result<Arc<CudaContext>> {
+    probe()?;
+    let count = match CudaContext::device_count() {
+        Ok(count) => usize::try_from(count).unwrap_or(0),
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
+        Err(error) => return Err(failure("cuInit", error)),
+    };
+    check_version()?;
+    if ordinal >= count {
+        return Err(Error::NoDevice { ordinal, count });
+    }
+    CudaContext::new(ordinal).map_err(|error| failure("cuDevicePrimaryCtxRetain", error))
+}
+
+fn check_version() -> Result<()> {
+    let mut version = 0;
+    // SAFETY: the driver is loaded, and writes one integer.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(|error| failure("cuDriverGetVersion", error))?;
+    let found = (version / 1000, version % 1000 / 10);
+    if found >= LEAST_VERSION { Ok(()) } else { Err(old_driver(LEAST_VERSION)) }
+}
+
+pub(super) fn old_driver(needed: (i32, i32)) -> Error {
+    let mut version = 0;
+    // SAFETY: as above; left at 0 if the call fails.
+    let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    let named = |(major, minor): (i32, i32)| format!("{major}.{minor}");
+    Error::OldDriver { found: named((version / 1000, version % 1000 / 10)), needed: named(needed) }
+}
+
+/// A driver's error as ours. The text is fetched now, while the driver is known to be there: cudarc's own error panics
+/// when it is printed without one.
+pub(super) fn failure(call: &'static str, error: DriverError) -> Error {
+    let message = error
+        .error_string()
+        .map_or_else(|_| "the driver has no description".to_owned(), |text| text.to_string_lossy().into_owned());
+    Error::Driver { call, code: error.0 as u32, message }
+}

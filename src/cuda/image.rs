@@ -1,0 +1,133 @@
+//! The kernels' machine code, embedded by build.rs, and its way into a context.
+
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, sys};
+use cudarc::nvrtc::Ptx;
+use std::sync::Arc;
+
+use super::driver::{failure, old_driver};
+use crate::error::{Error, Result};
+use crate::plan::params::{KERNEL_NAMES, Kernel};
+
+/// Fatbins one after another, one for each .cu file, or a marker where the crate was built without nvcc.
+static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.image"));
+
+/// What the image holds code for, as in `sm_80 sm_90 compute_120`; empty if nothing.
+const ARCHITECTURES: &str = env!("WARPNORM_IMAGE_ARCHS");
+
+/// Why there is nothing, if so.
+const BUILD_NOTE: &str = env!("WARPNORM_BUILD_NOTE");
+
+/// The CUDA version that the kernels were compiled by; what older drivers refuse, they refuse because of it.
+const TOOLKIT: (i32, i32) = (13, 0);
+
+/// A fatbin begins with these four bytes, then u16 version, u16 length of the header, u64 length of what follows.
+const FATBIN_MAGIC: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
+
+/// Between fatbins the image is padded to this many bytes.
+const FATBIN_ALIGNMENT: usize = 16;
+
+/// The fatbins of an image; the whole of it, where it is none.
+fn fatbins(mut image: &[u8]) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    while let Some(length) = fatbin_length(image) {
+        let (part, rest) = image.split_at(length);
+        parts.push(part);
+        image = rest.get(length.next_multiple_of(FATBIN_ALIGNMENT) - length..).unwrap_or_default();
+    }
+    if parts.is_empty() {
+        parts.push(image);
+    }
+    parts
+}
+
+fn fatbin_length(image: &[u8]) -> Option<usize> {
+    let header = image.strip_prefix(&FATBIN_MAGIC)?;
+    let header_length = u16::from_le_bytes(*header.get(2..)?.first_chunk()?);
+    let payload = u64::from_le_bytes(*header.get(4..)?.first_chunk()?);
+    let length = usize::try_from(payload).ok()?.checked_add(usize::from(header_length))?;
+    (length <= image.len()).then_some(length)
+}
+
+/// Every kernel of the crate, loaded into one context.
+pub(super) struct Kernels {
+    /// In the order of [`Kernel`].
+    functions: Vec<CudaFunction>,
+}
+
+impl Kernels {
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let modules: Vec<Arc<CudaModule>> = fatbins(IMAGE)
+            .into_iter()
+            .map(|part| context.load_module(Ptx::from_binary(part.to_vec())))
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|error| explain(context, error))?;
+        let functions = KERNEL_NAMES
+            .iter()
+            .map(|name| find(&modules, &name.to_string_lossy()))
+            .collect::<Result<_>>()?;
+        Ok(Self { functions })
+    }
+
+    pub(super) fn function(&self, kernel: Kernel) -> Result<sys::CUfunction> {
+        let index = kernel as usize;
+        let function = self.functions.get(index).ok_or_else(|| Error::NoKernel { name: format!("{kernel:?}") })?;
+        Ok(function.cu_function())
+    }
+}
+
+fn find(modules: &[Arc<CudaModule>], name: &str) -> Result<CudaFunction> {
+    for module in modules {
+        match module.load_function(name) {
+            Ok(function) => return Ok(function),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => {}
+            Err(error) => return Err(failure("cuModuleGetFunction", error)),
+        }
+    }
+    Err(Error::NoKernel { name: name.to_owned() })
+}
+
+/// Why the driver refused the image.
+fn explain(context: &CudaContext, error: DriverError) -> Error {
+    if ARCHITECTURES.is_empty() {
+        return Error::NoKernels { note: BUILD_NOTE };
+    }
+    match error.0 {
+        sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+            let (major, minor) = context.compute_capability().unwrap_or((0, 0));
+            let (found, architecture) = (format!("{major}.{minor}"), format!("{major}{minor}"));
+            Error::Architecture { found, built: ARCHITECTURES, architecture }
+        }
+        sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => old_driver(TOOLKIT),
+        _ => failure("cuModuleLoadData", error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FATBIN_ALIGNMENT, FATBIN_MAGIC, fatbins};
+
+    fn fatbin(payload: usize) -> Vec<u8> {
+        let mut bytes = FATBIN_MAGIC.to_vec();
+        bytes.extend(1_u16.to_le_bytes());
+        bytes.extend(16_u16.to_le_bytes());
+        bytes.extend((payload as u64).to_le_bytes());
+        bytes.resize(16 + payload, 7);
+        bytes
+    }
+
+    #[test]
+    fn an_image_falls_apart_into_its_fatbins() {
+        let (first, second) = (fatbin(21), fatbin(16));
+        let mut image = first.clone();
+        image.resize(image.len().next_multiple_of(FATBIN_ALIGNMENT), 0);
+        image.extend(&second);
+        assert_eq!(fatbins(&image), [first.as_slice(), second.as_slice()]);
+    }
+
+    #[test]
+    fn what_is_no_fatbin_stays_whole() {
+        assert_eq!(fatbins(b"WARPNORM-NO-KERNELS\0"), [b"WARPNORM-NO-KERNELS\0".as_slice()]);
+        let cut_off = &fatbin(100)[..50];
+        assert_eq!(fatbins(cut_off), [cut_off]);
+    }
+}

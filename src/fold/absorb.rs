@@ -1,0 +1,319 @@
+//! A layer absorbs the maps beside it.
+
+use super::{
+    affine::{Affine, check_length},
+    error::{FoldError, Side},
+    layer::{Geometry, Layer, Padding, Taps},
+    report::{FoldReport, RoundingReport},
+    rounding::RoundingSurvey,
+    values::{Values, Widen, with_slice},
+};
+use crate::element::Element;
+
+/// A linear layer with its arrays, ready to absorb the maps beside it.
+///
+/// ```
+/// use warpnorm::fold::{Affine, BatchNormParams, Folded, Layer, LinearOp, Padding};
+///
+/// let batch_norm = BatchNormParams::new(&[1.0_f32], &[4.0_f32], 0.0).affine()?;
+/// let weight = [6.0_f32, 2.0];
+/// let conv = LinearOp::new(Layer::Conv { groups: 1 }, &weight, &[1, 1, 2]).bias(&[3.0_f32]);
+///
+/// let folded: Folded<f32> = conv.fold_before(&batch_norm, Padding::None)?;
+/// assert_eq!((folded.weight, folded.bias), (vec![3.0, 1.0], vec![-1.0]));
+///
+/// // Zeros that pad the convolution's input have not gone through the BatchNorm.
+/// let refusal = conv.fold_before::<f32, f32>(&batch_norm, Padding::Zeros).unwrap_err();
+/// assert_eq!(refusal.code(), "padded-shift");
+/// // A map without a shift takes 0 to 0, and so may stand before them.
+/// let scale = Affine::from_scale(&[0.5_f32])?;
+/// let folded: Folded<f32> = conv.fold_before(&scale, Padding::Zeros)?;
+/// assert_eq!((folded.weight, folded.bias), (vec![3.0, 1.0], vec![3.0]));
+/// # Ok::<(), warpnorm::fold::FoldError>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct LinearOp<'a> {
+    layer: Layer,
+    weight: Values<'a>,
+    weight_shape: &'a [usize],
+    bias: Option<Values<'a>>,
+}
+
+/// The new parameters of a layer, and what the rounding did to them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Folded<W, B = W> {
+    /// The weight, in the shape and layout that the layer's weight came in.
+    pub weight: Vec<W>,
+    /// The bias, one element for each output channel, also where the layer had none.
+    pub bias: Vec<B>,
+    /// What is notable about the fold.
+    pub report: FoldReport,
+}
+
+impl<'a> LinearOp<'a> {
+    /// A layer without bias. The weight is row-major, its shape in elements: see [`Layer`].
+    #[must_use]
+    pub fn new(layer: Layer, weight: impl Into<Values<'a>>, weight_shape: &'a [usize]) -> Self {
+        Self {
+            layer,
+            weight: weight.into(),
+            weight_shape,
+            bias: None,
+        }
+    }
+
+    /// Sets the bias, of one element for each output channel.
+    #[must_use]
+    pub fn bias(mut self, bias: impl Into<Values<'a>>) -> Self {
+        self.bias = Some(bias.into());
+        self
+    }
+
+    /// Absorbs the map that follows the layer, which is always exact. `W` and `B` are the result's element types.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearOp::fold`].
+    pub fn fold_after<W: Element, B: Element>(&self, after: &Affine) -> Result<Folded<W, B>, FoldError> {
+        self.fold(None, Some(after))
+    }
+
+    /// Absorbs the map that feeds the layer, where that is exact. `W` and `B` are the result's element types.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearOp::fold`].
+    pub fn fold_before<W: Element, B: Element>(
+        &self,
+        before: &Affine,
+        padding: Padding,
+    ) -> Result<Folded<W, B>, FoldError> {
+        self.fold(Some((before, padding)), None)
+    }
+
+    /// Absorbs the maps on both sides at once, so that the result is rounded once. `W` and `B` are the result's element
+    /// types; with no map at all this only converts.
+    ///
+    /// # Errors
+    ///
+    /// - [`FoldError::WeightRank`], [`FoldError::ZeroGroups`], [`FoldError::IndivisibleGroups`],
+    ///   [`FoldError::ShapeOverflow`], [`FoldError::WeightLength`], [`FoldError::EmptyWeight`] where the weight does not
+    ///   fit its shape, or the shape the layer;
+    /// - [`FoldError::LengthMismatch`], [`FoldError::ChannelMismatch`] where bias or maps do not fit the layer;
+    /// - [`FoldError::PaddedShift`], [`FoldError::TransposedShift`] where a map before the layer shifts a channel and
+    ///   the layer is a convolution padded with zeros or a transposed convolution;
+    /// - [`FoldError::NonFinite`] for a weight or bias of the layer, [`FoldError::Overflow`] for one of the result.
+    pub fn fold<W: Element, B: Element>(
+        &self,
+        before: Option<(&Affine, Padding)>,
+        after: Option<&Affine>,
+    ) -> Result<Folded<W, B>, FoldError> {
+        let absorption = Absorption::new(self, before, after)?;
+        let report = absorption.survey::<W, B>()?;
+        let mut weight = vec![W::default(); self.weight.len()];
+        let mut bias = vec![B::default(); absorption.geometry.output_channels()];
+        absorption.write(&mut weight, &mut bias);
+        Ok(Folded { weight, bias, report })
+    }
+
+    /// [`LinearOp::fold`] into the caller's slices, without an allocation unless the report has something to list.
+    ///
+    /// `weight` holds as many elements as the layer's weight, `bias` one for each output channel. They are written only
+    /// where the fold succeeds.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearOp::fold`], and [`FoldError::LengthMismatch`] for `folded.weight` or `folded.bias`.
+    pub fn fold_into<W: Element, B: Element>(
+        &self,
+        before: Option<(&Affine, Padding)>,
+        after: Option<&Affine>,
+        weight: &mut [W],
+        bias: &mut [B],
+    ) -> Result<FoldReport, FoldError> {
+        let absorption = Absorption::new(self, before, after)?;
+        for (argument, found, expected) in [
+            ("folded.weight", weight.len(), self.weight.len()),
+            ("folded.bias", bias.len(), absorption.geometry.output_channels()),
+        ] {
+            if found != expected {
+                return Err(FoldError::LengthMismatch {
+                    argument,
+                    found,
+                    expected,
+                });
+            }
+        }
+        let report = absorption.survey::<W, B>()?;
+        absorption.write(weight, bias);
+        Ok(report)
+    }
+}
+
+/// A fold whose shapes fit.
+struct Absorption<'a> {
+    weight: Values<'a>,
+    bias: Option<Values<'a>>,
+    geometry: Geometry,
+    before: Option<&'a Affine>,
+    after: Option<&'a Affine>,
+    /// Whether the map before the layer changes its bias.
+    shifts: bool,
+}
+
+impl<'a> Absorption<'a> {
+    fn new(
+        op: &LinearOp<'a>,
+        before: Option<(&'a Affine, Padding)>,
+        after: Option<&'a Affine>,
+    ) -> Result<Self, FoldError> {
+        let geometry = Geometry::new(op.layer, op.weight_shape, op.weight.len())?;
+        if let Some(bias) = &op.bias {
+            check_length("layer.bias", bias, geometry.output_channels())?;
+        }
+        let mut shifts = false;
+        if let Some((before, padding)) = before {
+            check_channels(Side::Before, before, geometry.input_channels())?;
+            if let Some((channel, shift)) = before.intercepts().enumerate().find(|&(_, shift)| shift != 0.0) {
+                if op.layer.is_transposed() {
+                    return Err(FoldError::TransposedShift { channel, shift });
+                }
+                if padding == Padding::Zeros {
+                    return Err(FoldError::PaddedShift { channel, shift });
+                }
+                shifts = true;
+            }
+        }
+        if let Some(after) = after {
+            check_channels(Side::After, after, geometry.output_channels())?;
+        }
+        let before = before.map(|(before, _)| before);
+        Ok(Self {
+            weight: op.weight,
+            bias: op.bias,
+            geometry,
+            before,
+            after,
+            shifts,
+        })
+    }
+
+    /// What the weights between these channels are multiplied by: first by one, then by the other.
+    fn factors(&self, taps: Taps) -> (f64, f64) {
+        let before = self.before.map_or(1.0, |before| before.scale()[taps.input]);
+        let after = self.after.map_or(1.0, |after| after.scale()[taps.output]);
+        (before, after)
+    }
+
+    /// The new value of the bias of an output channel.
+    fn bias_of(&self, channel: usize) -> f64 {
+        let mut bias = self.bias.map_or(0.0, |bias| bias.at(channel));
+        if self.shifts {
+            bias += with_slice!(self.weight, weight => self.shifted_input(weight, channel));
+        }
+        self.after.map_or(bias, |after| after.apply(channel, bias))
+    }
+
+    /// What the layer, which is not transposed, makes of the shift of the map before it.
+    fn shifted_input<I: Widen>(&self, weight: &[I], channel: usize) -> f64 {
+        let Some(before) = self.before else { return 0.0 };
+        let Geometry {
+            row_len, kernel_len, ..
+        } = self.geometry;
+        let row = &weight[channel * row_len..][..row_len];
+        let taps = self.geometry.taps_of_row(channel).zip(row.chunks_exact(kernel_len));
+        taps.map(|(taps, weight)| {
+            weight.iter().map(|weight| weight.widen()).sum::<f64>() * before.intercept(taps.input)
+        })
+        .sum()
+    }
+
+    /// Checks every number that goes in and comes out, and counts what the rounding does.
+    fn survey<W: Element, B: Element>(&self) -> Result<FoldReport, FoldError> {
+        self.check_inputs()?;
+        let weight = with_slice!(self.weight, weight => self.survey_weight::<_, W>(weight))?;
+        let mut bias = RoundingSurvey::<B>::new("folded.bias");
+        for channel in 0..self.geometry.output_channels() {
+            bias.add(channel, self.bias_of(channel))?;
+        }
+        Ok(FoldReport {
+            before: self.before.map(Affine::report),
+            after: self.after.map(Affine::report),
+            weight,
+            bias: bias.report(),
+        })
+    }
+
+    fn check_inputs(&self) -> Result<(), FoldError> {
+        if let Some((index, value)) = self.weight.first_non_finite() {
+            let channel = self.geometry.output_of(index);
+            return Err(FoldError::NonFinite {
+                argument: "layer.weight",
+                channel,
+                index,
+                value,
+            });
+        }
+        if let Some((channel, value)) = self.bias.and_then(|bias| bias.first_non_finite()) {
+            return Err(FoldError::NonFinite {
+                argument: "layer.bias",
+                channel,
+                index: channel,
+                value,
+            });
+        }
+        Ok(())
+    }
+
+    fn survey_weight<I: Widen, W: Element>(&self, weight: &[I]) -> Result<RoundingReport, FoldError> {
+        let Geometry {
+            row_len, kernel_len, ..
+        } = self.geometry;
+        let mut survey = RoundingSurvey::<W>::new("folded.weight");
+        for (row, weight) in weight.chunks_exact(row_len).enumerate() {
+            for (taps, weight) in self.geometry.taps_of_row(row).zip(weight.chunks_exact(kernel_len)) {
+                let (before, after) = self.factors(taps);
+                for weight in weight {
+                    survey.add(taps.output, weight.widen() * before * after)?;
+                }
+            }
+        }
+        Ok(survey.report())
+    }
+
+    /// The slices must have the lengths of the result, and [`Self::survey`] must have passed.
+    fn write<W: Element, B: Element>(&self, weight: &mut [W], bias: &mut [B]) {
+        with_slice!(self.weight, given => self.write_weight(given, weight));
+        for (channel, bias) in bias.iter_mut().enumerate() {
+            *bias = B::from_f64(self.bias_of(channel));
+        }
+    }
+
+    fn write_weight<I: Widen, W: Element>(&self, weight: &[I], folded: &mut [W]) {
+        let Geometry {
+            row_len, kernel_len, ..
+        } = self.geometry;
+        for (row, (weight, folded)) in weight
+            .chunks_exact(row_len)
+            .zip(folded.chunks_exact_mut(row_len))
+            .enumerate()
+        {
+            let chunks = weight.chunks_exact(kernel_len).zip(folded.chunks_exact_mut(kernel_len));
+            for (taps, (weight, folded)) in self.geometry.taps_of_row(row).zip(chunks) {
+                let (before, after) = self.factors(taps);
+                for (weight, folded) in weight.iter().zip(folded) {
+                    *folded = W::from_f64(weight.widen() * before * after);
+                }
+            }
+        }
+    }
+}
+
+fn check_channels(side: Side, affine: &Affine, expected: usize) -> Result<(), FoldError> {
+    let found = affine.channels();
+    if found == expected {
+        Ok(())
+    } else {
+        Err(FoldError::ChannelMismatch { side, found, expected })
+    }
+}

@@ -1,0 +1,318 @@
+//! Per-channel affine maps: what a `BatchNorm` is in inference.
+
+use super::{
+    error::FoldError,
+    report::{AffineReport, Warning},
+    values::Values,
+};
+
+/// The arrays of a `BatchNorm` in inference, of one element for each channel.
+///
+/// `weight` is 1 and `bias` is 0 where they are not given (PyTorch's `affine=False`).
+///
+/// ```
+/// use warpnorm::fold::BatchNormParams;
+///
+/// let (mean, var) = ([0.5_f32, -1.0], [0.75_f32, 0.0]);
+/// let weight = [half::f16::from_f32(3.0), half::f16::from_f32(-0.5)];
+/// let affine = BatchNormParams::new(&mean, &var, 0.25).weight(&weight).affine()?;
+/// assert_eq!(affine.scale(), [3.0, -1.0]);
+/// assert_eq!(affine.center(), [0.5, -1.0]);
+/// assert_eq!(affine.shift(), [0.0, 0.0]);
+///
+/// let refusal = BatchNormParams::new(&mean, &[1.0_f32, -0.1], 1e-5).affine().unwrap_err();
+/// assert_eq!(refusal.code(), "invalid-variance");
+/// assert!(refusal.to_string().starts_with("running_var of channel 1 is -0.1"));
+/// # Ok::<(), warpnorm::fold::FoldError>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct BatchNormParams<'a> {
+    running_mean: Values<'a>,
+    running_var: Values<'a>,
+    weight: Option<Values<'a>>,
+    bias: Option<Values<'a>>,
+    eps: f64,
+}
+
+impl<'a> BatchNormParams<'a> {
+    /// A `BatchNorm` without weight and bias.
+    ///
+    /// `eps` is added to the variance under the root. It is not a tensor and no checkpoint of tensors holds it: PyTorch's
+    /// default is 1e-5, but 1e-3 is as common in trained networks, and a wrong one is a silent error.
+    #[must_use]
+    pub fn new(running_mean: impl Into<Values<'a>>, running_var: impl Into<Values<'a>>, eps: f64) -> Self {
+        Self {
+            running_mean: running_mean.into(),
+            running_var: running_var.into(),
+            weight: None,
+            bias: None,
+            eps,
+        }
+    }
+
+    /// Sets the factor of each channel.
+    #[must_use]
+    pub fn weight(mut self, weight: impl Into<Values<'a>>) -> Self {
+        self.weight = Some(weight.into());
+        self
+    }
+
+    /// Sets the term added to each channel.
+    #[must_use]
+    pub fn bias(mut self, bias: impl Into<Values<'a>>) -> Self {
+        self.bias = Some(bias.into());
+        self
+    }
+
+    /// Checks the parameters and computes the map, in f64:
+    /// scale = `weight / sqrt(running_var + eps)`, center = `running_mean`, shift = `bias`.
+    ///
+    /// # Errors
+    ///
+    /// [`FoldError::InvalidEps`], [`FoldError::LengthMismatch`] (the reference is `running_mean`),
+    /// [`FoldError::InvalidVariance`], [`FoldError::ZeroVariance`], [`FoldError::NonFinite`], and
+    /// [`FoldError::Overflow`] where the scale exceeds f64.
+    pub fn affine(&self) -> Result<Affine, FoldError> {
+        let Self {
+            running_mean,
+            running_var,
+            weight,
+            bias,
+            eps,
+        } = self;
+        if !eps.is_finite() || *eps < 0.0 {
+            return Err(FoldError::InvalidEps { eps: *eps });
+        }
+        let channels = running_mean.len();
+        check_length("running_var", running_var, channels)?;
+        if let Some(weight) = weight {
+            check_length("bn.weight", weight, channels)?;
+        }
+        if let Some(bias) = bias {
+            check_length("bn.bias", bias, channels)?;
+        }
+        let mut affine = Affine::with_capacity(channels);
+        for channel in 0..channels {
+            let variance = running_var.at(channel);
+            if !variance.is_finite() || variance < 0.0 {
+                return Err(FoldError::InvalidVariance {
+                    channel,
+                    value: variance,
+                });
+            }
+            let var_plus_eps = variance + eps;
+            if var_plus_eps == 0.0 {
+                return Err(FoldError::ZeroVariance { channel });
+            }
+            let center = finite("running_mean", running_mean, channel)?;
+            let weight = weight
+                .as_ref()
+                .map_or(Ok(1.0), |weight| finite("bn.weight", weight, channel))?;
+            let shift = bias.as_ref().map_or(Ok(0.0), |bias| finite("bn.bias", bias, channel))?;
+            let scale = FoldError::finite_f64("the scale", channel, weight / var_plus_eps.sqrt())?;
+            affine.push(scale, center, shift);
+            affine.min_var_plus_eps = Some(
+                affine
+                    .min_var_plus_eps
+                    .map_or(var_plus_eps, |least| least.min(var_plus_eps)),
+            );
+            affine
+                .variance_warnings
+                .extend(Warning::of_variance(channel, var_plus_eps));
+        }
+        Ok(affine)
+    }
+}
+
+/// A map of each channel on its own, y = scale·(x − center) + shift, in f64; all its numbers are finite.
+///
+/// The center stays apart from the shift because x, a layer's bias when the map is folded, is often close to it:
+/// `scale·x + (shift − scale·center)` would cancel.
+///
+/// ```
+/// use warpnorm::fold::{Affine, BatchNormParams};
+///
+/// // A BatchNorm, a second one behind it, and a constant that is added at the end: one map.
+/// let first = BatchNormParams::new(&[1.0], &[0.25], 0.0).affine()?;
+/// let second = BatchNormParams::new(&[4.0], &[4.0], 0.0).bias(&[3.0]).affine()?;
+/// let map = first.then(&second)?.then(&Affine::from_shift(&[0.5])?)?;
+/// assert_eq!((map.scale(), map.center(), map.shift()), (&[1.0][..], &[1.0][..], &[1.5][..]));
+/// assert_eq!(map.intercepts().collect::<Vec<_>>(), [0.5]);
+/// # Ok::<(), warpnorm::fold::FoldError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Affine {
+    scale: Vec<f64>,
+    center: Vec<f64>,
+    shift: Vec<f64>,
+    min_var_plus_eps: Option<f64>,
+    variance_warnings: Vec<Warning>,
+}
+
+impl Affine {
+    /// The map that changes nothing. It allocates for `channels`, as a `Vec` does.
+    #[must_use]
+    pub fn identity(channels: usize) -> Self {
+        Self {
+            scale: vec![1.0; channels],
+            shift: vec![0.0; channels],
+            center: vec![0.0; channels],
+            ..Self::with_capacity(0)
+        }
+    }
+
+    /// The map y = scale·x.
+    ///
+    /// # Errors
+    ///
+    /// [`FoldError::NonFinite`].
+    pub fn from_scale<'a>(scale: impl Into<Values<'a>>) -> Result<Self, FoldError> {
+        let scale = scale.into();
+        let mut affine = Self::with_capacity(scale.len());
+        for channel in 0..scale.len() {
+            affine.push(finite("scale", &scale, channel)?, 0.0, 0.0);
+        }
+        Ok(affine)
+    }
+
+    /// The map y = x + shift.
+    ///
+    /// # Errors
+    ///
+    /// [`FoldError::NonFinite`].
+    pub fn from_shift<'a>(shift: impl Into<Values<'a>>) -> Result<Self, FoldError> {
+        let shift = shift.into();
+        let mut affine = Self::with_capacity(shift.len());
+        for channel in 0..shift.len() {
+            affine.push(1.0, 0.0, finite("shift", &shift, channel)?);
+        }
+        Ok(affine)
+    }
+
+    /// This map and then `next`, as one: the center is this map's, the scale the product, and
+    /// shift = `next.scale`·(shift − `next.center`) + `next.shift`.
+    ///
+    /// Each composition adds at most three roundings in f64, relative to the terms of that sum.
+    ///
+    /// # Errors
+    ///
+    /// [`FoldError::CompositionMismatch`], and [`FoldError::Overflow`] where the scale or the shift exceeds f64.
+    pub fn then(&self, next: &Self) -> Result<Self, FoldError> {
+        if self.channels() != next.channels() {
+            return Err(FoldError::CompositionMismatch {
+                first: self.channels(),
+                second: next.channels(),
+            });
+        }
+        let mut composed = Self::with_capacity(self.channels());
+        for channel in 0..self.channels() {
+            let scale = FoldError::finite_f64("the scale", channel, self.scale[channel] * next.scale[channel])?;
+            let shift = FoldError::finite_f64("the shift", channel, next.apply(channel, self.shift[channel]))?;
+            composed.push(scale, self.center[channel], shift);
+        }
+        composed.min_var_plus_eps = [self.min_var_plus_eps, next.min_var_plus_eps]
+            .into_iter()
+            .flatten()
+            .reduce(f64::min);
+        composed.variance_warnings = [&self.variance_warnings[..], &next.variance_warnings].concat();
+        Ok(composed)
+    }
+
+    /// The number of channels.
+    #[must_use]
+    pub const fn channels(&self) -> usize {
+        self.scale.len()
+    }
+
+    /// What each channel is multiplied by, after its center is subtracted.
+    #[must_use]
+    pub fn scale(&self) -> &[f64] {
+        &self.scale
+    }
+
+    /// What is subtracted from each channel.
+    #[must_use]
+    pub fn center(&self) -> &[f64] {
+        &self.center
+    }
+
+    /// What is added to each channel at the end.
+    #[must_use]
+    pub fn shift(&self) -> &[f64] {
+        &self.shift
+    }
+
+    /// What the map makes of 0 in each channel: the d of y = a·x + d, rounded once.
+    pub fn intercepts(&self) -> impl Iterator<Item = f64> + '_ {
+        (0..self.channels()).map(|channel| self.intercept(channel))
+    }
+
+    /// A fused multiply-add, so that it is 0 only where the map is free of a shift.
+    pub(super) fn intercept(&self, channel: usize) -> f64 {
+        (-self.scale[channel]).mul_add(self.center[channel], self.shift[channel])
+    }
+
+    pub(super) fn apply(&self, channel: usize, x: f64) -> f64 {
+        (x - self.center[channel]) * self.scale[channel] + self.shift[channel]
+    }
+
+    /// What is notable about the map.
+    #[must_use]
+    pub fn report(&self) -> AffineReport {
+        let scale = || self.scale.iter().copied().enumerate();
+        let mut warnings = self.variance_warnings.clone();
+        warnings.extend(scale().filter_map(|(channel, scale)| Warning::of_scale(channel, scale)));
+        AffineReport {
+            max_abs_scale: scale().fold(0.0, |most, (_, scale)| scale.abs().max(most)),
+            min_var_plus_eps: self.min_var_plus_eps,
+            dead_channels: scale()
+                .filter(|&(_, scale)| scale == 0.0)
+                .map(|(channel, _)| channel)
+                .collect(),
+            warnings,
+        }
+    }
+
+    fn with_capacity(channels: usize) -> Self {
+        Self {
+            scale: Vec::with_capacity(channels),
+            center: Vec::with_capacity(channels),
+            shift: Vec::with_capacity(channels),
+            min_var_plus_eps: None,
+            variance_warnings: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, scale: f64, center: f64, shift: f64) {
+        self.scale.push(scale);
+        self.center.push(center);
+        self.shift.push(shift);
+    }
+}
+
+pub(super) fn check_length(argument: &'static str, values: &Values<'_>, expected: usize) -> Result<(), FoldError> {
+    if values.len() == expected {
+        Ok(())
+    } else {
+        Err(FoldError::LengthMismatch {
+            argument,
+            found: values.len(),
+            expected,
+        })
+    }
+}
+
+/// The element of a per-channel array, refused unless it is finite.
+pub(super) fn finite(argument: &'static str, values: &Values<'_>, channel: usize) -> Result<f64, FoldError> {
+    let value = values.at(channel);
+    if value.is_finite() {
+        Ok(value)
+    } else {
+        Err(FoldError::NonFinite {
+            argument,
+            channel,
+            index: channel,
+            value,
+        })
+    }
+}

@@ -1,0 +1,31 @@
+//! warpnorm
+#![warn(missing_docs, missing_copy_implementations, missing_debug_implementations)]
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod args;
+mod backend;
+mod check;
+mod cpu;
+mod cuda;
+mod element;
+mod error;
+pub mod fold;
+mod norm;
+mod plan;
+mod problem;
+mod shape;
+mod signature;
+
+pub use cudarc;
+pub use half;
+
+pub use args::{Args, Operand};
+pub use backend::{Backend, Prepared, Sink, Source};
+pub use cpu::Cpu;
+pub use cuda::{Cuda, DirectConvolution};
+pub use element::{DType, Element};
+pub use error::{Error, Result};
+pub use norm::{Activation, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
+pub use shape::{Layout, Shape};
+pub use signature::Signature;

@@ -1,0 +1,162 @@
+use super::{
+    Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, forward, image_axes, refuse_strides,
+};
+use crate::args::Args;
+use crate::backend::Backend;
+use crate::element::DType;
+use crate::error::{Error, Result};
+use crate::problem::{ChannelTable, Constants, Pointwise, Problem};
+use crate::shape::{Layout, Shape};
+use crate::signature::Signature;
+
+/// Batch normalization (Ioffe and Szegedy, 2015) at inference, by running statistics:
+///
+/// `y = weight[c] · (x − running_mean[c]) / sqrt(running_var[c] + eps) + bias[c]`
+///
+/// The tensor is `[N, C, spatial…]` or, with [`Layout::Nhwc`], `[N, spatial…, C]`, with 0 to 3 spatial axes. Running
+/// statistics are `[C]` in f32; weight and bias are `[C]`; each may be absent. One launch on a GPU.
+///
+/// Where the layer follows a convolution, [`fold`](crate::fold) makes it disappear. Where it cannot be folded, its
+/// constants can be computed once, by [`channel_table`](Self::channel_table), and used by every call.
+///
+/// ```
+/// use warpnorm::{Args, BatchNorm, Cpu};
+///
+/// let layer = BatchNorm::new(2)?;
+/// let (mean, var) = ([1.0_f32, -1.0], [4.0_f32, 0.25]);
+/// let mut table = [0.0_f32; 6];
+/// layer.channel_table(Args::new(&Cpu, [2]).running_mean(&mean).running_var(&var).output(&mut table))?;
+///
+/// let mut x = [3.0_f32, 0.0];
+/// layer.forward(Args::new(&Cpu, [1, 2]).channel_table(&table).output(&mut x))?;
+/// assert!((x[0] - 1.0).abs() < 1e-4 && (x[1] - 2.0).abs() < 1e-4);
+/// # Ok::<(), warpnorm::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchNorm {
+    num_features: usize,
+    layout: Layout,
+    eps: f32,
+    activation: Activation,
+}
+
+impl BatchNorm {
+    /// A layer over `num_features` channels in NCHW, with PyTorch's `eps` of 1e-5.
+    ///
+    /// # Errors
+    /// None today; a `Result` as of every other layer.
+    pub fn new(num_features: usize) -> Result<Self> {
+        let eps = checked_eps(DEFAULT_EPS)?;
+        Ok(Self { num_features, layout: Layout::Nchw, eps, activation: Activation::None })
+    }
+
+    /// Where the channels lie.
+    #[must_use]
+    pub const fn layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
+    }
+
+    /// Added to the variance, inside the root.
+    ///
+    /// # Errors
+    /// [`Error::Eps`] if it is negative or not finite.
+    pub fn eps(self, eps: f64) -> Result<Self> {
+        Ok(Self { eps: checked_eps(eps)?, ..self })
+    }
+
+    /// Applied to the result, in the same pass over memory.
+    #[must_use]
+    pub const fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// The shape of weight, bias and running statistics: `[C]`.
+    #[must_use]
+    pub fn weight_shape(&self) -> Shape {
+        [self.num_features].into()
+    }
+
+    /// The shape of the table that [`channel_table`](Self::channel_table) makes: `[3, C]`, f32.
+    #[must_use]
+    pub fn channel_table_shape(&self) -> Shape {
+        [3, self.num_features].into()
+    }
+
+    /// Computes each channel's constants once: mean, `weight / sqrt(running_var + eps)` and bias.
+    ///
+    /// The arguments are the shape `[C]`, the running statistics, weight and bias if there are any, and the table as
+    /// output. Three constants and not the two of `a·x + b`: there `b = bias − mean·a` cancels against `a·x`, and loses
+    /// as many digits as the mean has above the deviation.
+    ///
+    /// # Errors
+    /// As of [`forward`](Self::forward).
+    pub fn channel_table<B: Backend>(&self, args: Args<'_, B>) -> Result<()> {
+        forward(&TableOf(*self), &args)
+    }
+}
+
+entry_points!(BatchNorm);
+
+impl Layer for BatchNorm {
+    const NAME: &'static str = "BatchNorm";
+
+    fn problem(&self, signature: &Signature) -> Result<Problem> {
+        let map = channel_map(Self::NAME, signature, self.num_features, self.layout, self.eps, self.activation)?;
+        Ok(Problem::Pointwise(map))
+    }
+}
+
+/// The making of a layer's table, as a layer.
+struct TableOf(BatchNorm);
+
+impl Layer for TableOf {
+    const NAME: &'static str = "BatchNorm::channel_table";
+
+    fn problem(&self, signature: &Signature) -> Result<Problem> {
+        let channels = self.0.num_features;
+        if signature.shape.extents() != [channels] {
+            let expected = self.0.weight_shape().to_string();
+            return Err(Error::Shape { layer: Self::NAME, found: signature.shape, expected });
+        }
+        refuse_strides(Self::NAME, &signature.strides)?;
+        if let (Some(weight), Some(bias)) = (signature.weight, signature.bias) {
+            let types = if weight == DType::F32 { bias } else { weight };
+            coefficient("weight", Some(weight), types)?;
+            coefficient("bias", Some(bias), types)?;
+        }
+        channels.checked_mul(3).ok_or(Error::ShapeOverflow { shape: signature.shape })?;
+        let (weight, bias) = (signature.weight, signature.bias);
+        Ok(Problem::ChannelTable(ChannelTable { channels, weight, bias, eps: self.0.eps }))
+    }
+}
+
+/// An affine map of each channel by running statistics, or by the table made of them.
+pub(super) fn channel_map(
+    layer: &'static str,
+    signature: &Signature,
+    channels: usize,
+    layout: Layout,
+    eps: f32,
+    activation: Activation,
+) -> Result<Pointwise> {
+    refuse_strides(layer, &signature.strides)?;
+    let (_, spatial) = image_axes(layer, &signature.shape, channels, layout)?;
+    let constants = if signature.channel_table {
+        Constants::Table
+    } else {
+        let weight = coefficient("weight", signature.weight, signature.dtype)?;
+        let bias = coefficient("bias", signature.bias, signature.dtype)?;
+        Constants::Statistics { weight, bias, eps }
+    };
+    Ok(Pointwise {
+        dtype: signature.dtype,
+        length: signature.shape.elements()?,
+        channels,
+        spatial: match layout {
+            Layout::Nchw => spatial,
+            Layout::Nhwc => 1,
+        },
+        constants,
+        activation,
+    })
+}

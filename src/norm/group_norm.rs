@@ -1,0 +1,102 @@
+use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, image_axes, refuse_strides};
+use crate::error::{Error, Result};
+use crate::problem::{Affine, Moments, Problem, Rows};
+use crate::shape::{Layout, Shape};
+use crate::signature::Signature;
+
+/// Group normalization (Wu and He, 2018): the moments of each sample run over the spatial axes and the channels of
+/// a group.
+///
+/// `y = weight[c] · (x − mean(group)) / sqrt(var(group) + eps) + bias[c]`
+///
+/// The tensor is `[N, C, spatial…]` (NCHW) with 0 to 3 spatial axes; weight and bias are `[C]`; each may be absent. The
+/// variance is the biased one.
+///
+/// ```
+/// use warpnorm::{Args, Cpu, GroupNorm};
+///
+/// let (n, c, h, w) = (2, 6, 5, 5);
+/// let x: Vec<f32> = (0..n * c * h * w).map(|i| (i % 17) as f32).collect();
+/// let mut y = vec![0.0_f32; x.len()];
+/// GroupNorm::new(3, c)?.forward(Args::new(&Cpu, [n, c, h, w]).input(&x).output(&mut y))?;
+/// # Ok::<(), warpnorm::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GroupNorm {
+    num_groups: usize,
+    num_channels: usize,
+    eps: f32,
+    activation: Activation,
+}
+
+impl GroupNorm {
+    /// A layer of `num_groups` groups of `num_channels / num_groups` channels, with PyTorch's `eps` of 1e-5.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] for no groups, [`Error::Groups`] if they do not divide the channels.
+    pub fn new(num_groups: usize, num_channels: usize) -> Result<Self> {
+        if num_groups == 0 {
+            return Err(Error::Empty { layer: Self::NAME, parameter: "num_groups" });
+        }
+        if !num_channels.is_multiple_of(num_groups) {
+            return Err(Error::Groups { num_channels, num_groups });
+        }
+        Ok(Self { num_groups, num_channels, eps: checked_eps(DEFAULT_EPS)?, activation: Activation::None })
+    }
+
+    /// Added to the variance, inside the root.
+    ///
+    /// # Errors
+    /// [`Error::Eps`] if it is negative or not finite.
+    pub fn eps(self, eps: f64) -> Result<Self> {
+        Ok(Self { eps: checked_eps(eps)?, ..self })
+    }
+
+    /// Applied to the result, in the same pass over memory.
+    #[must_use]
+    pub const fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// The shape of weight and bias: `[C]`.
+    #[must_use]
+    pub fn weight_shape(&self) -> Shape {
+        [self.num_channels].into()
+    }
+}
+
+entry_points!(GroupNorm);
+
+impl Layer for GroupNorm {
+    const NAME: &'static str = "GroupNorm";
+
+    fn problem(&self, signature: &Signature) -> Result<Problem> {
+        let rows = group_rows(Self::NAME, signature, self.num_groups, self.num_channels)?;
+        Ok(Problem::Rows(Rows { eps: self.eps, activation: self.activation, ..rows }))
+    }
+}
+
+/// In NCHW a group of channels is one contiguous stretch: a row for each sample and group.
+pub(super) fn group_rows(layer: &'static str, signature: &Signature, groups: usize, channels: usize) -> Result<Rows> {
+    refuse_strides(layer, &signature.strides)?;
+    let (batch, spatial) = image_axes(layer, &signature.shape, channels, Layout::Nchw)?;
+    let overflow = || Error::ShapeOverflow { shape: signature.shape };
+    let channels_per_group = channels / groups;
+    let length = channels_per_group.checked_mul(spatial).ok_or_else(overflow)?;
+    Ok(Rows {
+        dtype: signature.dtype,
+        rows: batch.checked_mul(groups).ok_or_else(overflow)?,
+        length,
+        moments: Moments::MeanAndVariance,
+        affine: Affine::PerChannel { groups, channels_per_group, spatial },
+        weight: coefficient("weight", signature.weight, signature.dtype)?,
+        bias: coefficient("bias", signature.bias, signature.dtype)?,
+        weight_plus_one: false,
+        eps: 0.0,
+        activation: Activation::None,
+        x_stride: length,
+        residual_stride: length,
+        sum_stride: length,
+        y_stride: length,
+    })
+}

@@ -1,0 +1,85 @@
+use super::batch_norm::channel_map;
+use super::group_norm::group_rows;
+use super::{Activation, DEFAULT_EPS, Layer, checked_eps, entry_points};
+use crate::error::Result;
+use crate::problem::{Problem, Rows};
+use crate::shape::{Layout, Shape};
+use crate::signature::Signature;
+
+/// Instance normalization (Ulyanov, Vedaldi and Lempitsky, 2016): the moments of each sample and channel run over the
+/// spatial axes.
+///
+/// `y = weight[c] · (x − mean) / sqrt(var + eps) + bias[c]`
+///
+/// The tensor is `[N, C, spatial…]` (NCHW) with 0 to 3 spatial axes; weight and bias are `[C]`; each may be absent. With
+/// [`track_running_stats`](Self::track_running_stats) mean and variance are the running statistics, `[C]` in f32, as in
+/// PyTorch's evaluation of such a layer.
+///
+/// ```
+/// use warpnorm::{Args, Cpu, InstanceNorm};
+///
+/// let mut x = vec![1.0_f32; 2 * 3 * 4];
+/// InstanceNorm::new(3)?.forward(Args::new(&Cpu, [2, 3, 4]).bias(&[0.5_f32; 3]).output(&mut x))?;
+/// assert_eq!(x, [0.5_f32; 24]); // constant planes give exactly the bias
+/// # Ok::<(), warpnorm::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct InstanceNorm {
+    num_features: usize,
+    eps: f32,
+    track_running_stats: bool,
+    activation: Activation,
+}
+
+impl InstanceNorm {
+    /// A layer over `num_features` channels, with PyTorch's `eps` of 1e-5.
+    ///
+    /// # Errors
+    /// None today; a `Result` as of every other layer.
+    pub fn new(num_features: usize) -> Result<Self> {
+        let eps = checked_eps(DEFAULT_EPS)?;
+        Ok(Self { num_features, eps, track_running_stats: false, activation: Activation::None })
+    }
+
+    /// Added to the variance, inside the root.
+    ///
+    /// # Errors
+    /// [`Error::Eps`](crate::Error::Eps) if it is negative or not finite.
+    pub fn eps(self, eps: f64) -> Result<Self> {
+        Ok(Self { eps: checked_eps(eps)?, ..self })
+    }
+
+    /// Whether mean and variance are running statistics, given with each call, instead of the input's own.
+    #[must_use]
+    pub const fn track_running_stats(self, track_running_stats: bool) -> Self {
+        Self { track_running_stats, ..self }
+    }
+
+    /// Applied to the result, in the same pass over memory.
+    #[must_use]
+    pub const fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// The shape of weight, bias and running statistics: `[C]`.
+    #[must_use]
+    pub fn weight_shape(&self) -> Shape {
+        [self.num_features].into()
+    }
+}
+
+entry_points!(InstanceNorm);
+
+impl Layer for InstanceNorm {
+    const NAME: &'static str = "InstanceNorm";
+
+    fn problem(&self, signature: &Signature) -> Result<Problem> {
+        if self.track_running_stats {
+            let map = channel_map(Self::NAME, signature, self.num_features, Layout::Nchw, self.eps, self.activation)?;
+            return Ok(Problem::Pointwise(map));
+        }
+        // A group of one channel each. Without channels there is nothing to do, and no division by their number.
+        let rows = group_rows(Self::NAME, signature, self.num_features.max(1), self.num_features)?;
+        Ok(Problem::Rows(Rows { eps: self.eps, activation: self.activation, ..rows }))
+    }
+}

@@ -1,0 +1,111 @@
+use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points};
+use crate::error::{Error, Result};
+use crate::problem::{Affine, Moments, Problem, Rows};
+use crate::shape::Shape;
+use crate::signature::Signature;
+
+/// Layer normalization (Ba, Kiros and Hinton, 2016) over the trailing axes of each sample:
+///
+/// `y = weight · (x − mean(x)) / sqrt(var(x) + eps) + bias`
+///
+/// Weight and bias have the shape `normalized_shape`; each may be absent. The variance is the biased one, as in PyTorch.
+/// A row of equal elements gives exactly `bias` if `eps > 0`, and NaN if `eps` is 0.
+///
+/// ```
+/// use warpnorm::{Activation, Args, Cpu, LayerNorm};
+///
+/// let layer = LayerNorm::new([4])?.eps(1e-6)?.activation(Activation::Silu);
+/// let mut x = [1.0_f32, -2.0, 3.0, 0.5];
+/// layer.forward(Args::new(&Cpu, [1, 4]).output(&mut x))?; // in place
+/// # Ok::<(), warpnorm::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerNorm {
+    normalized_shape: Shape,
+    length: usize,
+    eps: f32,
+    activation: Activation,
+}
+
+impl LayerNorm {
+    /// A layer over these trailing axes, with PyTorch's `eps` of 1e-5.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] for no axes, [`Error::ShapeOverflow`] beyond the address space.
+    pub fn new(normalized_shape: impl Into<Shape>) -> Result<Self> {
+        let normalized_shape = normalized_shape.into();
+        let length = row_length(Self::NAME, &normalized_shape)?;
+        Ok(Self { normalized_shape, length, eps: checked_eps(DEFAULT_EPS)?, activation: Activation::None })
+    }
+
+    /// Added to the variance, inside the root.
+    ///
+    /// # Errors
+    /// [`Error::Eps`] if it is negative or not finite.
+    pub fn eps(self, eps: f64) -> Result<Self> {
+        Ok(Self { eps: checked_eps(eps)?, ..self })
+    }
+
+    /// Applied to the result, in the same pass over memory.
+    #[must_use]
+    pub const fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// The shape of weight and bias: the `normalized_shape`.
+    #[must_use]
+    pub const fn weight_shape(&self) -> Shape {
+        self.normalized_shape
+    }
+}
+
+entry_points!(LayerNorm);
+
+impl Layer for LayerNorm {
+    const NAME: &'static str = "LayerNorm";
+
+    fn problem(&self, signature: &Signature) -> Result<Problem> {
+        let rows = trailing_rows(Self::NAME, signature, &self.normalized_shape, self.length)?;
+        Ok(Problem::Rows(Rows { eps: self.eps, activation: self.activation, ..rows }))
+    }
+}
+
+pub(super) fn row_length(layer: &'static str, normalized_shape: &Shape) -> Result<usize> {
+    if normalized_shape.rank() == 0 {
+        return Err(Error::Empty { layer, parameter: "normalized_shape" });
+    }
+    normalized_shape.elements()
+}
+
+/// The rows of a layer over trailing axes: `normalized_shape` ends the tensor's shape.
+pub(super) fn trailing_rows(
+    layer: &'static str,
+    signature: &Signature,
+    normalized_shape: &Shape,
+    length: usize,
+) -> Result<Rows> {
+    let shape = signature.shape;
+    let leading = shape
+        .extents()
+        .strip_suffix(normalized_shape.extents())
+        .ok_or_else(|| Error::Shape { layer, found: shape, expected: format!("one that ends in {normalized_shape}") })?;
+    shape.elements()?;
+    let rows = crate::shape::product(leading).ok_or(Error::ShapeOverflow { shape })?;
+    let strides = signature.strides;
+    Ok(Rows {
+        dtype: signature.dtype,
+        rows,
+        length,
+        moments: Moments::MeanAndVariance,
+        affine: Affine::PerElement,
+        weight: coefficient("weight", signature.weight, signature.dtype)?,
+        bias: coefficient("bias", signature.bias, signature.dtype)?,
+        weight_plus_one: false,
+        eps: 0.0,
+        activation: Activation::None,
+        x_stride: strides.input.unwrap_or(length),
+        residual_stride: strides.residual.unwrap_or(length),
+        sum_stride: strides.sum.unwrap_or(length),
+        y_stride: strides.output.unwrap_or(length),
+    })
+}

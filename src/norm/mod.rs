@@ -1,0 +1,136 @@
+//! The layers: plain validated data that knows no device.
+
+mod activation;
+mod batch_norm;
+mod group_norm;
+mod instance_norm;
+mod layer_norm;
+mod rms_norm;
+
+pub use activation::Activation;
+pub use batch_norm::BatchNorm;
+pub use group_norm::GroupNorm;
+pub use instance_norm::InstanceNorm;
+pub use layer_norm::LayerNorm;
+pub use rms_norm::RmsNorm;
+
+use crate::args::Args;
+use crate::backend::{Backend, Prepared};
+use crate::check::check;
+use crate::element::DType;
+use crate::error::{Error, Result};
+use crate::problem::Problem;
+use crate::shape::{Layout, Shape};
+use crate::signature::{Signature, Strides};
+
+/// PyTorch's default for every layer but `RMSNorm`, which has none there.
+pub(crate) const DEFAULT_EPS: f64 = 1e-5;
+
+/// A layer that can meet a shape.
+pub(crate) trait Layer {
+    const NAME: &'static str;
+
+    /// What a call of this signature computes.
+    fn problem(&self, signature: &Signature) -> Result<Problem>;
+}
+
+pub(crate) fn forward<L: Layer, B: Backend>(layer: &L, args: &Args<'_, B>) -> Result<()> {
+    let problem = layer.problem(&args.signature(L::NAME)?)?;
+    let buffers = check(L::NAME, &problem, args)?;
+    args.on.submit(&args.on.resolve(&problem)?, &buffers)
+}
+
+pub(crate) fn prepare<L: Layer, B: Backend>(layer: &L, on: &B, signature: &Signature) -> Result<Prepared<B>> {
+    Prepared::new(L::NAME, on, *signature, layer.problem(signature)?)
+}
+
+/// The entry points that every layer has.
+macro_rules! entry_points {
+    ($layer:ty) => {
+        impl $layer {
+            /// Runs the layer on these buffers: on the caller's stream, without waiting for it, where they are a GPU's.
+            ///
+            /// # Errors
+            /// Whatever [`Error`](crate::Error) says about the arguments, before anything is launched; or a failure of
+            /// the driver.
+            pub fn forward<B: crate::Backend>(&self, args: crate::Args<'_, B>) -> crate::Result<()> {
+                crate::norm::forward(self, &args)
+            }
+
+            /// Makes all decisions of a call once, so that [`Prepared::forward`](crate::Prepared::forward) only checks
+            /// addresses and launches.
+            ///
+            /// # Errors
+            /// As [`forward`](Self::forward), for what the signature says.
+            pub fn prepare<B: crate::Backend>(
+                &self,
+                on: &B,
+                signature: &crate::Signature,
+            ) -> crate::Result<crate::Prepared<B>> {
+                crate::norm::prepare(self, on, signature)
+            }
+        }
+    };
+}
+pub(crate) use entry_points;
+
+/// `eps` as the kernels take it.
+pub(crate) fn checked_eps(eps: f64) -> Result<f32> {
+    if eps.is_finite() && eps >= 0.0 && eps <= f64::from(f32::MAX) {
+        Ok(eps as f32)
+    } else {
+        Err(Error::Eps { found: eps })
+    }
+}
+
+/// The type of a weight or bias: the tensors', or f32.
+pub(crate) fn coefficient(argument: &'static str, found: Option<DType>, tensors: DType) -> Result<Option<DType>> {
+    match found {
+        Some(dtype) if dtype != tensors && dtype != DType::F32 => {
+            Err(Error::ElementType { argument, found: dtype, expected: "the input's type or f32" })
+        }
+        other => Ok(other),
+    }
+}
+
+/// Batch, channels and spatial size of an image-like tensor: `[N, C, spatial…]` or `[N, spatial…, C]`, with 0 to 3
+/// spatial axes.
+pub(crate) fn image_axes(
+    layer: &'static str,
+    shape: &Shape,
+    channels: usize,
+    layout: Layout,
+) -> Result<(usize, usize)> {
+    let expected = || match layout {
+        Layout::Nchw => format!("[N, {channels}] and up to 3 spatial axes behind"),
+        Layout::Nhwc => format!("[N, {channels}] with up to 3 spatial axes between"),
+    };
+    let unfit = || Error::Shape { layer, found: *shape, expected: expected() };
+    let (batch, found, spatial) = match (layout, shape.extents()) {
+        (Layout::Nchw, [batch, found, spatial @ ..]) | (Layout::Nhwc, [batch, spatial @ .., found]) => {
+            (*batch, *found, spatial)
+        }
+        _ => return Err(unfit()),
+    };
+    if spatial.len() > 3 || found != channels {
+        return Err(unfit());
+    }
+    shape.elements()?;
+    // With a batch or channels of zero, the spatial extents alone may exceed any address space.
+    let spatial = crate::shape::product(spatial).ok_or(Error::ShapeOverflow { shape: *shape })?;
+    Ok((batch, spatial))
+}
+
+/// Row strides belong to the layers whose rows are the caller's.
+pub(crate) fn refuse_strides(layer: &'static str, strides: &Strides) -> Result<()> {
+    let given = [
+        ("input_row_stride", strides.input),
+        ("residual_row_stride", strides.residual),
+        ("sum_row_stride", strides.sum),
+        ("output_row_stride", strides.output),
+    ];
+    match given.iter().find(|(_, stride)| stride.is_some()) {
+        Some((argument, _)) => Err(Error::Unexpected { layer, argument, hint: ": its tensors are contiguous" }),
+        None => Ok(()),
+    }
+}

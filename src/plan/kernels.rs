@@ -1,0 +1,66 @@
+use super::params::Kernel;
+use crate::element::DType;
+
+/// One kernel in its instances for the three element types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Family {
+    f32: Kernel,
+    f16: Kernel,
+    bf16: Kernel,
+}
+
+impl Family {
+    pub(super) const fn of(self, dtype: DType) -> Kernel {
+        match dtype {
+            DType::F32 => self.f32,
+            DType::F16 => self.f16,
+            DType::Bf16 => self.bf16,
+        }
+    }
+}
+
+macro_rules! families {
+    ($($name:ident = $f32:ident $f16:ident $bf16:ident;)*) => {
+        $(pub(super) const $name: Family = Family { f32: Kernel::$f32, f16: Kernel::$f16, bf16: Kernel::$bf16 };)*
+        #[cfg(test)]
+        const ALL: &[Family] = &[$($name),*];
+    };
+}
+
+families! {
+    ROWS_GROUP_8 = rows_group_8_f32 rows_group_8_f16 rows_group_8_bf16;
+    ROWS_GROUP_16 = rows_group_16_f32 rows_group_16_f16 rows_group_16_bf16;
+    ROWS_GROUP_32 = rows_group_32_f32 rows_group_32_f16 rows_group_32_bf16;
+    ROWS_BLOCK_32X512 = rows_block_32x512_f32 rows_block_32x512_f16 rows_block_32x512_bf16;
+    ROWS_BLOCK_32X1024 = rows_block_32x1024_f32 rows_block_32x1024_f16 rows_block_32x1024_bf16;
+    ROWS_STREAM = rows_stream_f32 rows_stream_f16 rows_stream_bf16;
+    POINTWISE_PLANES = pointwise_planes_f32 pointwise_planes_f16 pointwise_planes_bf16;
+    POINTWISE_CHANNELS_LAST = pointwise_channels_last_f32 pointwise_channels_last_f16 pointwise_channels_last_bf16;
+    CHANNEL_TABLE = channel_table_f32 channel_table_f16 channel_table_bf16;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ALL, Kernel};
+    use crate::element::DType;
+    use crate::plan::params::{KERNEL_NAMES, KERNELS};
+
+    fn name(kernel: Kernel) -> &'static str {
+        KERNEL_NAMES[kernel as usize].to_str().expect("ASCII")
+    }
+
+    #[test]
+    fn every_instance_is_of_its_type_and_every_kernel_is_planned() {
+        let mut planned = vec![Kernel::convolution_direct_f32];
+        for family in ALL {
+            let stem = name(family.f32).strip_suffix("_f32").expect("the f32 instance");
+            for dtype in [DType::F32, DType::F16, DType::Bf16] {
+                assert_eq!(name(family.of(dtype)), format!("{stem}_{dtype}"));
+                planned.push(family.of(dtype));
+            }
+        }
+        for kernel in KERNELS {
+            assert!(planned.contains(&kernel), "{} is never planned", name(kernel));
+        }
+    }
+}

@@ -1,0 +1,312 @@
+// Made from kernels/params.h by scripts/refresh-bindings; do not edit.
+#![allow(
+    clippy::all,
+    clippy::pedantic,
+    dead_code,
+    missing_docs,
+    non_camel_case_types,
+    unreachable_pub
+)]
+pub const WN_ACTIVATION_NONE: Activation = 0;
+pub const WN_ACTIVATION_RELU: Activation = 1;
+pub const WN_ACTIVATION_SILU: Activation = 2;
+pub const WN_ACTIVATION_GELU: Activation = 3;
+pub const WN_ACTIVATION_GELU_TANH: Activation = 4;
+pub type Activation = u32;
+pub const WN_AFFINE_PER_ELEMENT: Affine = 0;
+pub const WN_AFFINE_PER_CHANNEL: Affine = 1;
+pub type Affine = u32;
+pub const WN_FLAG_WEIGHT_F32: Flags = 1;
+pub const WN_FLAG_BIAS_F32: Flags = 2;
+pub const WN_FLAG_WEIGHT_PLUS_ONE: Flags = 4;
+pub const WN_FLAG_MEAN_SQUARE: Flags = 8;
+pub type Flags = u32;
+pub const WN_WARP: Regimes = 32;
+pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
+pub const WN_ROWS_BLOCK_THREADS: Regimes = 512;
+pub const WN_ROWS_WIDE_BLOCK_THREADS: Regimes = 1024;
+pub const WN_ROWS_STREAM_THREADS: Regimes = 512;
+pub const WN_POINTWISE_THREADS: Regimes = 256;
+pub const WN_POINTWISE_VECTORS: Regimes = 4;
+pub const WN_CONVOLUTION_THREADS: Regimes = 128;
+pub type Regimes = u32;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct Divisor {
+    pub divisor: u64,
+    pub magic: u64,
+    pub shift: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Divisor"][::std::mem::size_of::<Divisor>() - 24usize];
+    ["Alignment of Divisor"][::std::mem::align_of::<Divisor>() - 8usize];
+    ["Offset of field: Divisor::divisor"][::std::mem::offset_of!(Divisor, divisor) - 0usize];
+    ["Offset of field: Divisor::magic"][::std::mem::offset_of!(Divisor, magic) - 8usize];
+    ["Offset of field: Divisor::shift"][::std::mem::offset_of!(Divisor, shift) - 16usize];
+    ["Offset of field: Divisor::reserved"][::std::mem::offset_of!(Divisor, reserved) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct RowsParams {
+    pub x: u64,
+    pub residual: u64,
+    pub sum: u64,
+    pub y: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub rows: u64,
+    pub length: u64,
+    pub x_stride: u64,
+    pub residual_stride: u64,
+    pub sum_stride: u64,
+    pub y_stride: u64,
+    pub spatial: Divisor,
+    pub groups: Divisor,
+    pub channels_per_group: u64,
+    pub lanes: u32,
+    pub affine: u32,
+    pub activation: u32,
+    pub flags: u32,
+    pub eps: f32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 176usize];
+    ["Alignment of RowsParams"][::std::mem::align_of::<RowsParams>() - 8usize];
+    ["Offset of field: RowsParams::x"][::std::mem::offset_of!(RowsParams, x) - 0usize];
+    ["Offset of field: RowsParams::residual"][::std::mem::offset_of!(RowsParams, residual) - 8usize];
+    ["Offset of field: RowsParams::sum"][::std::mem::offset_of!(RowsParams, sum) - 16usize];
+    ["Offset of field: RowsParams::y"][::std::mem::offset_of!(RowsParams, y) - 24usize];
+    ["Offset of field: RowsParams::weight"][::std::mem::offset_of!(RowsParams, weight) - 32usize];
+    ["Offset of field: RowsParams::bias"][::std::mem::offset_of!(RowsParams, bias) - 40usize];
+    ["Offset of field: RowsParams::rows"][::std::mem::offset_of!(RowsParams, rows) - 48usize];
+    ["Offset of field: RowsParams::length"][::std::mem::offset_of!(RowsParams, length) - 56usize];
+    ["Offset of field: RowsParams::x_stride"][::std::mem::offset_of!(RowsParams, x_stride) - 64usize];
+    ["Offset of field: RowsParams::residual_stride"][::std::mem::offset_of!(RowsParams, residual_stride) - 72usize];
+    ["Offset of field: RowsParams::sum_stride"][::std::mem::offset_of!(RowsParams, sum_stride) - 80usize];
+    ["Offset of field: RowsParams::y_stride"][::std::mem::offset_of!(RowsParams, y_stride) - 88usize];
+    ["Offset of field: RowsParams::spatial"][::std::mem::offset_of!(RowsParams, spatial) - 96usize];
+    ["Offset of field: RowsParams::groups"][::std::mem::offset_of!(RowsParams, groups) - 120usize];
+    ["Offset of field: RowsParams::channels_per_group"]
+        [::std::mem::offset_of!(RowsParams, channels_per_group) - 144usize];
+    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 152usize];
+    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 156usize];
+    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 160usize];
+    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 164usize];
+    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 168usize];
+    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 172usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct PointwiseParams {
+    pub x: u64,
+    pub residual: u64,
+    pub sum: u64,
+    pub y: u64,
+    pub running_mean: u64,
+    pub running_var: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub table: u64,
+    pub length: u64,
+    pub spatial: Divisor,
+    pub channels: Divisor,
+    pub stride: u64,
+    pub activation: u32,
+    pub flags: u32,
+    pub eps: f32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PointwiseParams"][::std::mem::size_of::<PointwiseParams>() - 152usize];
+    ["Alignment of PointwiseParams"][::std::mem::align_of::<PointwiseParams>() - 8usize];
+    ["Offset of field: PointwiseParams::x"][::std::mem::offset_of!(PointwiseParams, x) - 0usize];
+    ["Offset of field: PointwiseParams::residual"][::std::mem::offset_of!(PointwiseParams, residual) - 8usize];
+    ["Offset of field: PointwiseParams::sum"][::std::mem::offset_of!(PointwiseParams, sum) - 16usize];
+    ["Offset of field: PointwiseParams::y"][::std::mem::offset_of!(PointwiseParams, y) - 24usize];
+    ["Offset of field: PointwiseParams::running_mean"][::std::mem::offset_of!(PointwiseParams, running_mean) - 32usize];
+    ["Offset of field: PointwiseParams::running_var"][::std::mem::offset_of!(PointwiseParams, running_var) - 40usize];
+    ["Offset of field: PointwiseParams::weight"][::std::mem::offset_of!(PointwiseParams, weight) - 48usize];
+    ["Offset of field: PointwiseParams::bias"][::std::mem::offset_of!(PointwiseParams, bias) - 56usize];
+    ["Offset of field: PointwiseParams::table"][::std::mem::offset_of!(PointwiseParams, table) - 64usize];
+    ["Offset of field: PointwiseParams::length"][::std::mem::offset_of!(PointwiseParams, length) - 72usize];
+    ["Offset of field: PointwiseParams::spatial"][::std::mem::offset_of!(PointwiseParams, spatial) - 80usize];
+    ["Offset of field: PointwiseParams::channels"][::std::mem::offset_of!(PointwiseParams, channels) - 104usize];
+    ["Offset of field: PointwiseParams::stride"][::std::mem::offset_of!(PointwiseParams, stride) - 128usize];
+    ["Offset of field: PointwiseParams::activation"][::std::mem::offset_of!(PointwiseParams, activation) - 136usize];
+    ["Offset of field: PointwiseParams::flags"][::std::mem::offset_of!(PointwiseParams, flags) - 140usize];
+    ["Offset of field: PointwiseParams::eps"][::std::mem::offset_of!(PointwiseParams, eps) - 144usize];
+    ["Offset of field: PointwiseParams::reserved"][::std::mem::offset_of!(PointwiseParams, reserved) - 148usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct ChannelTableParams {
+    pub running_mean: u64,
+    pub running_var: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub table: u64,
+    pub channels: u64,
+    pub flags: u32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ChannelTableParams"][::std::mem::size_of::<ChannelTableParams>() - 56usize];
+    ["Alignment of ChannelTableParams"][::std::mem::align_of::<ChannelTableParams>() - 8usize];
+    ["Offset of field: ChannelTableParams::running_mean"]
+        [::std::mem::offset_of!(ChannelTableParams, running_mean) - 0usize];
+    ["Offset of field: ChannelTableParams::running_var"]
+        [::std::mem::offset_of!(ChannelTableParams, running_var) - 8usize];
+    ["Offset of field: ChannelTableParams::weight"][::std::mem::offset_of!(ChannelTableParams, weight) - 16usize];
+    ["Offset of field: ChannelTableParams::bias"][::std::mem::offset_of!(ChannelTableParams, bias) - 24usize];
+    ["Offset of field: ChannelTableParams::table"][::std::mem::offset_of!(ChannelTableParams, table) - 32usize];
+    ["Offset of field: ChannelTableParams::channels"][::std::mem::offset_of!(ChannelTableParams, channels) - 40usize];
+    ["Offset of field: ChannelTableParams::flags"][::std::mem::offset_of!(ChannelTableParams, flags) - 48usize];
+    ["Offset of field: ChannelTableParams::eps"][::std::mem::offset_of!(ChannelTableParams, eps) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct ConvolutionParams {
+    pub x: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub residual: u64,
+    pub y: u64,
+    pub length: u64,
+    pub in_channels: u32,
+    pub out_channels: u32,
+    pub groups: u32,
+    pub in_height: u32,
+    pub in_width: u32,
+    pub out_height: u32,
+    pub out_width: u32,
+    pub kernel_height: u32,
+    pub kernel_width: u32,
+    pub stride: u32,
+    pub padding: u32,
+    pub activation: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvolutionParams"][::std::mem::size_of::<ConvolutionParams>() - 96usize];
+    ["Alignment of ConvolutionParams"][::std::mem::align_of::<ConvolutionParams>() - 8usize];
+    ["Offset of field: ConvolutionParams::x"][::std::mem::offset_of!(ConvolutionParams, x) - 0usize];
+    ["Offset of field: ConvolutionParams::weight"][::std::mem::offset_of!(ConvolutionParams, weight) - 8usize];
+    ["Offset of field: ConvolutionParams::bias"][::std::mem::offset_of!(ConvolutionParams, bias) - 16usize];
+    ["Offset of field: ConvolutionParams::residual"][::std::mem::offset_of!(ConvolutionParams, residual) - 24usize];
+    ["Offset of field: ConvolutionParams::y"][::std::mem::offset_of!(ConvolutionParams, y) - 32usize];
+    ["Offset of field: ConvolutionParams::length"][::std::mem::offset_of!(ConvolutionParams, length) - 40usize];
+    ["Offset of field: ConvolutionParams::in_channels"]
+        [::std::mem::offset_of!(ConvolutionParams, in_channels) - 48usize];
+    ["Offset of field: ConvolutionParams::out_channels"]
+        [::std::mem::offset_of!(ConvolutionParams, out_channels) - 52usize];
+    ["Offset of field: ConvolutionParams::groups"][::std::mem::offset_of!(ConvolutionParams, groups) - 56usize];
+    ["Offset of field: ConvolutionParams::in_height"][::std::mem::offset_of!(ConvolutionParams, in_height) - 60usize];
+    ["Offset of field: ConvolutionParams::in_width"][::std::mem::offset_of!(ConvolutionParams, in_width) - 64usize];
+    ["Offset of field: ConvolutionParams::out_height"][::std::mem::offset_of!(ConvolutionParams, out_height) - 68usize];
+    ["Offset of field: ConvolutionParams::out_width"][::std::mem::offset_of!(ConvolutionParams, out_width) - 72usize];
+    ["Offset of field: ConvolutionParams::kernel_height"]
+        [::std::mem::offset_of!(ConvolutionParams, kernel_height) - 76usize];
+    ["Offset of field: ConvolutionParams::kernel_width"]
+        [::std::mem::offset_of!(ConvolutionParams, kernel_width) - 80usize];
+    ["Offset of field: ConvolutionParams::stride"][::std::mem::offset_of!(ConvolutionParams, stride) - 84usize];
+    ["Offset of field: ConvolutionParams::padding"][::std::mem::offset_of!(ConvolutionParams, padding) - 88usize];
+    ["Offset of field: ConvolutionParams::activation"][::std::mem::offset_of!(ConvolutionParams, activation) - 92usize];
+};
+#[repr(u32)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub enum Kernel {
+    rows_group_8_f32 = 0,
+    rows_group_16_f32 = 1,
+    rows_group_32_f32 = 2,
+    rows_block_32x512_f32 = 3,
+    rows_block_32x1024_f32 = 4,
+    rows_stream_f32 = 5,
+    rows_group_8_f16 = 6,
+    rows_group_16_f16 = 7,
+    rows_group_32_f16 = 8,
+    rows_block_32x512_f16 = 9,
+    rows_block_32x1024_f16 = 10,
+    rows_stream_f16 = 11,
+    rows_group_8_bf16 = 12,
+    rows_group_16_bf16 = 13,
+    rows_group_32_bf16 = 14,
+    rows_block_32x512_bf16 = 15,
+    rows_block_32x1024_bf16 = 16,
+    rows_stream_bf16 = 17,
+    pointwise_planes_f32 = 18,
+    pointwise_channels_last_f32 = 19,
+    channel_table_f32 = 20,
+    pointwise_planes_f16 = 21,
+    pointwise_channels_last_f16 = 22,
+    channel_table_f16 = 23,
+    pointwise_planes_bf16 = 24,
+    pointwise_channels_last_bf16 = 25,
+    channel_table_bf16 = 26,
+    convolution_direct_f32 = 27,
+}
+pub const KERNELS: [Kernel; 28] = [
+    Kernel::rows_group_8_f32,
+    Kernel::rows_group_16_f32,
+    Kernel::rows_group_32_f32,
+    Kernel::rows_block_32x512_f32,
+    Kernel::rows_block_32x1024_f32,
+    Kernel::rows_stream_f32,
+    Kernel::rows_group_8_f16,
+    Kernel::rows_group_16_f16,
+    Kernel::rows_group_32_f16,
+    Kernel::rows_block_32x512_f16,
+    Kernel::rows_block_32x1024_f16,
+    Kernel::rows_stream_f16,
+    Kernel::rows_group_8_bf16,
+    Kernel::rows_group_16_bf16,
+    Kernel::rows_group_32_bf16,
+    Kernel::rows_block_32x512_bf16,
+    Kernel::rows_block_32x1024_bf16,
+    Kernel::rows_stream_bf16,
+    Kernel::pointwise_planes_f32,
+    Kernel::pointwise_channels_last_f32,
+    Kernel::channel_table_f32,
+    Kernel::pointwise_planes_f16,
+    Kernel::pointwise_channels_last_f16,
+    Kernel::channel_table_f16,
+    Kernel::pointwise_planes_bf16,
+    Kernel::pointwise_channels_last_bf16,
+    Kernel::channel_table_bf16,
+    Kernel::convolution_direct_f32,
+];
+pub const KERNEL_NAMES: [&::std::ffi::CStr; 28] = [
+    c"rows_group_8_f32",
+    c"rows_group_16_f32",
+    c"rows_group_32_f32",
+    c"rows_block_32x512_f32",
+    c"rows_block_32x1024_f32",
+    c"rows_stream_f32",
+    c"rows_group_8_f16",
+    c"rows_group_16_f16",
+    c"rows_group_32_f16",
+    c"rows_block_32x512_f16",
+    c"rows_block_32x1024_f16",
+    c"rows_stream_f16",
+    c"rows_group_8_bf16",
+    c"rows_group_16_bf16",
+    c"rows_group_32_bf16",
+    c"rows_block_32x512_bf16",
+    c"rows_block_32x1024_bf16",
+    c"rows_stream_bf16",
+    c"pointwise_planes_f32",
+    c"pointwise_channels_last_f32",
+    c"channel_table_f32",
+    c"pointwise_planes_f16",
+    c"pointwise_channels_last_f16",
+    c"channel_table_f16",
+    c"pointwise_planes_bf16",
+    c"pointwise_channels_last_bf16",
+    c"channel_table_bf16",
+    c"convolution_direct_f32",
+];

@@ -1,0 +1,104 @@
+//! What is to be computed, once a layer has met a shape: the four memory patterns, without names of layers.
+//!
+//! A [`Problem`] is all that a backend needs beside addresses. The CUDA backend makes launches of it
+//! ([`plan`](crate::plan)), the CPU backend runs it as it is.
+
+use crate::element::DType;
+use crate::norm::Activation;
+
+/// Weight or bias: its type, if there is one.
+pub type Coefficient = Option<DType>;
+
+/// A validated computation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Problem {
+    Rows(Rows),
+    Pointwise(Pointwise),
+    ChannelTable(ChannelTable),
+}
+
+/// `y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)` with `s = x + residual`, over rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rows {
+    /// Type of x, residual, sum and y.
+    pub dtype: DType,
+    pub rows: usize,
+    /// Elements of a row.
+    pub length: usize,
+    pub moments: Moments,
+    pub affine: Affine,
+    pub weight: Coefficient,
+    pub bias: Coefficient,
+    /// The stored weight is an offset from 1.
+    pub weight_plus_one: bool,
+    pub eps: f32,
+    pub activation: Activation,
+    /// Elements between the starts of rows.
+    pub x_stride: usize,
+    pub residual_stride: usize,
+    pub sum_stride: usize,
+    pub y_stride: usize,
+}
+
+/// What a row is normalized by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moments {
+    MeanAndVariance,
+    /// The mean is not subtracted: `y = s / sqrt(mean(s²) + eps) * weight + bias`.
+    MeanSquare,
+}
+
+/// How weight and bias are indexed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affine {
+    /// By the position in the row; `length` of each.
+    PerElement,
+    /// By channel: row `r` holds the channels `[(r % groups) * channels_per_group ..][..channels_per_group]`, each
+    /// `spatial` consecutive elements; `groups * channels_per_group` of each.
+    PerChannel { groups: usize, channels_per_group: usize, spatial: usize },
+}
+
+/// `y = activation((x + residual - mean[c]) * scale[c] + bias[c])` with `c = i / spatial % channels`, element by element.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pointwise {
+    pub dtype: DType,
+    /// Elements of the tensor: a multiple of `channels * spatial`.
+    pub length: usize,
+    pub channels: usize,
+    /// Consecutive elements of one channel; 1 in NHWC.
+    pub spatial: usize,
+    pub constants: Constants,
+    pub activation: Activation,
+}
+
+/// Where a pointwise map's constants come from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Constants {
+    /// `f32 [3, channels]`: mean, scale, bias.
+    Table,
+    /// `scale = weight / sqrt(running_var + eps)`.
+    Statistics { weight: Coefficient, bias: Coefficient, eps: f32 },
+}
+
+/// Makes the table of [`Constants::Table`] from running statistics; `y` is the table.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ChannelTable {
+    pub channels: usize,
+    pub weight: Coefficient,
+    pub bias: Coefficient,
+    pub eps: f32,
+}
+
+/// The addresses of a call's tensors; 0 where one is absent. The backend that reads them knows whose memory they are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Buffers {
+    pub x: u64,
+    pub residual: u64,
+    pub sum: u64,
+    pub y: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub running_mean: u64,
+    pub running_var: u64,
+    pub table: u64,
+}

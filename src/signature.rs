@@ -1,0 +1,103 @@
+//! What a call looks like before there are buffers.
+
+use crate::element::DType;
+use crate::shape::Shape;
+
+/// Shape, element types and optional tensors of a call: what [`prepare`](crate::LayerNorm::prepare) needs to know.
+///
+/// ```
+/// use warpnorm::{DType, Signature};
+/// // f16 activations with an f32 weight, a residual, and the sum written out
+/// let signature = Signature::new([32, 4096], DType::F16).weight(DType::F32).residual().sum();
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[must_use]
+pub struct Signature {
+    pub(crate) shape: Shape,
+    pub(crate) dtype: DType,
+    pub(crate) weight: Option<DType>,
+    pub(crate) bias: Option<DType>,
+    pub(crate) residual: bool,
+    pub(crate) sum: bool,
+    pub(crate) channel_table: bool,
+    pub(crate) strides: Strides,
+}
+
+/// Elements between the starts of rows, where a caller has given them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Strides {
+    pub input: Option<usize>,
+    pub residual: Option<usize>,
+    pub sum: Option<usize>,
+    pub output: Option<usize>,
+}
+
+impl Signature {
+    /// A call on a tensor of this shape, and of this type for input, residual, sum and output.
+    pub fn new(shape: impl Into<Shape>, dtype: DType) -> Self {
+        Self {
+            shape: shape.into(),
+            dtype,
+            weight: None,
+            bias: None,
+            residual: false,
+            sum: false,
+            channel_table: false,
+            strides: Strides::default(),
+        }
+    }
+
+    /// There is a weight of this type: the input's, or f32.
+    pub const fn weight(mut self, dtype: DType) -> Self {
+        self.weight = Some(dtype);
+        self
+    }
+
+    /// There is a bias of this type: the input's, or f32.
+    pub const fn bias(mut self, dtype: DType) -> Self {
+        self.bias = Some(dtype);
+        self
+    }
+
+    /// A residual is added to the input.
+    pub const fn residual(mut self) -> Self {
+        self.residual = true;
+        self
+    }
+
+    /// The sum of input and residual is written out.
+    pub const fn sum(mut self) -> Self {
+        self.sum = true;
+        self
+    }
+
+    /// The constants come from a table that [`BatchNorm::channel_table`](crate::BatchNorm::channel_table) has made.
+    pub const fn channel_table(mut self) -> Self {
+        self.channel_table = true;
+        self
+    }
+
+    /// Elements between the starts of the input's rows.
+    pub const fn input_row_stride(mut self, elements: usize) -> Self {
+        self.strides.input = Some(elements);
+        self
+    }
+
+    /// Elements between the starts of the residual's rows.
+    pub const fn residual_row_stride(mut self, elements: usize) -> Self {
+        self.strides.residual = Some(elements);
+        self
+    }
+
+    /// Elements between the starts of the sum's rows.
+    pub const fn sum_row_stride(mut self, elements: usize) -> Self {
+        self.strides.sum = Some(elements);
+        self
+    }
+
+    /// Elements between the starts of the output's rows.
+    pub const fn output_row_stride(mut self, elements: usize) -> Self {
+        self.strides.output = Some(elements);
+        self
+    }
+}

@@ -1,0 +1,372 @@
+//! One call of a layer, described as a value: run on a backend, and compared with the oracle.
+
+use warpnorm::{
+    Activation, Args, BatchNorm, Cpu, Cuda, Element, GroupNorm, InstanceNorm, LayerNorm, Layout, Result, RmsNorm, Shape,
+};
+
+use crate::data::{bits, exact, normal, stored};
+use crate::oracle::{self, Expected, assert_within};
+use crate::place::{Place, Real};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Layer {
+    /// Over the last axis of `[rows, length]`.
+    LayerNorm,
+    RmsNorm {
+        weight_plus_one: bool,
+    },
+    /// Over `[N, C, spatial]`.
+    GroupNorm {
+        groups: usize,
+    },
+    InstanceNorm,
+    InstanceNormTracked,
+    BatchNorm {
+        layout: Layout,
+        table: bool,
+    },
+}
+
+/// Weight or bias: absent, of the tensors' type, or f32.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Coefficient {
+    Absent,
+    Own,
+    F32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Residual {
+    Absent,
+    Added,
+    SumWritten,
+    SumInPlace,
+}
+
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub layer: Layer,
+    pub shape: Vec<usize>,
+    pub eps: f64,
+    pub weight: Coefficient,
+    pub bias: Coefficient,
+    pub residual: Residual,
+    pub activation: Activation,
+    pub in_place: bool,
+    /// Elements before every tensor, so that it starts off an aligned address.
+    pub offset: usize,
+    /// Elements between a row's end and the next one's start.
+    pub gap: usize,
+}
+
+impl Call {
+    pub fn new(layer: Layer, shape: &[usize]) -> Self {
+        Self {
+            layer,
+            shape: shape.to_vec(),
+            eps: 1e-5,
+            weight: Coefficient::Own,
+            bias: Coefficient::Own,
+            residual: Residual::Absent,
+            activation: Activation::None,
+            in_place: false,
+            offset: 0,
+            gap: 0,
+        }
+    }
+
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn channels(&self) -> usize {
+        match self.layer {
+            Layer::BatchNorm { layout: Layout::Nhwc, .. } => self.shape[self.shape.len() - 1],
+            Layer::LayerNorm | Layer::RmsNorm { .. } => self.shape[self.shape.len() - 1],
+            _ => self.shape[1],
+        }
+    }
+
+    fn has_rows(&self) -> bool {
+        matches!(self.layer, Layer::LayerNorm | Layer::RmsNorm { .. })
+    }
+
+    /// Row count and length as they lie in memory: one row where rows have no stride of their own.
+    fn memory(&self) -> (usize, usize) {
+        if self.has_rows() {
+            let length = self.shape[self.shape.len() - 1];
+            (self.shape[..self.shape.len() - 1].iter().product(), length)
+        } else {
+            (1, self.elements())
+        }
+    }
+}
+
+/// The numbers of a call.
+#[derive(Debug, Clone)]
+pub struct Inputs<T> {
+    pub x: Vec<T>,
+    pub residual: Vec<T>,
+    pub weight: Vec<f64>,
+    pub bias: Vec<f64>,
+    pub running_mean: Vec<f32>,
+    pub running_var: Vec<f32>,
+}
+
+impl<T: Element> Inputs<T> {
+    /// Normal numbers, with coefficients that can be stored exactly in every type.
+    pub fn normal(call: &Call, seed: u64) -> Self {
+        let (elements, channels) = (call.elements(), call.channels());
+        let eighths = |count, seed, middle: f64| {
+            normal(count, seed).map(|v| middle + (v.clamp(-3.0, 3.0) * 8.0).round() / 8.0).collect()
+        };
+        Self {
+            x: stored(normal(elements, seed)),
+            residual: stored(normal(elements, seed + 1)),
+            weight: eighths(channels, seed + 2, 1.0),
+            bias: eighths(channels, seed + 3, 0.0),
+            running_mean: normal(channels, seed + 4).map(|v| v as f32).collect(),
+            running_var: normal(channels, seed + 5).map(|v| (v * v + 0.01) as f32).collect(),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Outputs<T> {
+    pub y: Vec<T>,
+    pub sum: Option<Vec<T>>,
+}
+
+/// What fills memory that belongs to nobody: no kernel may change it.
+const GUARD: f64 = 0.4375;
+
+fn shifted(values: &[f64], offset: usize) -> impl Iterator<Item = f64> {
+    std::iter::repeat_n(GUARD, offset).chain(values.iter().copied())
+}
+
+/// Weight and bias in both of the types that they may have.
+struct Affine<'v, P: Place + 'v, T: Real> {
+    weight: P::View<'v, T>,
+    weight_f32: P::View<'v, f32>,
+    bias: P::View<'v, T>,
+    bias_f32: P::View<'v, f32>,
+}
+
+impl<P: Place, T: Real> Affine<'_, P, T> {
+    fn add<'a>(&'a self, call: &Call, args: Args<'a, P>) -> Args<'a, P> {
+        let args = match call.weight {
+            Coefficient::Absent => args,
+            Coefficient::Own => args.weight(&self.weight),
+            Coefficient::F32 => args.weight(&self.weight_f32),
+        };
+        match call.bias {
+            Coefficient::Absent => args,
+            Coefficient::Own => args.bias(&self.bias),
+            Coefficient::F32 => args.bias(&self.bias_f32),
+        }
+    }
+}
+
+/// Runs the call, and checks that nothing around its outputs changed.
+pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Result<Outputs<T>> {
+    let (rows, length) = call.memory();
+    let stride = length + call.gap;
+    let span = if rows == 0 { 0 } else { (rows - 1) * stride + length };
+    let range = call.offset..call.offset + span;
+    let spread = |values: Option<&[T]>| {
+        let mut memory = vec![T::from_f64(GUARD); call.offset + span + 9];
+        if let Some(values) = values {
+            for row in 0..rows {
+                let start = call.offset + row * stride;
+                memory[start..start + length].copy_from_slice(&values[row * length..][..length]);
+            }
+        }
+        memory
+    };
+    let gather = |memory: &[T], name: &str| {
+        let mut guard = memory.to_vec();
+        let values = (0..rows).flat_map(|row| memory[call.offset + row * stride..][..length].to_vec()).collect();
+        for row in 0..rows {
+            guard[call.offset + row * stride..][..length].fill(T::from_f64(GUARD));
+        }
+        let untouched = vec![T::from_f64(GUARD); memory.len()];
+        assert_eq!(bits(&guard), bits(&untouched), "{call:?}: memory around {name} was changed");
+        values
+    };
+
+    let x = place.put(&spread(Some(&inputs.x)));
+    let mut residual = place.put(&spread(Some(&inputs.residual)));
+    let mut sum = place.put(&spread(None));
+    let mut y = place.put(&spread(call.in_place.then_some(&inputs.x)));
+    let channels = call.channels();
+    let coefficient_range = call.offset..call.offset + channels;
+    let own = |values: &[f64]| place.put(&stored::<T>(shifted(values, call.offset)));
+    let single = |values: &[f64]| place.put(&stored::<f32>(shifted(values, call.offset)));
+    let (weight, weight_f32) = (own(&inputs.weight), single(&inputs.weight));
+    let (bias, bias_f32) = (own(&inputs.bias), single(&inputs.bias));
+    let mean = place.put(&inputs.running_mean);
+    let var = place.put(&inputs.running_var);
+    let mut table = place.put(&vec![0.0_f32; 3 * channels]);
+
+    {
+        let views = Affine::<P, T> {
+            weight: place.view(&weight, coefficient_range.clone()),
+            weight_f32: place.view(&weight_f32, coefficient_range.clone()),
+            bias: place.view(&bias, coefficient_range.clone()),
+            bias_f32: place.view(&bias_f32, coefficient_range),
+        };
+        let (mean, var) = (place.view(&mean, 0..channels), place.view(&var, 0..channels));
+        if let Layer::BatchNorm { table: true, .. } = call.layer {
+            let mut made = place.view_mut(&mut table, 0..3 * channels);
+            let args = Args::new(place, [channels]).running_mean(&mean).running_var(&var).output(&mut made);
+            BatchNorm::new(channels)?.eps(call.eps)?.channel_table(views.add(call, args))?;
+        }
+        let table = place.view(&table, 0..3 * channels);
+        let x = place.view(&x, range.clone());
+        let residual_in = call.residual != Residual::SumInPlace;
+        let (mut residual_out, residual) = if residual_in {
+            (None, Some(place.view(&residual, range.clone())))
+        } else {
+            (Some(place.view_mut(&mut residual, range.clone())), None)
+        };
+        let mut sum = place.view_mut(&mut sum, range.clone());
+        let mut y = place.view_mut(&mut y, range.clone());
+
+        let mut args = Args::new(place, Shape::new(&call.shape)?).output(&mut y);
+        if !call.in_place {
+            args = args.input(&x);
+        }
+        match (call.residual, &residual, &mut residual_out) {
+            (Residual::Added, Some(residual), _) => args = args.residual(residual),
+            (Residual::SumWritten, Some(residual), _) => args = args.residual(residual).sum(&mut sum),
+            (Residual::SumInPlace, _, Some(residual)) => args = args.sum_in_residual(residual),
+            _ => {}
+        }
+        if call.gap > 0 {
+            args = args.output_row_stride(stride);
+            if !call.in_place {
+                args = args.input_row_stride(stride);
+            }
+            if call.residual != Residual::Absent {
+                args = args.residual_row_stride(stride);
+            }
+            if call.residual == Residual::SumWritten {
+                args = args.sum_row_stride(stride);
+            }
+        }
+        match call.layer {
+            Layer::BatchNorm { table: true, .. } => args = args.channel_table(&table),
+            Layer::BatchNorm { .. } | Layer::InstanceNormTracked => {
+                args = views.add(call, args.running_mean(&mean).running_var(&var));
+            }
+            _ => args = views.add(call, args),
+        }
+        let (eps, activation) = (call.eps, call.activation);
+        match call.layer {
+            Layer::LayerNorm => LayerNorm::new([channels])?.eps(eps)?.activation(activation).forward(args)?,
+            Layer::RmsNorm { weight_plus_one } => RmsNorm::new([channels], eps)?
+                .weight_plus_one(weight_plus_one)
+                .activation(activation)
+                .forward(args)?,
+            Layer::GroupNorm { groups } => {
+                GroupNorm::new(groups, channels)?.eps(eps)?.activation(activation).forward(args)?;
+            }
+            Layer::InstanceNorm => InstanceNorm::new(channels)?.eps(eps)?.activation(activation).forward(args)?,
+            Layer::InstanceNormTracked => InstanceNorm::new(channels)?
+                .track_running_stats(true)
+                .eps(eps)?
+                .activation(activation)
+                .forward(args)?,
+            Layer::BatchNorm { layout, .. } => {
+                BatchNorm::new(channels)?.layout(layout).eps(eps)?.activation(activation).forward(args)?;
+            }
+        }
+    }
+
+    let sum = match call.residual {
+        Residual::SumWritten => Some(gather(&place.get(&sum), "sum")),
+        Residual::SumInPlace => Some(gather(&place.get(&residual), "residual")),
+        _ => None,
+    };
+    Ok(Outputs { y: gather(&place.get(&y), "output"), sum })
+}
+
+/// What the oracle says.
+pub fn expected<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<Expected> {
+    let mut s = exact(&inputs.x);
+    if call.residual != Residual::Absent {
+        s.iter_mut().zip(&inputs.residual).for_each(|(s, residual)| *s += residual.to_f64());
+    }
+    let plus = if call.layer == (Layer::RmsNorm { weight_plus_one: true }) { 1.0 } else { 0.0 };
+    let affine = |channel: usize| {
+        let weight = if call.weight == Coefficient::Absent { 1.0 } else { inputs.weight[channel] + plus };
+        let bias = if call.bias == Coefficient::Absent { 0.0 } else { inputs.bias[channel] };
+        (weight, bias)
+    };
+    let channels = call.channels();
+    let spatial = || call.shape[2..].iter().product::<usize>();
+    let eps = f64::from(call.eps as f32);
+    let rows = |length: usize, channel: &dyn Fn(usize, usize) -> usize, subtract_mean: bool| {
+        let rows = if length == 0 { &[][..] } else { &s[..] };
+        rows.chunks(length.max(1))
+            .enumerate()
+            .flat_map(|(row, s)| {
+                oracle::row(s, eps, subtract_mean, &|i| affine(channel(row, i)), call.activation)
+            })
+            .collect()
+    };
+    let elements = |spatial: usize| {
+        let element = |(i, s): (usize, &f64)| {
+            let channel = i / spatial % channels;
+            let (mean, var) = (f64::from(inputs.running_mean[channel]), f64::from(inputs.running_var[channel]));
+            oracle::element(*s, mean, var, eps, affine(channel), call.activation)
+        };
+        s.iter().enumerate().map(element).collect()
+    };
+    match call.layer {
+        Layer::LayerNorm => rows(channels, &|_, i| i, true),
+        Layer::RmsNorm { .. } => rows(channels, &|_, i| i, false),
+        Layer::GroupNorm { groups } => {
+            let (spatial, per_group) = (spatial(), channels / groups);
+            rows(per_group * spatial, &|row, i| row % groups * per_group + i / spatial, true)
+        }
+        Layer::InstanceNorm => rows(spatial(), &|row, _| row % channels, true),
+        Layer::InstanceNormTracked | Layer::BatchNorm { layout: Layout::Nchw, .. } => elements(spatial()),
+        Layer::BatchNorm { layout: Layout::Nhwc, .. } => elements(1),
+    }
+}
+
+/// Runs the call on a backend and holds it against the oracle.
+pub fn verify<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>, expected: &[Expected]) -> Outputs<T> {
+    let about = format!("{} {} {call:?}", P::NAME, T::DTYPE);
+    let outputs = run(place, call, inputs).unwrap_or_else(|error| panic!("{about}: {error}"));
+    assert_within(&outputs.y, expected, &about);
+    if let Some(sum) = &outputs.sum {
+        // Exact in f64, rounded to f32 and then to the type: half a unit in the last place of each.
+        let sums: Vec<_> = inputs.x.iter().zip(&inputs.residual).map(|(x, r)| x.to_f64() + r.to_f64()).collect();
+        let expected: Vec<_> =
+            sums.iter().map(|&value| Expected { value, slack: value.abs() * 2.0_f64.powi(-24) }).collect();
+        assert_within(sum, &expected, &format!("sum of {about}"));
+    }
+    outputs
+}
+
+/// The call on the CPU.
+pub fn verify_cpu<T: Real>(call: &Call, inputs: &Inputs<T>) -> Outputs<T> {
+    verify(&Cpu, call, inputs, &expected(call, inputs))
+}
+
+/// The call on the CUDA device, under every schedule, which must agree in every bit.
+pub fn verify_cuda<T: Real>(device: &crate::device::Device, call: &Call, inputs: &Inputs<T>) -> Outputs<T> {
+    let expected = expected(call, inputs);
+    let mut first: Option<Outputs<T>> = None;
+    device.under_schedules(|cuda: &Cuda| {
+        let outputs = verify(cuda, call, inputs, &expected);
+        if let Some(first) = &first {
+            assert_eq!(bits(&first.y), bits(&outputs.y), "{} {call:?}: two schedules differ", T::DTYPE);
+        } else {
+            first = Some(outputs);
+        }
+    });
+    first.expect("at least one schedule")
+}

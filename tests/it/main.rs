@@ -1,0 +1,1 @@
+mod call; mod data; mod device; mod oracle; mod place; mod rows;

@@ -1,0 +1,70 @@
+//! Buffers on either backend, so that one test runs over both.
+
+use std::ops::Range;
+
+use warpnorm::cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DeviceRepr};
+use warpnorm::{Backend, Cpu, Cuda, Element, Sink, Source};
+
+/// What tests store: both backends can hold it.
+pub trait Real: Element + DeviceRepr + Unpin {}
+impl<T: Element + DeviceRepr + Unpin> Real for T {}
+
+/// A backend with memory of its own.
+pub trait Place: Backend {
+    type Buffer<T: Real>;
+    type View<'a, T: Real>: Source<Self, T>;
+    type ViewMut<'a, T: Real>: Sink<Self, T>;
+    const NAME: &'static str;
+    fn put<T: Real>(&self, values: &[T]) -> Self::Buffer<T>;
+    fn get<T: Real>(&self, buffer: &Self::Buffer<T>) -> Vec<T>;
+    fn view<'a, T: Real>(&self, buffer: &'a Self::Buffer<T>, range: Range<usize>) -> Self::View<'a, T>;
+    fn view_mut<'a, T: Real>(&self, buffer: &'a mut Self::Buffer<T>, range: Range<usize>) -> Self::ViewMut<'a, T>;
+}
+
+impl Place for Cpu {
+    type Buffer<T: Real> = Vec<T>;
+    type View<'a, T: Real> = &'a [T];
+    type ViewMut<'a, T: Real> = &'a mut [T];
+    const NAME: &'static str = "cpu";
+
+    fn put<T: Real>(&self, values: &[T]) -> Vec<T> {
+        values.to_vec()
+    }
+
+    fn get<T: Real>(&self, buffer: &Vec<T>) -> Vec<T> {
+        buffer.clone()
+    }
+
+    fn view<'a, T: Real>(&self, buffer: &'a Vec<T>, range: Range<usize>) -> &'a [T] {
+        &buffer[range]
+    }
+
+    fn view_mut<'a, T: Real>(&self, buffer: &'a mut Vec<T>, range: Range<usize>) -> &'a mut [T] {
+        &mut buffer[range]
+    }
+}
+
+impl Place for Cuda {
+    type Buffer<T: Real> = CudaSlice<T>;
+    type View<'a, T: Real> = CudaView<'a, T>;
+    type ViewMut<'a, T: Real> = CudaViewMut<'a, T>;
+    const NAME: &'static str = "cuda";
+
+    fn put<T: Real>(&self, values: &[T]) -> CudaSlice<T> {
+        // CUDA has no allocation of nothing; views of the first zero elements serve.
+        let padded = if values.is_empty() { &[T::default()] } else { values };
+        self.stream().clone_htod(padded).expect("upload")
+    }
+
+    fn get<T: Real>(&self, buffer: &CudaSlice<T>) -> Vec<T> {
+        self.stream().clone_dtoh(buffer).expect("download")
+    }
+
+    fn view<'a, T: Real>(&self, buffer: &'a CudaSlice<T>, range: Range<usize>) -> CudaView<'a, T> {
+        buffer.slice(range)
+    }
+
+    fn view_mut<'a, T: Real>(&self, buffer: &'a mut CudaSlice<T>, range: Range<usize>) -> CudaViewMut<'a, T> {
+        buffer.slice_mut(range)
+    }
+}
