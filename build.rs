@@ -45,16 +45,18 @@ fn kernels() -> Result<Vec<u8>, String> {
     if let Some(file) = ready_image() {
         return Ok(read(&file));
     }
-    match (wish(), Toolkit::find) {
-        (Wish::Off, _) => Err("WARPNORM_CUDA=off".to_owned()),
-        (Wish::Auto, find) => find().map(compiled),
-        (Wish::Required, find) => match find() {
-            Ok(toolkit) => Ok(compiled(toolkit)),
-            Err(reason) => fail(&format!("WARPNORM_CUDA=required, but {reason}")),
-        },
+    let wish = wish();
+    if wish == Wish::Off {
+        return Err("WARPNORM_CUDA=off".to_owned());
+    }
+    match Toolkit::find() {
+        Ok(toolkit) => Ok(compile::image(&toolkit, &toolkit.architectures())),
+        Err(reason) if wish == Wish::Required => fail(&format!("WARPNORM_CUDA=required, but {reason}")),
+        Err(reason) => Err(reason),
     }
 }
 
+#[derive(PartialEq, Eq)]
 enum Wish {
     /// No kernels, even with nvcc.
     Off,
@@ -77,10 +79,6 @@ fn ready_image() -> Option<PathBuf> {
     let file = PathBuf::from(variable("WARPNORM_FATBIN")?);
     println!("cargo:rerun-if-changed={}", file.display());
     Some(file)
-}
-
-fn compiled(toolkit: Toolkit) -> Vec<u8> {
-    compile::image(&toolkit, &toolkit.architectures())
 }
 
 fn architectures_in(image: &[u8]) -> String {

@@ -49,11 +49,11 @@ pub const DEFAULT: [Architecture; 9] = [
 pub enum Bare {
     /// `90` is machine code, and only `90+PTX` both.
     Cubin,
-    /// `90` is both, as in CMake.
+    /// `90` is both, as in `CMake`.
     CubinAndPtx,
 }
 
-/// Parses a list such as `80;90`, `8.0, 9.0+PTX` or, as CMake has it, `80-real;90-virtual`.
+/// Parses a list such as `80;90`, `8.0, 9.0+PTX` or, as `CMake` has it, `80-real;90-virtual`.
 pub fn parse(list: &str, bare: Bare) -> Result<Vec<Architecture>, String> {
     let mut architectures = Vec::new();
     for word in list.split([';', ',', ' ']).filter(|word| !word.is_empty()) {

@@ -12,7 +12,7 @@ use crate::{
     environment::{fail, search_path, variable},
 };
 
-/// The first toolkit with C++17, `__grid_constant__` and sm_90.
+/// The first toolkit with C++17, `__grid_constant__` and `sm_90`.
 const OLDEST: Version = (12, 0);
 
 type Version = (u32, u32);
@@ -64,11 +64,11 @@ impl Toolkit {
     /// The architectures wished for or, without a wish, those of the default list that this nvcc knows.
     pub fn architectures(&self) -> Vec<Architecture> {
         let known = self.known_architectures();
-        let knows = |architecture: &Architecture| known.contains(&architecture.to_string());
+        let has = |architecture: &Architecture| known.contains(&architecture.to_string());
         let Some((variable, wished)) = wished_architectures() else {
-            return architectures::DEFAULT.into_iter().filter(knows).collect();
+            return architectures::DEFAULT.into_iter().filter(has).collect();
         };
-        if let Some(unknown) = wished.iter().find(|architecture| !knows(architecture)) {
+        if let Some(unknown) = wished.iter().find(|architecture| !has(architecture)) {
             let known = known.join(" ");
             fail(&format!(
                 "{variable} asks for {unknown}, but this nvcc knows only {known}"

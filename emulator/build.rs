@@ -11,7 +11,8 @@ use std::{
 
 include!("../build/kernel_hash.rs");
 
-/// What distinguishes the two libraries: flags for the kernels, and for the emulator's own `control.cpp`.
+/// What distinguishes the two libraries: flags for the kernels, and for the emulator's own `control.cpp`. Reports need
+/// the debug information of kernels, to name source lines and the calls that were inlined.
 struct Variant {
     name: &'static str,
     kernel_flags: &'static [&'static str],
@@ -21,7 +22,7 @@ struct Variant {
 const VARIANTS: [Variant; 2] = [
     Variant {
         name: "plain",
-        kernel_flags: &["-O2"],
+        kernel_flags: &["-O2", "-g"],
         control_flags: &[],
     },
     Variant {
@@ -29,6 +30,7 @@ const VARIANTS: [Variant; 2] = [
         // The instrumentation of two sanitizers, linked without either's runtime: hooks.cpp is what it calls.
         kernel_flags: &[
             "-O1",
+            "-g",
             "-fsanitize=thread,alignment",
             "-fsanitize-undefined-trap-on-error",
         ],
@@ -95,7 +97,7 @@ impl Build {
         let architecture = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
         let mut sources = sources(&self.root.join("cpp"), &["cpp"]);
         sources.retain(|source| !source.ends_with("control.cpp"));
-        let mut common = vec!["-O2".to_owned()];
+        let mut common = vec!["-O2".to_owned(), "-g1".to_owned()];
         match architecture.as_str() {
             "x86_64" => common.push("-mno-red-zone".to_owned()), // switch_x86_64.h says why
             "aarch64" => sources.push(self.root.join("cpp/switch_aarch64.S")),
@@ -169,8 +171,8 @@ impl Build {
                 "-fno-rtti",
                 "-ffunction-sections",
             ])
-            // Contraction would differ from processor to processor; -g1 is what reports need to name source lines.
-            .args(["-ffp-contract=off", "-g1"])
+            // Contraction would differ from processor to processor.
+            .arg("-ffp-contract=off")
             .args(&job.flags)
             .arg("-I")
             .arg(self.root.join("cpp"))

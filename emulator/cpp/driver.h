@@ -25,7 +25,7 @@
 #define CU extern "C" __attribute__((visibility("default"))) int
 // The older or newer name under which the same function is also looked up.
 #define CU_ALIAS(alias_name, function) \
-  extern "C" __typeof__(function) alias_name __attribute__((alias(#function), visibility("default")))
+    extern "C" __typeof__(function) alias_name __attribute__((alias(#function), visibility("default")))
 
 namespace emu::driver {
 
@@ -36,81 +36,81 @@ struct Stream;
 
 // A point in a stream: passed when that many of its operations are done.
 struct Ticket {
-  std::shared_ptr<Stream> stream;
-  uint64_t number = 0;
-  // What is known to come before that point (order.h).
-  order::Clock clock;
-  bool passed() const;
+    std::shared_ptr<Stream> stream;
+    uint64_t number = 0;
+    // What is known to come before that point (order.h).
+    order::Clock clock;
+    bool passed() const;
 };
 
 struct Operation {
-  std::string name;
-  std::function<int()> work;
-  std::vector<Ticket> after;
-  std::shared_ptr<const order::Mark> mark;
+    std::string name;
+    std::function<int()> work;
+    std::vector<Ticket> after;
+    std::shared_ptr<const order::Mark> mark;
 };
 
 // A captured operation, and the indices of those that it must follow.
 struct Node {
-  std::string name;
-  std::function<int()> work;
-  std::vector<size_t> after;
+    std::string name;
+    std::function<int()> work;
+    std::vector<size_t> after;
 };
 
 struct Graph {
-  std::vector<Node> nodes;
+    std::vector<Node> nodes;
 };
 
 // A capture in progress.
 struct Capture {
-  Graph graph;
-  Stream* origin = nullptr;
-  std::vector<Stream*> members;
-  bool invalid = false;
+    Graph graph;
+    Stream* origin = nullptr;
+    std::vector<Stream*> members;
+    bool invalid = false;
 };
 
 struct Stream {
-  bool non_blocking = false;  // exempt from waiting for the null stream, and it for them
-  std::deque<Operation> queue;
-  uint64_t issued = 0, done = 0;
-  uint32_t id = order::new_stream();
-  order::Clock clock;
-  bool running = false;
-  std::shared_ptr<Capture> capture;
-  // While capturing: the nodes that the next operation follows.
-  std::vector<size_t> frontier;
+    bool non_blocking = false;  // exempt from waiting for the null stream, and it for them
+    std::deque<Operation> queue;
+    uint64_t issued = 0, done = 0;
+    uint32_t id = order::new_stream();
+    order::Clock clock;
+    bool running = false;
+    std::shared_ptr<Capture> capture;
+    // While capturing: the nodes that the next operation follows.
+    std::vector<size_t> frontier;
 };
 
 struct Event {
-  unsigned flags = 0;
-  bool recorded = false;
-  Ticket ticket;
-  std::shared_ptr<double> milliseconds;  // when the record was reached
-  // Recorded in a capture: that capture, and the nodes that a wait then follows.
-  std::weak_ptr<Capture> capture;
-  bool captured = false;
-  std::vector<size_t> frontier;
+    unsigned flags = 0;
+    bool recorded = false;
+    Ticket ticket;
+    std::shared_ptr<double> milliseconds;  // when the record was reached
+    // Recorded in a capture: that capture, and the nodes that a wait then follows.
+    std::weak_ptr<Capture> capture;
+    bool captured = false;
+    std::vector<size_t> frontier;
 };
 
 struct Function {
-  const KernelDescription* kernel;
-  int max_dynamic_shared = 48 * 1024;
-  bool non_portable_cluster = false;
+    const KernelDescription* kernel;
+    int max_dynamic_shared = 48 * 1024;
+    bool non_portable_cluster = false;
 };
 
 struct Module {
-  std::vector<std::unique_ptr<Function>> functions;
+    std::vector<std::unique_ptr<Function>> functions;
 };
 
 // One call of the API: holds the lock, and counts the call by its name.
 class Call {
- public:
-  explicit Call(const char* name);
-  // Why the call cannot proceed: no cuInit, no context, or an earlier fault, which on a GPU poisons all that follows.
-  int refused() const;
+  public:
+    explicit Call(const char* name);
+    // Why the call cannot proceed: no cuInit, no context, or an earlier fault, which on a GPU poisons all that follows.
+    int refused() const;
 
- private:
-  std::lock_guard<std::recursive_mutex> guard_;
+  private:
+    std::lock_guard<std::recursive_mutex> guard_;
 };
 
 extern bool initialized;
@@ -120,41 +120,41 @@ void* current_context();
 // Live handles, so that a stale one is refused and not followed.
 template <class T>
 class Handles {
- public:
-  T* adopt(std::unique_ptr<T> object) {
-    T* const handle = object.release();
-    live_.insert(handle);
-    return handle;
-  }
-  T* find(const void* handle) const {
-    T* const object = static_cast<T*>(const_cast<void*>(handle));
-    return live_.count(object) ? object : nullptr;
-  }
-  bool destroy(const void* handle) {
-    T* const object = find(handle);
-    if (!object) return false;
-    live_.erase(object);
-    delete object;
-    return true;
-  }
+  public:
+    T* adopt(std::unique_ptr<T> object) {
+        T* const handle = object.release();
+        live_.insert(handle);
+        return handle;
+    }
+    T* find(const void* handle) const {
+        T* const object = static_cast<T*>(const_cast<void*>(handle));
+        return live_.count(object) ? object : nullptr;
+    }
+    bool destroy(const void* handle) {
+        T* const object = find(handle);
+        if (!object) return false;
+        live_.erase(object);
+        delete object;
+        return true;
+    }
 
- private:
-  std::set<T*> live_;
+  private:
+    std::set<T*> live_;
 };
 
 // Never destroyed: other threads may still call while the process exits.
 struct Objects {
-  std::shared_ptr<Stream> null_stream = std::make_shared<Stream>();
-  std::vector<std::shared_ptr<Stream>> streams{null_stream};
-  Handles<Event> events;
-  Handles<Module> modules;
-  Handles<Graph> graphs, executable_graphs;
-  std::set<Function*> functions;
-  Random order{0};
-  uint64_t launches = 0;
-  std::vector<std::pair<char*, size_t>> pinned;
-  // What the host has waited for, and so all that is issued from now on follows.
-  order::Clock host_clock;
+    std::shared_ptr<Stream> null_stream = std::make_shared<Stream>();
+    std::vector<std::shared_ptr<Stream>> streams{null_stream};
+    Handles<Event> events;
+    Handles<Module> modules;
+    Handles<Graph> graphs, executable_graphs;
+    std::set<Function*> functions;
+    Random order{0};
+    uint64_t launches = 0;
+    std::vector<std::pair<char*, size_t>> pinned;
+    // What the host has waited for, and so all that is issued from now on follows.
+    order::Clock host_clock;
 };
 Objects& objects();
 
@@ -171,7 +171,8 @@ Ticket ticket_of(const std::shared_ptr<Stream>& stream);
 // The host waits, by the will of its program: runs up to the ticket, and remembers what is known from now on.
 void host_waits_for(const Ticket& ticket);
 void host_waits_for_all();
-// Runs operations, for the emulator's own reasons, until the ticket is passed. A failing operation sets the sticky error, and later ones do nothing.
+// Runs operations, for the emulator's own reasons, until the ticket is passed. One that fails sets the sticky error, and
+// later ones do nothing.
 void run_until(const Ticket& ticket);
 void run_all();
 void drop_all();

@@ -18,203 +18,209 @@ namespace {
 
 // CUlaunchAttribute and CUlaunchConfig, as far as they are read here.
 struct LaunchAttribute {
-  int id, padding;
-  union {
-    char bytes[64];
-    unsigned dimensions[3];
-    int number;
-  } value;
+    int id, padding;
+    union {
+        char bytes[64];
+        unsigned dimensions[3];
+        int number;
+    } value;
 };
 static_assert(sizeof(LaunchAttribute) == 72);
 
 struct LaunchConfiguration {
-  unsigned grid[3], block[3];
-  unsigned dynamic_shared;
-  void* stream;
-  const LaunchAttribute* attributes;
-  unsigned attribute_count;
+    unsigned grid[3], block[3];
+    unsigned dynamic_shared;
+    void* stream;
+    const LaunchAttribute* attributes;
+    unsigned attribute_count;
 };
 
 enum AttributeId {
-  ignore = 0,
-  cooperative = 2,
-  cluster_dimension = 4,
-  cluster_scheduling_policy = 5,
-  programmatic_stream_serialization = 6,
-  priority = 8,
+    ignore = 0,
+    cooperative = 2,
+    cluster_dimension = 4,
+    cluster_scheduling_policy = 5,
+    programmatic_stream_serialization = 6,
+    priority = 8,
 };
 
 struct Request {
-  dim3 grid, block, cluster{1, 1, 1};
-  bool cooperative = false;
-  unsigned dynamic_shared = 0;
-  void* stream = nullptr;
+    dim3 grid, block, cluster{1, 1, 1};
+    bool cooperative = false;
+    unsigned dynamic_shared = 0;
+    void* stream = nullptr;
 };
 
 int refuse(const Function& function, const Request& r, int result, const char* why) {
-  return addf(result, "launch of %s refused: %s (grid %u,%u,%u; block %u,%u,%u; cluster %u,%u,%u; %u bytes of shared memory)",
-              function.kernel->name, why, r.grid.x, r.grid.y, r.grid.z, r.block.x, r.block.y, r.block.z, r.cluster.x,
-              r.cluster.y, r.cluster.z, r.dynamic_shared);
+    return addf(result,
+                "launch of %s refused: %s (grid %u,%u,%u; block %u,%u,%u; cluster %u,%u,%u; %u bytes of shared memory)",
+                function.kernel->name, why, r.grid.x, r.grid.y, r.grid.z, r.block.x, r.block.y, r.block.z, r.cluster.x,
+                r.cluster.y, r.cluster.z, r.dynamic_shared);
 }
 
 // The reason and result of a refusal, or null.
 const char* find_mistake(const Function& function, const Request& r, int* result) {
-  const uint64_t threads = uint64_t{r.block.x} * r.block.y * r.block.z;
-  const uint64_t blocks = uint64_t{r.grid.x} * r.grid.y * r.grid.z;
-  const uint64_t cluster = uint64_t{r.cluster.x} * r.cluster.y * r.cluster.z;
-  *result = invalid_value;
-  if (blocks == 0 || threads == 0) return "the grid or the block is empty";
-  if (r.grid.x > 2147483647u || r.grid.y > 65535 || r.grid.z > 65535) return "the grid is too large";
-  if (threads > 1024 || r.block.z > 64) return "a block has at most 1024 threads, 64 in z";
-  if (r.dynamic_shared > static_cast<unsigned>(function.max_dynamic_shared)) {
-    return "more dynamic shared memory than cuFuncSetAttribute has allowed";
-  }
-  *result = launch_out_of_resources;
-  if (threads > function.kernel->max_threads) return "the block exceeds the kernel's launch bounds";
-  *result = invalid_cluster_size;
-  if (cluster == 0) return "the cluster is empty";
-  if (cluster > 1 && !profile().clusters) return "the device has no clusters";
-  if (cluster > 16 || (cluster > 8 && !function.non_portable_cluster)) return "the cluster is larger than 8";
-  if (r.grid.x % r.cluster.x || r.grid.y % r.cluster.y || r.grid.z % r.cluster.z) {
-    return "the grid is not a multiple of the cluster";
-  }
-  *result = not_supported;
-  if (r.cooperative && cluster > 1) return "cooperative launches of clusters are not emulated";
-  *result = cooperative_launch_too_large;
-  const int resident = occupancy(function, static_cast<int>(threads), r.dynamic_shared) * profile().multiprocessors;
-  if (r.cooperative && blocks > static_cast<uint64_t>(resident)) return "the cooperative grid does not fit the device";
-  return nullptr;
+    const uint64_t threads = uint64_t{r.block.x} * r.block.y * r.block.z;
+    const uint64_t blocks = uint64_t{r.grid.x} * r.grid.y * r.grid.z;
+    const uint64_t cluster = uint64_t{r.cluster.x} * r.cluster.y * r.cluster.z;
+    *result = invalid_value;
+    if (blocks == 0 || threads == 0) return "the grid or the block is empty";
+    if (r.grid.x > 2147483647u || r.grid.y > 65535 || r.grid.z > 65535) return "the grid is too large";
+    if (threads > 1024 || r.block.z > 64) return "a block has at most 1024 threads, 64 in z";
+    if (r.dynamic_shared > static_cast<unsigned>(function.max_dynamic_shared)) {
+        return "more dynamic shared memory than cuFuncSetAttribute has allowed";
+    }
+    *result = launch_out_of_resources;
+    if (threads > function.kernel->max_threads) return "the block exceeds the kernel's launch bounds";
+    *result = invalid_cluster_size;
+    if (cluster == 0) return "the cluster is empty";
+    if (cluster > 1 && !profile().clusters) return "the device has no clusters";
+    if (cluster > 16 || (cluster > 8 && !function.non_portable_cluster)) return "the cluster is larger than 8";
+    if (r.grid.x % r.cluster.x || r.grid.y % r.cluster.y || r.grid.z % r.cluster.z) {
+        return "the grid is not a multiple of the cluster";
+    }
+    *result = not_supported;
+    if (r.cooperative && cluster > 1) return "cooperative launches of clusters are not emulated";
+    *result = cooperative_launch_too_large;
+    const int resident = occupancy(function, static_cast<int>(threads), r.dynamic_shared) * profile().multiprocessors;
+    if (r.cooperative && blocks > static_cast<uint64_t>(resident))
+        return "the cooperative grid does not fit the device";
+    return nullptr;
 }
 
 // Execution comes later than the call: the parameters are copied now, as the driver does.
 int copy_parameters(const Function& function, void* const* parameters, Launch& launch) {
-  const emu::KernelDescription& kernel = *function.kernel;
-  constexpr size_t slot = 16;
-  size_t bytes = 0;
-  for (unsigned i = 0; i < kernel.parameter_count; i++) bytes += (kernel.parameters[i].size + slot - 1) / slot * slot;
-  launch.storage.resize(bytes / sizeof(uint64_t) + slot / sizeof(uint64_t));
-  char* at = reinterpret_cast<char*>(launch.storage.data());
-  at += -reinterpret_cast<uintptr_t>(at) % slot;
-  for (unsigned i = 0; i < kernel.parameter_count; i++) {
-    const emu::Parameter& parameter = kernel.parameters[i];
-    if (!parameters || !parameters[i]) {
-      return addf(invalid_value, "launch of %s: parameter %u of %u is null", kernel.name, i, kernel.parameter_count);
+    const emu::KernelDescription& kernel = *function.kernel;
+    constexpr size_t slot = 16;
+    size_t bytes = 0;
+    for (unsigned i = 0; i < kernel.parameter_count; i++) bytes += (kernel.parameters[i].size + slot - 1) / slot * slot;
+    launch.storage.resize(bytes / sizeof(uint64_t) + slot / sizeof(uint64_t));
+    char* at = reinterpret_cast<char*>(launch.storage.data());
+    at += -reinterpret_cast<uintptr_t>(at) % slot;
+    for (unsigned i = 0; i < kernel.parameter_count; i++) {
+        const emu::Parameter& parameter = kernel.parameters[i];
+        if (!parameters || !parameters[i]) {
+            return addf(invalid_value, "launch of %s: parameter %u of %u is null", kernel.name, i,
+                        kernel.parameter_count);
+        }
+        std::memcpy(at, parameters[i], parameter.size);
+        DeviceAddress address = 0;
+        if (parameter.is_pointer) std::memcpy(&address, at, sizeof address);
+        if (address && !emu::memory::find_range(address, 1)) {
+            return addf(illegal_address,
+                        "launch of %s: pointer parameter %u, %#llx, is not in a live device allocation", kernel.name, i,
+                        static_cast<unsigned long long>(address));
+        }
+        launch.parameters.push_back(at);
+        at += (parameter.size + slot - 1) / slot * slot;
     }
-    std::memcpy(at, parameters[i], parameter.size);
-    DeviceAddress address = 0;
-    if (parameter.is_pointer) std::memcpy(&address, at, sizeof address);
-    if (address && !emu::memory::find_range(address, 1)) {
-      return addf(illegal_address, "launch of %s: pointer parameter %u, %#llx, is not in a live device allocation",
-                  kernel.name, i, static_cast<unsigned long long>(address));
-    }
-    launch.parameters.push_back(at);
-    at += (parameter.size + slot - 1) / slot * slot;
-  }
-  return success;
+    return success;
 }
 
 int launch(void* handle, const Request& request, void* const* parameters, void* const* extra) {
-  const Function* const function = function_of(handle);
-  const auto stream = find_stream(request.stream);
-  if (!function || !stream) return invalid_handle;
-  if (extra) return add(not_supported, "launch parameters by `extra` are not emulated");
-  int result;
-  if (const char* const why = find_mistake(*function, request, &result)) return refuse(*function, request, result, why);
-  auto launch = std::make_shared<Launch>();
-  launch->kernel = function->kernel;
-  launch->grid = request.grid;
-  launch->block = request.block;
-  launch->cluster = request.cluster;
-  launch->cooperative = request.cooperative;
-  launch->dynamic_shared = request.dynamic_shared;
-  launch->shared_limit = static_cast<uint32_t>(profile().shared_per_block_optin);
-  if (const int error = copy_parameters(*function, parameters, *launch)) return error;
-  const uint64_t number = ++objects().launches;
-  launch->seed = emu::settings.seed * 0x9E3779B97F4A7C15ull + number;
-  return submit(stream, function->kernel->name, [launch] { return emu::run_grid(*launch); });
+    const Function* const function = function_of(handle);
+    const auto stream = find_stream(request.stream);
+    if (!function || !stream) return invalid_handle;
+    if (extra) return add(not_supported, "launch parameters by `extra` are not emulated");
+    int result;
+    if (const char* const why = find_mistake(*function, request, &result))
+        return refuse(*function, request, result, why);
+    auto launch = std::make_shared<Launch>();
+    launch->kernel = function->kernel;
+    launch->grid = request.grid;
+    launch->block = request.block;
+    launch->cluster = request.cluster;
+    launch->cooperative = request.cooperative;
+    launch->dynamic_shared = request.dynamic_shared;
+    launch->shared_limit = static_cast<uint32_t>(profile().shared_per_block_optin);
+    if (const int error = copy_parameters(*function, parameters, *launch)) return error;
+    const uint64_t number = ++objects().launches;
+    launch->seed = emu::settings.seed * 0x9E3779B97F4A7C15ull + number;
+    return submit(stream, function->kernel->name, [launch] { return emu::run_grid(*launch); });
 }
 
 }  // namespace
 
 CU cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                   unsigned block_z, unsigned dynamic_shared, void* stream, void** parameters, void** extra) {
-  const Call call(__func__);
-  if (const int error = call.refused()) return error;
-  Request request;
-  request.grid = {grid_x, grid_y, grid_z};
-  request.block = {block_x, block_y, block_z};
-  request.dynamic_shared = dynamic_shared;
-  request.stream = stream;
-  return launch(function, request, parameters, extra);
+    const Call call(__func__);
+    if (const int error = call.refused()) return error;
+    Request request;
+    request.grid = {grid_x, grid_y, grid_z};
+    request.block = {block_x, block_y, block_z};
+    request.dynamic_shared = dynamic_shared;
+    request.stream = stream;
+    return launch(function, request, parameters, extra);
 }
 
 CU cuLaunchCooperativeKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                              unsigned block_y, unsigned block_z, unsigned dynamic_shared, void* stream,
                              void** parameters) {
-  const Call call(__func__);
-  if (const int error = call.refused()) return error;
-  Request request;
-  request.grid = {grid_x, grid_y, grid_z};
-  request.block = {block_x, block_y, block_z};
-  request.cooperative = true;
-  request.dynamic_shared = dynamic_shared;
-  request.stream = stream;
-  return launch(function, request, parameters, nullptr);
+    const Call call(__func__);
+    if (const int error = call.refused()) return error;
+    Request request;
+    request.grid = {grid_x, grid_y, grid_z};
+    request.block = {block_x, block_y, block_z};
+    request.cooperative = true;
+    request.dynamic_shared = dynamic_shared;
+    request.stream = stream;
+    return launch(function, request, parameters, nullptr);
 }
 
 CU cuLaunchKernelEx(const LaunchConfiguration* configuration, void* function, void** parameters, void** extra) {
-  const Call call(__func__);
-  if (const int error = call.refused()) return error;
-  const LaunchConfiguration& c = *configuration;
-  Request request;
-  request.grid = {c.grid[0], c.grid[1], c.grid[2]};
-  request.block = {c.block[0], c.block[1], c.block[2]};
-  request.dynamic_shared = c.dynamic_shared;
-  request.stream = c.stream;
-  for (unsigned i = 0; i < c.attribute_count; i++) {
-    const LaunchAttribute& attribute = c.attributes[i];
-    switch (attribute.id) {
-      case cluster_dimension:
-        request.cluster = {attribute.value.dimensions[0], attribute.value.dimensions[1], attribute.value.dimensions[2]};
-        break;
-      case cooperative: request.cooperative = attribute.value.number != 0; break;
-      case programmatic_stream_serialization:
-        // Emulated as plain stream order, which is always allowed. The chip must support it all the same.
-        if (attribute.value.number && profile().major < 9) {
-          return add(not_supported, "programmatic stream serialization needs compute capability 9.0");
+    const Call call(__func__);
+    if (const int error = call.refused()) return error;
+    const LaunchConfiguration& c = *configuration;
+    Request request;
+    request.grid = {c.grid[0], c.grid[1], c.grid[2]};
+    request.block = {c.block[0], c.block[1], c.block[2]};
+    request.dynamic_shared = c.dynamic_shared;
+    request.stream = c.stream;
+    for (unsigned i = 0; i < c.attribute_count; i++) {
+        const LaunchAttribute& attribute = c.attributes[i];
+        switch (attribute.id) {
+            case cluster_dimension:
+                request.cluster = {attribute.value.dimensions[0], attribute.value.dimensions[1],
+                                   attribute.value.dimensions[2]};
+                break;
+            case cooperative: request.cooperative = attribute.value.number != 0; break;
+            case programmatic_stream_serialization:
+                // Emulated as plain stream order, which is always allowed. The chip must support it all the same.
+                if (attribute.value.number && profile().major < 9) {
+                    return add(not_supported, "programmatic stream serialization needs compute capability 9.0");
+                }
+                break;
+            case ignore:
+            case cluster_scheduling_policy:
+            case priority: break;
+            default: return addf(not_supported, "launch attribute %d is not emulated", attribute.id);
         }
-        break;
-      case ignore:
-      case cluster_scheduling_policy:
-      case priority: break;
-      default: return addf(not_supported, "launch attribute %d is not emulated", attribute.id);
     }
-  }
-  return launch(function, request, parameters, extra);
+    return launch(function, request, parameters, extra);
 }
 
 CU cuOccupancyMaxActiveClusters(int* clusters, void* handle, const LaunchConfiguration* configuration) {
-  const Call call(__func__);
-  const Function* const function = function_of(handle);
-  if (!function) return invalid_handle;
-  unsigned size = 1;
-  for (unsigned i = 0; i < configuration->attribute_count; i++) {
-    const LaunchAttribute& attribute = configuration->attributes[i];
-    if (attribute.id == cluster_dimension) {
-      size = attribute.value.dimensions[0] * attribute.value.dimensions[1] * attribute.value.dimensions[2];
+    const Call call(__func__);
+    const Function* const function = function_of(handle);
+    if (!function) return invalid_handle;
+    unsigned size = 1;
+    for (unsigned i = 0; i < configuration->attribute_count; i++) {
+        const LaunchAttribute& attribute = configuration->attributes[i];
+        if (attribute.id == cluster_dimension) {
+            size = attribute.value.dimensions[0] * attribute.value.dimensions[1] * attribute.value.dimensions[2];
+        }
     }
-  }
-  const unsigned threads = configuration->block[0] * configuration->block[1] * configuration->block[2];
-  const int blocks = occupancy(*function, static_cast<int>(threads), configuration->dynamic_shared);
-  const bool possible = profile().clusters && size >= 1 && size <= (function->non_portable_cluster ? 16u : 8u);
-  *clusters = possible ? blocks * profile().multiprocessors / static_cast<int>(size) : 0;
-  return success;
+    const unsigned threads = configuration->block[0] * configuration->block[1] * configuration->block[2];
+    const int blocks = occupancy(*function, static_cast<int>(threads), configuration->dynamic_shared);
+    const bool possible = profile().clusters && size >= 1 && size <= (function->non_portable_cluster ? 16u : 8u);
+    *clusters = possible ? blocks * profile().multiprocessors / static_cast<int>(size) : 0;
+    return success;
 }
 
 CU cuOccupancyMaxPotentialClusterSize(int* size, void* handle, const LaunchConfiguration*) {
-  const Call call(__func__);
-  const Function* const function = function_of(handle);
-  if (!function) return invalid_handle;
-  *size = !profile().clusters ? 0 : function->non_portable_cluster ? 16 : 8;
-  return success;
+    const Call call(__func__);
+    const Function* const function = function_of(handle);
+    if (!function) return invalid_handle;
+    *size = !profile().clusters ? 0 : function->non_portable_cluster ? 16 : 8;
+    return success;
 }

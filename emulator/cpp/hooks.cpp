@@ -9,13 +9,13 @@ using emu::races::checked_access;
 #define CALLER Place(static_cast<const char*>(__builtin_return_address(0)) - 1)
 #define HOOK extern "C" __attribute__((visibility("hidden"))) void
 
-#define ACCESS(bytes)                                                                                       \
-  HOOK __tsan_read##bytes(void* address) { checked_access(address, bytes, false, CALLER); }                 \
-  HOOK __tsan_write##bytes(void* address) { checked_access(address, bytes, true, CALLER); }                 \
-  HOOK __tsan_volatile_read##bytes(void* address) { checked_access(address, bytes, false, CALLER); }        \
-  HOOK __tsan_volatile_write##bytes(void* address) { checked_access(address, bytes, true, CALLER); }        \
-  HOOK __tsan_unaligned_read##bytes(void* address) { checked_access(address, bytes, false, CALLER); }       \
-  HOOK __tsan_unaligned_write##bytes(void* address) { checked_access(address, bytes, true, CALLER); }
+#define ACCESS(bytes)                                                                                   \
+    HOOK __tsan_read##bytes(void* address) { checked_access(address, bytes, false, CALLER); }           \
+    HOOK __tsan_write##bytes(void* address) { checked_access(address, bytes, true, CALLER); }           \
+    HOOK __tsan_volatile_read##bytes(void* address) { checked_access(address, bytes, false, CALLER); }  \
+    HOOK __tsan_volatile_write##bytes(void* address) { checked_access(address, bytes, true, CALLER); }  \
+    HOOK __tsan_unaligned_read##bytes(void* address) { checked_access(address, bytes, false, CALLER); } \
+    HOOK __tsan_unaligned_write##bytes(void* address) { checked_access(address, bytes, true, CALLER); }
 
 ACCESS(1)
 ACCESS(2)
@@ -24,10 +24,10 @@ ACCESS(8)
 ACCESS(16)
 
 HOOK __tsan_read_range(void* address, size_t bytes) {
-  checked_access(address, static_cast<unsigned>(bytes), false, CALLER);
+    checked_access(address, static_cast<unsigned>(bytes), false, CALLER);
 }
 HOOK __tsan_write_range(void* address, size_t bytes) {
-  checked_access(address, static_cast<unsigned>(bytes), true, CALLER);
+    checked_access(address, static_cast<unsigned>(bytes), true, CALLER);
 }
 HOOK __tsan_func_entry(void*) {}
 HOOK __tsan_func_exit(void*) {}

@@ -26,14 +26,28 @@
 #define __grid_constant__
 #define __align__(bytes) alignas(bytes)
 
-struct uint2 { alignas(8) unsigned x; unsigned y; };
-struct uint3 { unsigned x, y, z; };
-struct uint4 { alignas(16) unsigned x; unsigned y, z, w; };
-struct float2 { alignas(8) float x; float y; };
-struct float4 { alignas(16) float x; float y, z, w; };
+struct uint2 {
+    alignas(8) unsigned x;
+    unsigned y;
+};
+struct uint3 {
+    unsigned x, y, z;
+};
+struct uint4 {
+    alignas(16) unsigned x;
+    unsigned y, z, w;
+};
+struct float2 {
+    alignas(8) float x;
+    float y;
+};
+struct float4 {
+    alignas(16) float x;
+    float y, z, w;
+};
 struct dim3 {
-  unsigned x, y, z;
-  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+    unsigned x, y, z;
+    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
 inline constexpr int warpSize = 32;
@@ -69,12 +83,12 @@ void* static_shared(const void* key, const char* name, size_t bytes, size_t alig
 
 template <class T>
 EMU_UNCHECKED inline T exchange_as(Exchange kind, uint32_t mask, T value, int argument, int width, Site site) {
-  static_assert(std::is_trivially_copyable_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "lanes exchange 4 or 8 bytes");
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(T));
-  bits = exchange(kind, mask, bits, argument, width, site);
-  std::memcpy(&value, &bits, sizeof(T));
-  return value;
+    static_assert(std::is_trivially_copyable_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "lanes exchange 4 or 8 bytes");
+    uint64_t bits = 0;
+    std::memcpy(&bits, &value, sizeof(T));
+    bits = exchange(kind, mask, bits, argument, width, site);
+    std::memcpy(&value, &bits, sizeof(T));
+    return value;
 }
 
 }  // namespace emu
@@ -88,36 +102,36 @@ EMU_UNCHECKED inline T exchange_as(Exchange kind, uint32_t mask, T value, int ar
 
 EMU_UNCHECKED inline void __syncthreads(emu::Site site = emu::Site::here()) { emu::block_barrier(site); }
 EMU_UNCHECKED inline void __syncwarp(unsigned mask = ~0u, emu::Site site = emu::Site::here()) {
-  emu::exchange(emu::Exchange::synchronize, mask, 0, 0, 32, site);
+    emu::exchange(emu::Exchange::synchronize, mask, 0, 0, 32, site);
 }
 template <class T>
 EMU_UNCHECKED inline T __shfl_sync(unsigned mask, T value, int lane, int width = 32,
                                    emu::Site site = emu::Site::here()) {
-  return emu::exchange_as(emu::Exchange::read_lane, mask, value, lane, width, site);
+    return emu::exchange_as(emu::Exchange::read_lane, mask, value, lane, width, site);
 }
 template <class T>
 EMU_UNCHECKED inline T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32,
                                        emu::Site site = emu::Site::here()) {
-  return emu::exchange_as(emu::Exchange::read_xor, mask, value, lane_mask, width, site);
+    return emu::exchange_as(emu::Exchange::read_xor, mask, value, lane_mask, width, site);
 }
 template <class T>
 EMU_UNCHECKED inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
                                         emu::Site site = emu::Site::here()) {
-  return emu::exchange_as(emu::Exchange::read_down, mask, value, static_cast<int>(delta), width, site);
+    return emu::exchange_as(emu::Exchange::read_down, mask, value, static_cast<int>(delta), width, site);
 }
 template <class T>
 EMU_UNCHECKED inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32,
                                       emu::Site site = emu::Site::here()) {
-  return emu::exchange_as(emu::Exchange::read_up, mask, value, static_cast<int>(delta), width, site);
+    return emu::exchange_as(emu::Exchange::read_up, mask, value, static_cast<int>(delta), width, site);
 }
 EMU_UNCHECKED inline unsigned __ballot_sync(unsigned mask, int predicate, emu::Site site = emu::Site::here()) {
-  return static_cast<unsigned>(emu::exchange(emu::Exchange::ballot, mask, predicate != 0, 0, 32, site));
+    return static_cast<unsigned>(emu::exchange(emu::Exchange::ballot, mask, predicate != 0, 0, 32, site));
 }
 EMU_UNCHECKED inline int __any_sync(unsigned mask, int predicate, emu::Site site = emu::Site::here()) {
-  return static_cast<int>(emu::exchange(emu::Exchange::any, mask, predicate != 0, 0, 32, site));
+    return static_cast<int>(emu::exchange(emu::Exchange::any, mask, predicate != 0, 0, 32, site));
 }
 EMU_UNCHECKED inline int __all_sync(unsigned mask, int predicate, emu::Site site = emu::Site::here()) {
-  return static_cast<int>(emu::exchange(emu::Exchange::all, mask, predicate != 0, 0, 32, site));
+    return static_cast<int>(emu::exchange(emu::Exchange::all, mask, predicate != 0, 0, 32, site));
 }
 
 // The one function a loop that waits for another block may spin on: it lets the other threads of the set run, and
@@ -132,10 +146,10 @@ EMU_UNCHECKED inline unsigned size() { return emu::cluster_size(); }
 EMU_UNCHECKED inline void arrive(emu::Site site = emu::Site::here()) { emu::cluster_arrive(site); }
 EMU_UNCHECKED inline void wait(emu::Site site = emu::Site::here()) { emu::cluster_wait(site); }
 EMU_UNCHECKED inline float load(const float* address, unsigned rank, emu::Site site = emu::Site::here()) {
-  return emu::load_from_rank(address, rank, site);
+    return emu::load_from_rank(address, rank, site);
 }
 EMU_UNCHECKED inline void store(float* address, unsigned rank, float value, emu::Site site = emu::Site::here()) {
-  emu::store_to_rank(address, rank, value, site);
+    emu::store_to_rank(address, rank, value, site);
 }
 
 }  // namespace cluster
@@ -148,10 +162,10 @@ inline void pdl_trigger() {}
 
 // Shared memory is declared through these two macros alone: blocks of a cluster share one OS thread, so a C++ static
 // would be common to all of them. Under nvcc the same names declare ordinary __shared__ arrays.
-#define WN_SHARED(T, name, n)                                                                              \
-  static const char name##_key = 0;                                                                        \
-  T* const name = static_cast<T*>(emu::static_shared(&name##_key, #name, sizeof(T) * (n),                  \
-                                                     alignof(T) < 16 ? 16 : alignof(T), emu::Site::here()))
+#define WN_SHARED(T, name, n)         \
+    static const char name##_key = 0; \
+    T* const name = static_cast<T*>(  \
+        emu::static_shared(&name##_key, #name, sizeof(T) * (n), alignof(T) < 16 ? 16 : alignof(T), emu::Site::here()))
 #define WN_DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(emu::dynamic_shared())
 
 #include "host_atomics.h"

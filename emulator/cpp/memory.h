@@ -7,11 +7,11 @@
 namespace emu {
 
 struct Allocation {
-  uint64_t address = 0, size = 0;
-  bool live = false;
-  // Checked build: per byte, the segment that wrote or read it last (races.h). Null in the plain build.
-  uint32_t* writers = nullptr;
-  uint32_t* readers = nullptr;
+    uint64_t address = 0, size = 0;
+    bool live = false;
+    // Checked build: per byte, the segment that wrote or read it last (races.h). Null in the plain build.
+    uint32_t* writers = nullptr;
+    uint32_t* readers = nullptr;
 };
 
 namespace memory {

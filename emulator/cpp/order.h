@@ -15,24 +15,24 @@
 namespace emu::order {
 
 class Clock {
- public:
-  uint64_t of(uint32_t stream) const;
-  void raise(uint32_t stream, uint64_t number);
-  void merge(const Clock& other);
+  public:
+    uint64_t of(uint32_t stream) const;
+    void raise(uint32_t stream, uint64_t number);
+    void merge(const Clock& other);
 
- private:
-  std::vector<std::pair<uint32_t, uint64_t>> entries_;
+  private:
+    std::vector<std::pair<uint32_t, uint64_t>> entries_;
 };
 
 // An operation, as others see it.
 struct Mark {
-  std::string name;
-  uint32_t stream = 0;
-  // Whoever knows this many operations of the stream knows this one.
-  uint64_t number = 0;
-  // A node of a graph launch has a clock entry of its own, by which its successors in the graph know it; 0: none.
-  uint32_t branch = 0;
-  Clock clock;
+    std::string name;
+    uint32_t stream = 0;
+    // Whoever knows this many operations of the stream knows this one.
+    uint64_t number = 0;
+    // A node of a graph launch has a clock entry of its own, by which its successors in the graph know it; 0: none.
+    uint32_t branch = 0;
+    Clock clock;
 };
 
 // A number for a stream, or for a node of a graph launch.
@@ -44,6 +44,8 @@ void begins(std::shared_ptr<const Mark> mark, uint32_t first_segment);
 // its segments, `first` to `last`.
 bool known_before(uint32_t segment, uint32_t* first, uint32_t* last);
 const std::string& name_of(uint32_t segment);
+// Everything that ran so far is known to whatever comes: segments below this one are ordered before all later ones.
+void everything_is_known_before(uint32_t segment);
 void forget();
 
 }  // namespace emu::order

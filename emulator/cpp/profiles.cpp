@@ -12,15 +12,16 @@ constexpr Profile profiles[] = {
     {"Emulated GPU sm_75 (as T4)", 13000, 1, 7, 5, 40, 48 * KiB, 64 * KiB, 64 * KiB, 1024, 16, false, true, 4 * MiB, 0},
     {"Emulated GPU sm_80 (as A100)", 13000, 1, 8, 0, 108, 48 * KiB, 163 * KiB, 164 * KiB, 2048, 32, false, true,
      40 * MiB, 0},
-    {"Emulated GPU sm_86 (as A10)", 13000, 1, 8, 6, 72, 48 * KiB, 99 * KiB, 100 * KiB, 1536, 16, false, true, 6 * MiB, 0},
-    {"Emulated GPU sm_90 (as H100)", 13000, 1, 9, 0, 132, 48 * KiB, 227 * KiB, 228 * KiB, 2048, 32, true, true, 50 * MiB,
+    {"Emulated GPU sm_86 (as A10)", 13000, 1, 8, 6, 72, 48 * KiB, 99 * KiB, 100 * KiB, 1536, 16, false, true, 6 * MiB,
      0},
+    {"Emulated GPU sm_90 (as H100)", 13000, 1, 9, 0, 132, 48 * KiB, 227 * KiB, 228 * KiB, 2048, 32, true, true,
+     50 * MiB, 0},
     // Without memory pools cudarc takes its synchronous allocator.
-    {"Emulated GPU sm_86 without memory pools", 13000, 1, 8, 6, 72, 48 * KiB, 99 * KiB, 100 * KiB, 1536, 16, false, false,
-     6 * MiB, 0},
+    {"Emulated GPU sm_86 without memory pools", 13000, 1, 8, 6, 72, 48 * KiB, 99 * KiB, 100 * KiB, 1536, 16, false,
+     false, 6 * MiB, 0},
     // Older than any architecture in the image.
-    {"Emulated GPU sm_61 (as GTX 1080)", 12080, 1, 6, 1, 20, 48 * KiB, 48 * KiB, 96 * KiB, 2048, 32, false, false, 2 * MiB,
-     reports::no_binary_for_gpu},
+    {"Emulated GPU sm_61 (as GTX 1080)", 12080, 1, 6, 1, 20, 48 * KiB, 48 * KiB, 96 * KiB, 2048, 32, false, false,
+     2 * MiB, reports::no_binary_for_gpu},
     {"no device", 13000, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, false, 0, reports::no_device},
     // A driver from before the toolkit that built the image.
     {"Emulated GPU sm_80, old driver", 11040, 1, 8, 0, 108, 48 * KiB, 163 * KiB, 164 * KiB, 2048, 32, false, true,
@@ -35,9 +36,9 @@ int chosen = default_profile;
 const Profile& profile() { return profiles[chosen]; }
 
 bool choose_profile(int index) {
-  if (index < 0 || index >= static_cast<int>(sizeof profiles / sizeof *profiles)) return false;
-  chosen = index;
-  return true;
+    if (index < 0 || index >= static_cast<int>(sizeof profiles / sizeof *profiles)) return false;
+    chosen = index;
+    return true;
 }
 
 }  // namespace emu

@@ -2,10 +2,10 @@
 // shared memory that nobody wrote. In the plain build every function here returns at once.
 //
 // Between blocks. The life of a block is cut into segments at every point where blocks can learn from each other: an
-// atomic, a fence, a spin's yield, a cluster barrier. Each byte of device memory remembers the segment that wrote and the one
-// that read it last. Two accesses of different blocks, one a write, are ordered only if the first one's segment had
-// ended before the second block last reached such a point. That ignores which atomic was used: some races are missed,
-// but correctly synchronized blocks are never accused.
+// atomic, a fence, a spin's yield, a cluster barrier. Each byte of device memory remembers the segment that wrote and
+// the one that read it last. Two accesses of different blocks, one a write, are ordered only if the first one's segment
+// had ended before the second block last reached such a point. That ignores which atomic was used: some races are
+// missed, but correctly synchronized blocks are never accused.
 //
 // Between operations of streams. A segment also tells the operation that it belonged to, and order.h whether that is
 // known to come before the present one.
@@ -33,6 +33,8 @@ void operation_begins(std::shared_ptr<const order::Mark> mark);
 // bytes and nothing orders the two.
 int driver_access(const Allocation& allocation, uint64_t address, size_t bytes, bool write);
 void forget_everything();
+// The host has waited for all streams: what ran before is ordered before all that follows.
+void host_has_waited_for_all();
 
 void launch_begins(const Launch& launch);
 void team_begins(Executor& x);

@@ -4,10 +4,12 @@
 namespace emu {
 
 struct Site {
-  const char* file = nullptr;
-  int line = 0;
+    const char* file = nullptr;
+    int line = 0;
 
-  static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
+    static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+        return {file, line};
+    }
 };
 
 }  // namespace emu

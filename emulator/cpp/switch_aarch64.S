@@ -1,4 +1,4 @@
-// void emu_switch(void** save, void* stack): leaves the running fiber and enters the one whose stack pointer is `stack`.
+// void emu_switch(void** save, void* stack): leaves the running stack and continues on the one whose note is `stack`.
 // The frame is x19 to x30 and d8 to d15, 160 bytes; the entry address of a new fiber stands in x30's place.
     .text
     .globl emu_switch

@@ -94,7 +94,8 @@ impl Default for Settings {
 pub struct KernelInfo {
     /// The name by which `cuModuleGetFunction` finds it.
     pub name: String,
-    /// The source file that defines it, without its folder. `faults.cu` and `smoke.cu` belong to the emulator's own tests.
+    /// The source file that defines it, without its folder. Those of `faults.cu` and `smoke.cu` are the emulator's own,
+    /// for its tests.
     pub file: String,
     /// The most threads of a block, from its launch bounds.
     pub max_threads: u32,

@@ -1,4 +1,5 @@
-//! The checked build names every planted bug, with kernel, block, thread and source line, and accuses no correct kernel.
+//! The checked build names every planted bug, with kernel, block, thread and source line, and accuses no correct
+//! kernel.
 
 mod common;
 

@@ -54,7 +54,7 @@ fn measure_rows(device: &Device, variant: Variant, columns: usize) {
                 .min();
             let micros = best.unwrap() as f64 / 1000.0 / rows as f64;
             println!(
-                "{variant:?} {schedule:?}, {threads} threads: {micros:.1} us of processor time a block, LayerNorm over {columns}"
+                "{variant:?} {schedule:?}, {threads} threads, LayerNorm over {columns}: {micros:.1} us of processor time a block"
             );
         }
     }

@@ -1,1 +1,20 @@
-mod call; mod data; mod device; mod oracle; mod place; mod rows;
+//! The integration tests: every layer on the CPU and on CUDA, which is a GPU where there is one and else the emulator.
+//!
+//! `WARPNORM_REQUIRE_GPU=1` makes the emulator insufficient.
+
+mod bits;
+mod bound;
+mod call;
+mod checked;
+mod data;
+mod device;
+mod errors;
+mod fold;
+mod fusions;
+
+mod oracle;
+mod place;
+mod pointwise;
+mod prepared;
+mod rows;
+mod vectors;

@@ -49,7 +49,11 @@ struct Entry {
 enum Kind {
     Conv2d(Conv2d),
     GlobalAveragePool,
-    Linear { in_features: usize, out_features: usize, bias: bool },
+    Linear {
+        in_features: usize,
+        out_features: usize,
+        bias: bool,
+    },
 }
 
 #[derive(Deserialize)]
@@ -72,19 +76,35 @@ impl Checkpoint {
         let (_, header) = SafeTensors::read_metadata(file)?;
         let metadata = header.metadata().clone().unwrap_or_default();
         let tensors = SafeTensors::deserialize(file)?;
-        let network = Reader { tensors: &tensors, metadata: &metadata }.network()?;
+        let network = Reader {
+            tensors: &tensors,
+            metadata: &metadata,
+        }
+        .network()?;
 
-        let reader = Reader { tensors: &tensors, metadata: &metadata };
+        let reader = Reader {
+            tensors: &tensors,
+            metadata: &metadata,
+        };
         let labels = reader.bytes("heldout.labels", &[None])?;
         let pixels = reader.bytes("heldout.images", &[Some(labels.len()), Some(SIDE), Some(SIDE)])?;
         let (pixels, _) = pixels.as_chunks();
-        let images: Vec<_> = pixels.iter().zip(labels).map(|(&pixels, &label)| Image { pixels, label }).collect();
+        let images: Vec<_> = pixels
+            .iter()
+            .zip(labels)
+            .map(|(&pixels, &label)| Image { pixels, label })
+            .collect();
         let logits = reader.floats("heldout.logits", &[images.len(), network.classes()])?;
         let correct = reader.number("heldout_correct")?;
         if images.is_empty() || network.input_len() != SIDE * SIDE {
             return Err("the file has no held-out images, or its network takes others".into());
         }
-        Ok(Self { network, images, logits, correct })
+        Ok(Self {
+            network,
+            images,
+            logits,
+            correct,
+        })
     }
 }
 
@@ -103,10 +123,16 @@ impl Reader<'_> {
             let block = match kind {
                 Kind::Conv2d(layer) => self.convolution(name, &layer, size, eps, &blocks)?,
                 Kind::GlobalAveragePool => pool(name, channels, size),
-                Kind::Linear { in_features, out_features, bias } => Block {
+                Kind::Linear {
+                    in_features,
+                    out_features,
+                    bias,
+                } => Block {
                     convolution: convolution([in_features, out_features], [1, 1]),
                     weight: self.floats(&format!("{name}.weight"), &[out_features, in_features])?,
-                    bias: bias.then(|| self.floats(&format!("{name}.bias"), &[out_features])).transpose()?,
+                    bias: bias
+                        .then(|| self.floats(&format!("{name}.bias"), &[out_features]))
+                        .transpose()?,
                     batch_norm: None,
                     residual: None,
                     relu: false,
@@ -123,20 +149,53 @@ impl Reader<'_> {
         Ok(Network { blocks })
     }
 
-    fn convolution(&self, name: String, layer: &Conv2d, input: [usize; 2], eps: f64, before: &[Block]) -> Result<Block> {
-        let &Conv2d { in_channels, out_channels, kernel_size, stride, padding, groups, .. } = layer;
+    fn convolution(
+        &self,
+        name: String,
+        layer: &Conv2d,
+        input: [usize; 2],
+        eps: f64,
+        before: &[Block],
+    ) -> Result<Block> {
+        let &Conv2d {
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            groups,
+            ..
+        } = layer;
         if groups == 0 || !in_channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
             return Err(format!("{name}: {groups} groups of {in_channels} and {out_channels} channels").into());
         }
         let kernel = [kernel_size, kernel_size];
         let geometry = convolution([in_channels, out_channels], kernel);
         let block = Block {
-            convolution: DirectConvolution { stride, padding, groups, ..geometry },
-            weight: self
-                .floats(&format!("{name}.weight"), &[out_channels, in_channels / groups, kernel_size, kernel_size])?,
-            bias: layer.bias.then(|| self.floats(&format!("{name}.bias"), &[out_channels])).transpose()?,
-            batch_norm: layer.bn.as_deref().map(|norm| self.batch_norm(norm, out_channels, eps)).transpose()?,
-            residual: layer.residual.as_deref().map(|residual| position(residual, before)).transpose()?,
+            convolution: DirectConvolution {
+                stride,
+                padding,
+                groups,
+                ..geometry
+            },
+            weight: self.floats(
+                &format!("{name}.weight"),
+                &[out_channels, in_channels / groups, kernel_size, kernel_size],
+            )?,
+            bias: layer
+                .bias
+                .then(|| self.floats(&format!("{name}.bias"), &[out_channels]))
+                .transpose()?,
+            batch_norm: layer
+                .bn
+                .as_deref()
+                .map(|norm| self.batch_norm(norm, out_channels, eps))
+                .transpose()?,
+            residual: layer
+                .residual
+                .as_deref()
+                .map(|residual| position(residual, before))
+                .transpose()?,
             relu: layer.relu,
             input,
             name,
@@ -175,7 +234,11 @@ impl Reader<'_> {
     fn elements(&self, name: &str, dtype: Dtype, shape: &[Option<usize>]) -> Result<&[u8]> {
         let tensor = self.tensors.tensor(name).map_err(|error| format!("{name}: {error}"))?;
         let fits = tensor.shape().len() == shape.len()
-            && tensor.shape().iter().zip(shape).all(|(&found, &expected)| expected.is_none_or(|extent| extent == found));
+            && tensor
+                .shape()
+                .iter()
+                .zip(shape)
+                .all(|(&found, &expected)| expected.is_none_or(|extent| extent == found));
         if tensor.dtype() != dtype || !fits {
             return Err(format!(
                 "{name} is {:?} {:?}, expected {dtype:?} {shape:?}",
@@ -188,19 +251,31 @@ impl Reader<'_> {
     }
 
     fn text(&self, key: &str) -> Result<&str> {
-        let text = self.metadata.get(key).ok_or_else(|| format!("the file's metadata has no `{key}`"))?;
+        let text = self
+            .metadata
+            .get(key)
+            .ok_or_else(|| format!("the file's metadata has no `{key}`"))?;
         Ok(text)
     }
 
     fn number<T: std::str::FromStr>(&self, key: &str) -> Result<T> {
         let text = self.text(key)?;
-        text.parse().map_err(|_| format!("`{key}` of the file's metadata is no number: {text}").into())
+        text.parse()
+            .map_err(|_| format!("`{key}` of the file's metadata is no number: {text}").into())
     }
 }
 
 /// A dense convolution of stride 1 without padding.
 const fn convolution([in_channels, out_channels]: [usize; 2], kernel: [usize; 2]) -> DirectConvolution {
-    DirectConvolution { in_channels, out_channels, kernel, stride: 1, padding: 0, groups: 1, activation: Activation::None }
+    DirectConvolution {
+        in_channels,
+        out_channels,
+        kernel,
+        stride: 1,
+        padding: 0,
+        groups: 1,
+        activation: Activation::None,
+    }
 }
 
 /// The mean of each channel: each has its own kernel, as large as the image.
@@ -208,7 +283,10 @@ fn pool(name: String, channels: usize, size: [usize; 2]) -> Block {
     let area = size[0] * size[1];
     Block {
         name,
-        convolution: DirectConvolution { groups: channels, ..convolution([channels, channels], size) },
+        convolution: DirectConvolution {
+            groups: channels,
+            ..convolution([channels, channels], size)
+        },
         weight: vec![1.0 / area as f32; channels * area],
         bias: None,
         batch_norm: None,

@@ -100,18 +100,39 @@ impl Network {
 }
 
 fn fold(block: &Block) -> std::result::Result<(Block, Option<FoldReport>), FoldError> {
-    let Some(norm) = &block.batch_norm else { return Ok((block.clone(), None)) };
+    let Some(norm) = &block.batch_norm else {
+        return Ok((block.clone(), None));
+    };
     let affine = BatchNormParams::new(&norm.running_mean, &norm.running_var, norm.eps)
         .weight(&norm.weight)
         .bias(&norm.bias)
         .affine()?;
     let convolution = &block.convolution;
     let [rows, columns] = convolution.kernel;
-    let shape = [convolution.out_channels, convolution.in_channels / convolution.groups, rows, columns];
-    let mut layer = LinearOp::new(Layer::Conv { groups: convolution.groups }, &block.weight, &shape);
+    let shape = [
+        convolution.out_channels,
+        convolution.in_channels / convolution.groups,
+        rows,
+        columns,
+    ];
+    let mut layer = LinearOp::new(
+        Layer::Conv {
+            groups: convolution.groups,
+        },
+        &block.weight,
+        &shape,
+    );
     if let Some(bias) = &block.bias {
         layer = layer.bias(bias);
     }
     let Folded { weight, bias, report } = layer.fold_after(&affine)?;
-    Ok((Block { weight, bias: Some(bias), batch_norm: None, ..block.clone() }, Some(report)))
+    Ok((
+        Block {
+            weight,
+            bias: Some(bias),
+            batch_norm: None,
+            ..block.clone()
+        },
+        Some(report),
+    ))
 }

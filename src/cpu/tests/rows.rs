@@ -1,7 +1,10 @@
+use std::sync::atomic::Ordering;
+
 use half::{bf16, f16};
 
 use super::{Expected, Numbers, activated, bits, in_pool, input, output, run, ulp};
 use crate::cpu::convert::Convert;
+use crate::cpu::vectors::tests::FOR_ANY_MACHINE;
 use crate::element::{DType, Element};
 use crate::norm::Activation;
 use crate::problem::{Affine, Buffers, Coefficient, Moments, Problem, Rows};
@@ -188,7 +191,7 @@ fn many_small_squares_beside_a_large_one_are_not_lost() {
         let mut tensors = Tensors::<f32>::of(&problem, &mut Numbers(2));
         tensors.x.fill(0.0);
         for (i, x) in tensors.x.iter_mut().enumerate() {
-            *x = if i % 2 == 0 { 14.0 } else { -14.0 };
+            *x = if i % 2 == 0 { 11.0 } else { -11.0 };
         }
         tensors.x[place] = 6e4;
         tensors.check(&problem, "small squares");
@@ -356,6 +359,36 @@ fn bits_depend_on_the_row_alone() {
         check::<f32>(rows, length);
         check::<f16>(rows, length);
         check::<bf16>(rows, length);
+    }
+}
+
+#[test]
+fn wider_vectors_change_no_bit() {
+    fn check<T: Convert>(activation: Activation) {
+        for length in [77, 1000, 5000, 70_000] {
+            let problem = Rows {
+                activation,
+                weight: Some(DType::F32),
+                ..rows::<T>(2, length)
+            };
+            let tensors = Tensors::<T>::of(&problem, &mut Numbers(12));
+            let widest = tensors.forward(&problem);
+            FOR_ANY_MACHINE.store(true, Ordering::Relaxed);
+            let any = tensors.forward(&problem);
+            FOR_ANY_MACHINE.store(false, Ordering::Relaxed);
+            assert_eq!(bits(&any), bits(&widest), "{} {length} {activation:?}", T::DTYPE);
+        }
+    }
+    for activation in [
+        Activation::None,
+        Activation::Relu,
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+    ] {
+        check::<f32>(activation);
+        check::<f16>(activation);
+        check::<bf16>(activation);
     }
 }
 

@@ -1,0 +1,199 @@
+//! A network on a device, for batches of one size: everything is allocated and decided before the first pass.
+
+use warpnorm::{Args, Backend, DType, DirectConvolution, Prepared, Shape, Signature, Sink, Source};
+
+use super::{BatchNorm, Block, Network, Result};
+
+/// A backend that convolves.
+///
+/// `BatchNorm` is not among the methods: by the library it is the same call on every backend, see [`Runner::run`].
+pub trait Device: Backend {
+    /// f32 in the device's memory.
+    type Buffer: Source<Self, f32> + Sink<Self, f32>;
+    /// What convolutions need beside their tensors.
+    type Workspace;
+
+    fn upload(&self, values: &[f32]) -> Result<Self::Buffer>;
+    /// Replaces the contents of a buffer by as many values.
+    fn overwrite(&self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<()>;
+    fn download(&self, buffer: &Self::Buffer) -> Result<Vec<f32>>;
+    fn workspace(&self, network: &Network, batch: usize) -> Result<Self::Workspace>;
+
+    /// `y = relu(convolution(x) + bias + residual)`
+    fn convolve(
+        &self,
+        workspace: &mut Self::Workspace,
+        call: &Convolve<'_, Self::Buffer>,
+        x: &Self::Buffer,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// `y = relu(x + residual)`
+    fn add_relu(
+        &self,
+        workspace: &mut Self::Workspace,
+        x: &Self::Buffer,
+        residual: Option<&Self::Buffer>,
+        relu: bool,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// Waits until everything is computed.
+    fn synchronize(&self) -> Result<()>;
+}
+
+/// A convolution of a batch, and what is done with its results before they go to memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Convolve<'a, T> {
+    pub geometry: DirectConvolution,
+    pub batch: usize,
+    /// Rows and columns of the input.
+    pub size: [usize; 2],
+    pub weight: &'a T,
+    pub bias: Option<&'a T>,
+    pub residual: Option<&'a T>,
+    pub relu: bool,
+}
+
+/// A network on a device.
+pub struct Runner<'d, D: Device> {
+    device: &'d D,
+    batch: usize,
+    stages: Vec<Stage<D>>,
+    /// The images, then every block's output.
+    tensors: Vec<D::Buffer>,
+    workspace: D::Workspace,
+}
+
+/// A block on a device.
+struct Stage<D: Device> {
+    geometry: DirectConvolution,
+    size: [usize; 2],
+    weight: D::Buffer,
+    bias: Option<D::Buffer>,
+    batch_norm: Option<Normalization<D>>,
+    residual: Option<usize>,
+    relu: bool,
+}
+
+/// A `BatchNorm` on a device, and the convolution's output, on which it works in place.
+struct Normalization<D: Device> {
+    call: Prepared<D>,
+    shape: Shape,
+    weight: D::Buffer,
+    bias: D::Buffer,
+    running_mean: D::Buffer,
+    running_var: D::Buffer,
+    convolved: D::Buffer,
+}
+
+impl<'d, D: Device> Runner<'d, D> {
+    pub fn new(device: &'d D, network: &Network, batch: usize) -> Result<Self> {
+        let zeros = |len: usize| device.upload(&vec![0.0; batch * len]);
+        let mut tensors = vec![zeros(network.input_len())?];
+        for block in &network.blocks {
+            tensors.push(zeros(block.output_len())?);
+        }
+        let stage = |block| Stage::new(device, block, batch);
+        let stages = network.blocks.iter().map(stage).collect::<Result<_>>()?;
+        Ok(Self {
+            device,
+            batch,
+            stages,
+            tensors,
+            workspace: device.workspace(network, batch)?,
+        })
+    }
+
+    /// The images of the passes that follow.
+    pub fn set_images(&mut self, images: &[f32]) -> Result<()> {
+        self.device.overwrite(&mut self.tensors[0], images)
+    }
+
+    /// One pass of the network, which a GPU may still be at when this returns.
+    pub fn run(&mut self) -> Result<()> {
+        let Self {
+            device,
+            batch,
+            stages,
+            tensors,
+            workspace,
+        } = self;
+        for (index, stage) in stages.iter_mut().enumerate() {
+            let (inputs, outputs) = tensors.split_at_mut(index + 1);
+            let (x, y) = (&inputs[index], &mut outputs[0]);
+            // Output 0 is the images.
+            let residual = stage.residual.map(|block| &inputs[block + 1]);
+            let mut call = Convolve {
+                geometry: stage.geometry,
+                batch: *batch,
+                size: stage.size,
+                weight: &stage.weight,
+                bias: stage.bias.as_ref(),
+                residual,
+                relu: stage.relu,
+            };
+            let Some(norm) = &mut stage.batch_norm else {
+                device.convolve(workspace, &call, x, y)?;
+                continue;
+            };
+            (call.residual, call.relu) = (None, false);
+            device.convolve(workspace, &call, x, &mut norm.convolved)?;
+            let args = Args::new(*device, norm.shape)
+                .running_mean(&norm.running_mean)
+                .running_var(&norm.running_var)
+                .weight(&norm.weight)
+                .bias(&norm.bias)
+                .output(&mut norm.convolved);
+            norm.call.forward(args)?;
+            device.add_relu(workspace, &norm.convolved, residual, stage.relu, y)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the passes that were begun.
+    pub fn synchronize(&self) -> Result<()> {
+        self.device.synchronize()
+    }
+
+    /// What the last pass computed: `[batch, classes]`.
+    pub fn logits(&self) -> Result<Vec<f32>> {
+        let logits = self.tensors.last().ok_or("a network without blocks")?;
+        self.device.download(logits)
+    }
+}
+
+impl<D: Device> Stage<D> {
+    fn new(device: &D, block: &Block, batch: usize) -> Result<Self> {
+        let normalization = |norm| Normalization::new(device, block, norm, batch);
+        Ok(Self {
+            geometry: block.convolution,
+            size: block.input,
+            weight: device.upload(&block.weight)?,
+            bias: block.bias.as_deref().map(|bias| device.upload(bias)).transpose()?,
+            batch_norm: block.batch_norm.as_ref().map(normalization).transpose()?,
+            residual: block.residual,
+            relu: block.relu,
+        })
+    }
+}
+
+impl<D: Device> Normalization<D> {
+    fn new(device: &D, block: &Block, norm: &BatchNorm, batch: usize) -> Result<Self> {
+        let channels = block.convolution.out_channels;
+        let [height, width] = block.output();
+        let shape = Shape::from([batch, channels, height, width]);
+        let signature = Signature::new(shape, DType::F32).weight(DType::F32).bias(DType::F32);
+        Ok(Self {
+            call: warpnorm::BatchNorm::new(channels)?
+                .eps(norm.eps)?
+                .prepare(device, &signature)?,
+            shape,
+            weight: device.upload(&norm.weight)?,
+            bias: device.upload(&norm.bias)?,
+            running_mean: device.upload(&norm.running_mean)?,
+            running_var: device.upload(&norm.running_var)?,
+            convolved: device.upload(&vec![0.0; batch * block.output_len()])?,
+        })
+    }
+}

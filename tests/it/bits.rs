@@ -1,0 +1,107 @@
+//! Bits: those of a row depend neither on the other rows, nor on its address, nor on threads, nor on the run.
+
+use warpnorm::Cpu;
+use warpnorm::half::{bf16, f16};
+
+use crate::call::{Call, Inputs, Layer, Residual, run};
+use crate::data::bits;
+use crate::device;
+use crate::place::{Place, Real};
+
+/// One or more for each regime of the plan.
+const LENGTHS: [usize; 9] = [3, 100, 255, 300, 700, 1027, 5000, 20_000, 40_001];
+
+const ROWS: usize = 5;
+
+fn row_of<T: Real>(inputs: &Inputs<T>, row: usize, length: usize) -> Inputs<T> {
+    let part = |values: &[T]| values[row * length..][..length].to_vec();
+    Inputs { x: part(&inputs.x), residual: part(&inputs.residual), ..inputs.clone() }
+}
+
+fn rows_agree<P: Place, T: Real>(place: &P) {
+    for layer in [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: true }] {
+        for length in LENGTHS {
+            for residual in [Residual::Absent, Residual::SumWritten] {
+                let batch = Call { residual, ..Call::new(layer, &[ROWS, length]) };
+                let inputs = Inputs::<T>::normal(&batch, 37);
+                let y = |call: &Call, inputs: &Inputs<T>| bits(&run(place, call, inputs).expect("a valid call").y);
+                let reference = y(&batch, &inputs);
+                assert_eq!(y(&batch, &inputs), reference, "{batch:?}: two runs");
+                assert_eq!(y(&Call { in_place: true, ..batch.clone() }, &inputs), reference, "{batch:?}: in place");
+                for (offset, gap) in [(1, 0), (3, 1), (7, 8), (4, 5)] {
+                    let moved = Call { offset, gap, ..batch.clone() };
+                    assert_eq!(y(&moved, &inputs), reference, "{moved:?}: another address");
+                }
+                for row in 0..ROWS {
+                    let alone = Call { offset: row, ..Call { residual, ..Call::new(layer, &[1, length]) } };
+                    let found = y(&alone, &row_of(&inputs, row, length));
+                    assert_eq!(found, reference[row * length..][..length], "{alone:?}: a row alone");
+                }
+            }
+        }
+    }
+}
+
+/// A sample alone, and in a batch.
+fn samples_agree<P: Place, T: Real>(place: &P) {
+    for shape in [[4, 6, 5, 5], [3, 8, 16, 16], [3, 2, 90, 91]] {
+        for layer in [Layer::GroupNorm { groups: 2 }, Layer::InstanceNorm] {
+            let batch = Call::new(layer, &shape);
+            let inputs = Inputs::<T>::normal(&batch, 41);
+            let reference = bits(&run(place, &batch, &inputs).expect("a valid call").y);
+            let sample = batch.elements() / shape[0];
+            for n in 0..shape[0] {
+                let alone = Call { offset: n, ..Call::new(layer, &[1, shape[1], shape[2], shape[3]]) };
+                let found = bits(&run(place, &alone, &row_of(&inputs, n, sample)).expect("a valid call").y);
+                assert_eq!(found, reference[n * sample..][..sample], "{alone:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_agree_on_cuda() {
+    let device = device::cuda();
+    rows_agree::<_, f32>(&device.cuda);
+    rows_agree::<_, f16>(&device.cuda);
+    rows_agree::<_, bf16>(&device.cuda);
+}
+
+#[test]
+fn rows_agree_on_cpu() {
+    rows_agree::<_, f32>(&Cpu);
+    rows_agree::<_, f16>(&Cpu);
+    rows_agree::<_, bf16>(&Cpu);
+}
+
+#[test]
+fn samples_agree_on_cuda() {
+    let device = device::cuda();
+    samples_agree::<_, f32>(&device.cuda);
+    samples_agree::<_, f16>(&device.cuda);
+}
+
+#[test]
+fn samples_agree_on_cpu() {
+    samples_agree::<_, f32>(&Cpu);
+    samples_agree::<_, f16>(&Cpu);
+}
+
+#[test]
+fn one_thread_and_many_on_cpu() {
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+    let pools = [pool(1), pool(2), pool(5)];
+    for (layer, shape) in [
+        (Layer::LayerNorm, vec![1, 1_000_003]),
+        (Layer::LayerNorm, vec![300, 1000]),
+        (Layer::RmsNorm { weight_plus_one: false }, vec![2, 400_001]),
+        (Layer::GroupNorm { groups: 2 }, vec![2, 4, 300, 301]),
+        (Layer::InstanceNormTracked, vec![3, 40, 64, 64]),
+    ] {
+        let call = Call::new(layer, &shape);
+        let inputs = Inputs::<f16>::normal(&call, 43);
+        let mut found = pools.iter().map(|pool| pool.install(|| bits(&run(&Cpu, &call, &inputs).expect("valid").y)));
+        let first = found.next().expect("a pool");
+        found.for_each(|other| assert!(other == first, "{call:?}: bits depend on the number of threads"));
+    }
+}

@@ -1,0 +1,130 @@
+//! Every option with every other: a set of calls in which each pair of choices occurs, over every layer and type.
+
+use std::collections::HashSet;
+
+use warpnorm::half::{bf16, f16};
+use warpnorm::{Activation, Layout};
+
+use crate::call::{Call, Coefficient, Inputs, Layer, Residual, verify_cpu, verify_cuda};
+use crate::device;
+use crate::place::Real;
+
+const LAYERS: [Layer; 9] = [
+    Layer::LayerNorm,
+    Layer::RmsNorm { weight_plus_one: false },
+    Layer::RmsNorm { weight_plus_one: true },
+    Layer::GroupNorm { groups: 3 },
+    Layer::InstanceNorm,
+    Layer::InstanceNormTracked,
+    Layer::BatchNorm { layout: Layout::Nchw, table: false },
+    Layer::BatchNorm { layout: Layout::Nhwc, table: false },
+    Layer::BatchNorm { layout: Layout::Nhwc, table: true },
+];
+const COEFFICIENTS: [Coefficient; 3] = [Coefficient::Absent, Coefficient::Own, Coefficient::F32];
+const RESIDUALS: [Residual; 4] = [Residual::Absent, Residual::Added, Residual::SumWritten, Residual::SumInPlace];
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::GeluTanh];
+const OFFSETS: [usize; 4] = [0, 1, 3, 4];
+const GAPS: [usize; 3] = [0, 1, 8];
+/// A length, and a spatial size, for each regime.
+const SIZES: [(usize, [usize; 2]); 7] =
+    [(37, [1, 1]), (256, [7, 7]), (500, [8, 8]), (1000, [16, 17]), (2050, [32, 32]), (17_001, [95, 94]), (33_000, [128, 128])];
+
+/// How many choices there are of each kind.
+const CHOICES: [usize; 8] = [
+    LAYERS.len(),
+    COEFFICIENTS.len(),
+    COEFFICIENTS.len(),
+    RESIDUALS.len(),
+    ACTIVATIONS.len(),
+    2,
+    OFFSETS.len() * GAPS.len(),
+    SIZES.len(),
+];
+
+/// Rows of choices in which every pair of choices of different kinds occurs: each time the best of some random ones.
+fn pairwise() -> Vec<[usize; CHOICES.len()]> {
+    let pairs_of = |row: &[usize; CHOICES.len()]| {
+        let row = *row;
+        (0..row.len()).flat_map(move |i| (i + 1..row.len()).map(move |j| (i, row[i], j, row[j])))
+    };
+    let mut missing = HashSet::new();
+    for i in 0..CHOICES.len() {
+        for j in i + 1..CHOICES.len() {
+            missing.extend((0..CHOICES[i]).flat_map(|a| (0..CHOICES[j]).map(move |b| (i, a, j, b))));
+        }
+    }
+    let mut state = 1_u64;
+    let mut draw = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut rows = Vec::new();
+    while !missing.is_empty() {
+        let candidates: Vec<_> = (0..40).map(|_| CHOICES.map(&mut draw)).collect();
+        let gain = |row: &[usize; CHOICES.len()]| pairs_of(row).filter(|pair| missing.contains(pair)).count();
+        if let Some(best) = candidates.into_iter().max_by_key(gain).filter(|best| gain(best) > 0) {
+            missing = &missing - &pairs_of(&best).collect();
+            rows.push(best);
+        }
+    }
+    rows
+}
+
+fn calls() -> impl Iterator<Item = Call> {
+    pairwise().into_iter().map(|[layer, weight, bias, residual, activation, in_place, place, size]| {
+        let (length, [height, width]) = SIZES[size];
+        let layer = LAYERS[layer];
+        let shape = match layer {
+            Layer::LayerNorm | Layer::RmsNorm { .. } => vec![2, length],
+            Layer::BatchNorm { layout: Layout::Nhwc, .. } => vec![2, height, width, 6],
+            _ => vec![2, 6, height, width],
+        };
+        let rows = matches!(layer, Layer::LayerNorm | Layer::RmsNorm { .. });
+        let mut weight = COEFFICIENTS[weight];
+        if layer == (Layer::RmsNorm { weight_plus_one: true }) && weight == Coefficient::Absent {
+            weight = Coefficient::Own; // an offset needs something to be an offset of
+        }
+        Call {
+            weight,
+            bias: COEFFICIENTS[bias],
+            residual: RESIDUALS[residual],
+            activation: ACTIVATIONS[activation],
+            in_place: in_place == 1,
+            offset: OFFSETS[place / GAPS.len()],
+            gap: if rows { GAPS[place % GAPS.len()] } else { 0 },
+            ..Call::new(layer, &shape)
+        }
+    })
+}
+
+fn all<T: Real>(verify: &dyn Fn(&Call, &Inputs<T>)) {
+    for (seed, call) in calls().enumerate() {
+        verify(&call, &Inputs::normal(&call, seed as u64));
+    }
+}
+
+#[test]
+fn pairs_of_options_f32_on_cuda() {
+    let device = device::cuda();
+    all::<f32>(&|call, inputs| drop(verify_cuda(&device, call, inputs)));
+}
+
+#[test]
+fn pairs_of_options_f16_on_cuda() {
+    let device = device::cuda();
+    all::<f16>(&|call, inputs| drop(verify_cuda(&device, call, inputs)));
+}
+
+#[test]
+fn pairs_of_options_bf16_on_cuda() {
+    let device = device::cuda();
+    all::<bf16>(&|call, inputs| drop(verify_cuda(&device, call, inputs)));
+}
+
+#[test]
+fn pairs_of_options_on_cpu() {
+    all::<f32>(&|call, inputs| drop(verify_cpu(call, inputs)));
+    all::<f16>(&|call, inputs| drop(verify_cpu(call, inputs)));
+    all::<bf16>(&|call, inputs| drop(verify_cpu(call, inputs)));
+}
