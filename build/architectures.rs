@@ -32,17 +32,8 @@ impl fmt::Display for Architecture {
 }
 
 /// Every family from Turing to Blackwell. The oldest PTX serves the chips between them, the newest what comes after.
-pub const DEFAULT: [Architecture; 9] = [
-    Cubin(75),
-    Cubin(80),
-    Cubin(86),
-    Cubin(89),
-    Cubin(90),
-    Cubin(100),
-    Cubin(120),
-    Ptx(75),
-    Ptx(120),
-];
+pub const DEFAULT: [Architecture; 9] =
+    [Cubin(75), Cubin(80), Cubin(86), Cubin(89), Cubin(90), Cubin(100), Cubin(120), Ptx(75), Ptx(120)];
 
 /// What an architecture without a suffix asks for.
 #[derive(Clone, Copy)]
@@ -98,14 +89,8 @@ fn parse_word(word: &str, bare: Bare) -> Result<Vec<Architecture>, String> {
 fn capability(text: &str) -> Result<u32, String> {
     if text.ends_with(['a', 'f']) {
         let plain = &text[..text.len() - 1];
-        return Err(format!(
-            "{text:?} is code for that chip alone, which no later one runs: ask for {plain:?}"
-        ));
+        return Err(format!("{text:?} is code for that chip alone, which no later one runs: ask for {plain:?}"));
     }
     let digits = text.strip_prefix("sm_").unwrap_or(text).replace('.', "");
-    digits
-        .parse()
-        .ok()
-        .filter(|&number| number >= 50)
-        .ok_or_else(|| format!("{text:?} is not an architecture"))
+    digits.parse().ok().filter(|&number| number >= 50).ok_or_else(|| format!("{text:?} is not an architecture"))
 }

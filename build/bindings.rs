@@ -49,9 +49,7 @@ impl KernelNames {
 
     fn tables(&self) -> String {
         let names = self.0.borrow();
-        let (count, each) = (names.len(), |show: fn(&String) -> String| {
-            names.iter().map(show).collect::<String>()
-        });
+        let (count, each) = (names.len(), |show: fn(&String) -> String| names.iter().map(show).collect::<String>());
         format!(
             "pub const KERNELS: [Kernel; {count}] = [{}];\npub const KERNEL_NAMES: [&::std::ffi::CStr; {count}] = [{}];\n",
             each(|name| format!("Kernel::{name},")),
@@ -85,12 +83,7 @@ fn formatted(source: &str) -> String {
         .stdout(Stdio::piped())
         .spawn()
         .expect("rustfmt: rustup component add rustfmt");
-    rustfmt
-        .stdin
-        .take()
-        .expect("piped")
-        .write_all(source.as_bytes())
-        .expect("rustfmt reads");
+    rustfmt.stdin.take().expect("piped").write_all(source.as_bytes()).expect("rustfmt reads");
     let output = rustfmt.wait_with_output().expect("rustfmt ends");
     assert!(output.status.success(), "rustfmt refused the bindings");
     String::from_utf8(output.stdout).expect("Rust is UTF-8")

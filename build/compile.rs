@@ -24,16 +24,9 @@ pub fn image(toolkit: &Toolkit, architectures: &[Architecture]) -> Vec<u8> {
     let sources = files_of_kernels(&["cu"]);
     let jobs: Vec<Vec<Job>> = sources
         .iter()
-        .map(|source| {
-            architectures
-                .iter()
-                .map(|&architecture| compiler.job(source, architecture))
-                .collect()
-        })
+        .map(|source| architectures.iter().map(|&architecture| compiler.job(source, architecture)).collect())
         .collect();
-    compiler
-        .compile_all(jobs.iter().flatten().collect())
-        .unwrap_or_else(|error| fail(&error));
+    compiler.compile_all(jobs.iter().flatten().collect()).unwrap_or_else(|error| fail(&error));
     image::join(jobs.iter().map(|of_one_file| compiler.fatbin(of_one_file)))
 }
 
@@ -61,18 +54,11 @@ impl<'a> Compiler<'a> {
         let mut hasher = DefaultHasher::new();
         (&toolkit.banner, &flags).hash(&mut hasher);
         // nvcc reads these by itself.
-        ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"]
-            .map(variable)
-            .hash(&mut hasher);
+        ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"].map(variable).hash(&mut hasher);
         for header in files_of_kernels(&["h", "cuh"]) {
             (&header, read(&header)).hash(&mut hasher);
         }
-        Self {
-            toolkit,
-            cache,
-            flags,
-            fingerprint: hasher.finish(),
-        }
+        Self { toolkit, cache, flags, fingerprint: hasher.finish() }
     }
 
     fn job(&self, source: &Path, architecture: Architecture) -> Job {
@@ -80,11 +66,7 @@ impl<'a> Compiler<'a> {
         (self.fingerprint, read(source)).hash(&mut hasher);
         let stem = source.file_stem().expect("a source has a name").to_string_lossy();
         let name = format!("{stem}.{architecture}.{:016x}", hasher.finish());
-        Job {
-            source: source.to_path_buf(),
-            architecture,
-            name,
-        }
+        Job { source: source.to_path_buf(), architecture, name }
     }
 
     /// The largest files first, lest one of them be the last to run, alone.
@@ -102,9 +84,7 @@ impl<'a> Compiler<'a> {
         };
         thread::scope(|scope| {
             let workers: Vec<_> = (0..parallel_jobs()).map(|_| scope.spawn(work)).collect();
-            workers
-                .into_iter()
-                .try_for_each(|worker| worker.join().expect("a worker returns its errors"))
+            workers.into_iter().try_for_each(|worker| worker.join().expect("a worker returns its errors"))
         })
     }
 
@@ -120,10 +100,7 @@ impl<'a> Compiler<'a> {
             Architecture::Ptx(_) => "-ptx",
         };
         let mut nvcc = self.toolkit.nvcc();
-        nvcc.args(&self.flags)
-            .arg(kind)
-            .arg(format!("-arch={}", job.architecture))
-            .arg(&job.source);
+        nvcc.args(&self.flags).arg(kind).arg(format!("-arch={}", job.architecture)).arg(&job.source);
         let warnings = run(nvcc.arg("-o").arg(&unfinished))
             .map_err(|error| format!("{} for {}: {error}", job.source.display(), job.architecture))?;
         for line in warnings.lines().filter(|line| !line.trim().is_empty()) {
@@ -146,10 +123,7 @@ impl<'a> Compiler<'a> {
                 Architecture::Cubin(_) => "elf",
                 Architecture::Ptx(_) => "ptx",
             };
-            fatbinary.arg(format!(
-                "--image3=kind={kind},sm={},file={name}",
-                architecture.capability()
-            ));
+            fatbinary.arg(format!("--image3=kind={kind},sm={},file={name}", architecture.capability()));
         }
         run(&mut fatbinary).unwrap_or_else(|error| fail(&error));
         read(&fatbin)
@@ -157,9 +131,7 @@ impl<'a> Compiler<'a> {
 }
 
 fn flags() -> Vec<String> {
-    let mut flags = ["-std=c++17", "-Wno-deprecated-gpu-targets", "-I", KERNELS]
-        .map(str::to_owned)
-        .to_vec();
+    let mut flags = ["-std=c++17", "-Wno-deprecated-gpu-targets", "-I", KERNELS].map(str::to_owned).to_vec();
     if let Some(host_compiler) = variable("NVCC_CCBIN") {
         flags.extend(["-ccbin".to_owned(), host_compiler]);
     }
@@ -170,15 +142,8 @@ fn flags() -> Vec<String> {
 fn files_of_kernels(extensions: &[&str]) -> Vec<PathBuf> {
     let entries = fs::read_dir(KERNELS).unwrap_or_else(|error| fail(&format!("{KERNELS}: {error}")));
     let mut files: Vec<PathBuf> = entries
-        .map(|entry| {
-            entry
-                .unwrap_or_else(|error| fail(&format!("{KERNELS}: {error}")))
-                .path()
-        })
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|found| extensions.iter().any(|&wanted| found == wanted))
-        })
+        .map(|entry| entry.unwrap_or_else(|error| fail(&format!("{KERNELS}: {error}"))).path())
+        .filter(|path| path.extension().is_some_and(|found| extensions.iter().any(|&wanted| found == wanted)))
         .collect();
     files.sort();
     files
@@ -187,12 +152,6 @@ fn files_of_kernels(extensions: &[&str]) -> Vec<PathBuf> {
 /// Runs a program that ought to be silent; returns what it said all the same.
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    let said = [output.stdout, output.stderr]
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .concat();
-    if output.status.success() {
-        Ok(said)
-    } else {
-        Err(format!("{command:?} failed:\n{said}"))
-    }
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    if output.status.success() { Ok(said) } else { Err(format!("{command:?} failed:\n{said}")) }
 }

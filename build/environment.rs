@@ -19,9 +19,7 @@ pub fn variable(name: &str) -> Option<String> {
 /// The folders of `PATH`.
 pub fn search_path() -> Vec<PathBuf> {
     println!("cargo:rerun-if-env-changed=PATH");
-    env::var_os("PATH")
-        .map(|path| env::split_paths(&path).collect())
-        .unwrap_or_default()
+    env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default()
 }
 
 pub fn out_dir() -> PathBuf {
@@ -31,18 +29,12 @@ pub fn out_dir() -> PathBuf {
 /// Where results may outlive a change of flags: cargo's target directory, known by the tag that cargo puts there.
 pub fn target_dir() -> PathBuf {
     let out = out_dir();
-    out.ancestors()
-        .find(|folder| folder.join("CACHEDIR.TAG").exists())
-        .unwrap_or(&out)
-        .to_path_buf()
+    out.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists()).unwrap_or(&out).to_path_buf()
 }
 
 /// How many compilers may run at once.
 pub fn parallel_jobs() -> usize {
-    env::var("NUM_JOBS")
-        .ok()
-        .and_then(|jobs| jobs.parse().ok())
-        .unwrap_or(1)
+    env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1)
 }
 
 /// Reads a file that the result depends on.

@@ -35,16 +35,9 @@ impl Toolkit {
         let version = release(&banner).ok_or_else(|| format!("{} --version says no release", nvcc.display()))?;
         if version < OLDEST {
             let ((major, minor), (least_major, least_minor)) = (version, OLDEST);
-            return Err(format!(
-                "nvcc {major}.{minor} is older than {least_major}.{least_minor}"
-            ));
+            return Err(format!("nvcc {major}.{minor} is older than {least_major}.{least_minor}"));
         }
-        Ok(Self {
-            fatbinary: fatbinary(&nvcc)?,
-            wrapper: variable("WARPNORM_NVCC_WRAPPER"),
-            nvcc,
-            banner,
-        })
+        Ok(Self { fatbinary: fatbinary(&nvcc)?, wrapper: variable("WARPNORM_NVCC_WRAPPER"), nvcc, banner })
     }
 
     pub fn nvcc(&self) -> Command {
@@ -70,9 +63,7 @@ impl Toolkit {
         };
         if let Some(unknown) = wished.iter().find(|architecture| !has(architecture)) {
             let known = known.join(" ");
-            fail(&format!(
-                "{variable} asks for {unknown}, but this nvcc knows only {known}"
-            ));
+            fail(&format!("{variable} asks for {unknown}, but this nvcc knows only {known}"));
         }
         wished
     }
@@ -90,20 +81,13 @@ impl Toolkit {
 /// The list that a variable asks for, with the variable's name.
 fn wished_architectures() -> Option<(&'static str, Vec<Architecture>)> {
     use architectures::Bare;
-    [
-        ("WARPNORM_CUDA_ARCHS", Bare::Cubin),
-        ("CUDAARCHS", Bare::CubinAndPtx),
-        ("CUDA_COMPUTE_CAP", Bare::CubinAndPtx),
-    ]
-    .into_iter()
-    .find_map(|(name, bare)| {
-        let list = variable(name)?;
-        let parsed = architectures::parse(&list, bare);
-        Some((
-            name,
-            parsed.unwrap_or_else(|error| fail(&format!("{name}={list:?}: {error}"))),
-        ))
-    })
+    [("WARPNORM_CUDA_ARCHS", Bare::Cubin), ("CUDAARCHS", Bare::CubinAndPtx), ("CUDA_COMPUTE_CAP", Bare::CubinAndPtx)]
+        .into_iter()
+        .find_map(|(name, bare)| {
+            let list = variable(name)?;
+            let parsed = architectures::parse(&list, bare);
+            Some((name, parsed.unwrap_or_else(|error| fail(&format!("{name}={list:?}: {error}")))))
+        })
 }
 
 fn nvcc() -> Result<PathBuf, String> {
@@ -112,11 +96,7 @@ fn nvcc() -> Result<PathBuf, String> {
     let path = search_path();
     if let Some(named) = named {
         let is_bare = Path::new(&named).components().count() == 1;
-        let found = if is_bare {
-            first_in(&path, &named)
-        } else {
-            Some(PathBuf::from(&named))
-        };
+        let found = if is_bare { first_in(&path, &named) } else { Some(PathBuf::from(&named)) };
         return found.ok_or_else(|| format!("NVCC names {named}, which is not on PATH"));
     }
     let usual = ["/usr/local/cuda", "/opt/cuda"].map(str::to_owned);
@@ -137,10 +117,7 @@ fn fatbinary(nvcc: &Path) -> Result<PathBuf, String> {
 
 fn first_in(folders: &[PathBuf], program: &str) -> Option<PathBuf> {
     let file = format!("{}{EXE_SUFFIX}", program.trim_end_matches(EXE_SUFFIX));
-    folders
-        .iter()
-        .map(|folder| folder.join(&file))
-        .find(|path| path.is_file())
+    folders.iter().map(|folder| folder.join(&file)).find(|path| path.is_file())
 }
 
 /// The release in the words of `nvcc --version`: "… release 13.0, V13.0.88".

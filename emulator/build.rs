@@ -20,20 +20,11 @@ struct Variant {
 }
 
 const VARIANTS: [Variant; 2] = [
-    Variant {
-        name: "plain",
-        kernel_flags: &["-O2", "-g"],
-        control_flags: &[],
-    },
+    Variant { name: "plain", kernel_flags: &["-O2", "-g"], control_flags: &[] },
     Variant {
         name: "checked",
         // The instrumentation of two sanitizers, linked without either's runtime: hooks.cpp is what it calls.
-        kernel_flags: &[
-            "-O1",
-            "-g",
-            "-fsanitize=thread,alignment",
-            "-fsanitize-undefined-trap-on-error",
-        ],
+        kernel_flags: &["-O1", "-g", "-fsanitize=thread,alignment", "-fsanitize-undefined-trap-on-error"],
         control_flags: &["-DEMU_CHECKED"],
     },
 ];
@@ -74,22 +65,10 @@ struct Build {
 
 impl Build {
     fn new(root: PathBuf, out: PathBuf) -> Self {
-        let tool = cc::Build::new()
-            .cpp(true)
-            .std("c++17")
-            .pic(true)
-            .opt_level(0)
-            .debug(false)
-            .warnings(false)
-            .get_compiler();
+        let tool =
+            cc::Build::new().cpp(true).std("c++17").pic(true).opt_level(0).debug(false).warnings(false).get_compiler();
         let kernels = root.join("../kernels");
-        Self {
-            tool,
-            hash: kernel_hash(&kernels),
-            root,
-            kernels,
-            out,
-        }
+        Self { tool, hash: kernel_hash(&kernels), root, kernels, out }
     }
 
     /// What both libraries share: everything but `control.cpp`.
@@ -109,11 +88,7 @@ impl Build {
             if source.ends_with("driver_modules.cpp") {
                 flags.push(hash.clone());
             }
-            Job {
-                name: stem(&source),
-                source,
-                flags,
-            }
+            Job { name: stem(&source), source, flags }
         };
         sources.into_iter().map(job).collect()
     }
@@ -156,21 +131,10 @@ impl Build {
 
     fn compile(&self, job: &Job) {
         let object = self.object(job);
-        let language = if job.source.extension().is_some_and(|e| e == "S") {
-            "assembler-with-cpp"
-        } else {
-            "c++"
-        };
+        let language = if job.source.extension().is_some_and(|e| e == "S") { "assembler-with-cpp" } else { "c++" };
         let mut command = self.tool.to_command();
         command
-            .args([
-                "-Wall",
-                "-Wextra",
-                "-fvisibility=hidden",
-                "-fno-exceptions",
-                "-fno-rtti",
-                "-ffunction-sections",
-            ])
+            .args(["-Wall", "-Wextra", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-ffunction-sections"])
             // Contraction would differ from processor to processor.
             .arg("-ffp-contract=off")
             .args(&job.flags)
@@ -208,19 +172,10 @@ impl Build {
             .tool
             .to_command()
             // The dynamic linker answers a later dlopen("libcuda.so") by this name. A missing symbol is an error here.
-            .args([
-                "-shared",
-                "-pthread",
-                "-Wl,-soname,libcuda.so",
-                "-Wl,-z,now",
-                "-Wl,-z,defs",
-            ])
+            .args(["-shared", "-pthread", "-Wl,-soname,libcuda.so", "-Wl,-z,now", "-Wl,-z,defs"])
             .args(["-static-libstdc++", "-static-libgcc", "-Wl,--gc-sections"])
             // Without it the static libstdc++ would export hundreds of symbols.
-            .arg(format!(
-                "-Wl,--version-script={}",
-                self.root.join("cpp/exports.map").display()
-            ))
+            .arg(format!("-Wl,--version-script={}", self.root.join("cpp/exports.map").display()))
             .args(objects)
             .arg("-o")
             .arg(directory.join("libcuda.so")));
@@ -232,29 +187,21 @@ fn sources(directory: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.expect("directory entry").path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|e| extensions.iter().any(|&wanted| e == wanted))
-        })
+        .filter(|path| path.extension().is_some_and(|e| extensions.iter().any(|&wanted| e == wanted)))
         .collect();
     files.sort();
     files
 }
 
 fn stem(path: &Path) -> String {
-    path.file_stem()
-        .expect("a source has a name")
-        .to_string_lossy()
-        .into_owned()
+    path.file_stem().expect("a source has a name").to_string_lossy().into_owned()
 }
 
 fn fingerprint(files: &[PathBuf]) -> String {
     use std::hash::{DefaultHasher, Hash as _, Hasher as _};
     let mut hasher = DefaultHasher::new();
     for file in files {
-        fs::read(file)
-            .unwrap_or_else(|error| panic!("{}: {error}", file.display()))
-            .hash(&mut hasher);
+        fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).hash(&mut hasher);
     }
     format!("{:016x}", hasher.finish())
 }

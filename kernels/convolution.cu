@@ -34,7 +34,8 @@ __device__ __forceinline__ void convolution_direct(const WnConvolutionParams& p)
                 for (uint32_t s = 0; s < p.kernel_width; s++) {
                     const uint32_t w = column * p.stride + s - p.padding;
                     if (w >= p.in_width) continue;
-                    total = fmaf(source[static_cast<uint64_t>(h) * p.in_width + w], kernel[r * p.kernel_width + s], total);
+                    const float value = source[static_cast<uint64_t>(h) * p.in_width + w];
+                    total = fmaf(value, kernel[r * p.kernel_width + s], total);
                 }
             }
         }

@@ -95,8 +95,8 @@ struct BlockScratch {
 };
 
 // All threads of a block, at most 32 whole warps. One barrier a reduction: each warp leaves its part in shared memory,
-// and after the barrier every warp combines all the parts itself. Successive reductions alternate between two buffers,
-// so a fast warp can not overwrite what a slow one still reads: between lies the barrier of the reduction in the middle.
+// and after the barrier every warp combines all the parts itself. Successive reductions alternate between two buffers:
+// a warp that is two reductions ahead of another has passed a barrier that the other passed only after its reads.
 struct BlockTeam {
     BlockScratch* scratch;
     uint32_t turn;

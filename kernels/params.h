@@ -1,8 +1,8 @@
 // What the host and the kernels agree on: the structures passed by value, the constants of the regimes, and the list of
 // kernels. nvcc, the emulator's C++ compiler and bindgen read this one file, so the three cannot drift apart.
 //
-// Conventions: every field named after a tensor is its device address, 0 where the tensor is absent; lengths and strides
-// count elements; `rows`, lengths and strides are 64 bits wide because tensors beyond 2^31 elements are ordinary.
+// Conventions: every field named after a tensor is its device address, 0 where the tensor is absent; lengths and
+// strides count elements, and are 64 bits wide because tensors beyond 2^31 elements are ordinary.
 #pragma once
 
 #include <stdint.h>

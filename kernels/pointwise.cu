@@ -3,9 +3,9 @@
 //
 //     y = activation((x + residual - mean[c]) * scale[c] + bias[c]),   scale = weight / sqrt(running_var + eps)
 //
-// The mean is subtracted first: a * x + b with b = bias - mean * a would cancel, and lose as many digits as the mean has
-// above the deviation. The constants are made from the running statistics on the way, or read from a table made once by
-// channel_table. Each byte of x, residual, sum and y moves once, as 16-byte words, in one launch.
+// The mean is subtracted first: a * x + b with b = bias - mean * a would cancel, and lose as many digits as the mean
+// has above the deviation. The constants are made from the running statistics on the way, or read from a table that
+// channel_table made once. Each byte of x, residual, sum and y moves once, as 16-byte words, in one launch.
 //
 //     pointwise_planes          NCHW: a flat walk; a vector lies in one plane, or steps over to the next
 //     pointwise_channels_last   NHWC: a thread's vectors lie whole pixels apart, so its channels, and their constants
@@ -43,11 +43,25 @@ __device__ __noinline__ ChannelConstants constants_of(const WnPointwiseParams& p
     return ChannelConstants{table[0], table[p.channels.divisor], table[2 * p.channels.divisor]};
 }
 
+// The elements that a block visits together, as a stretch of their own: near its ends nothing is read beyond them, so
+// that a block never touches a word of which another block writes a part, in place and off an aligned address.
 template <class T>
-__device__ __forceinline__ Input<T> input_of(const WnPointwiseParams& p) {
-    return Input<T>{stretch_of<const T>(p.x, 0, 0, p.length), stretch_of<const T>(p.residual, 0, 0, p.length),
-                    stretch_of<T>(p.sum, 0, 0, p.length)};
-}
+struct Tile {
+    uint64_t start;
+    uint64_t length;
+
+    __device__ __forceinline__ Tile(const WnPointwiseParams& p, uint64_t start, uint64_t room)
+        : start(start), length(p.length - start < room ? p.length - start : room) {}
+
+    __device__ __forceinline__ Input<T> input(const WnPointwiseParams& p) const {
+        return Input<T>{stretch_of<const T>(p.x, 1, start, length), stretch_of<const T>(p.residual, 1, start, length),
+                        stretch_of<T>(p.sum, 1, start, length)};
+    }
+
+    __device__ __forceinline__ Stretch<T> output(const WnPointwiseParams& p) const {
+        return stretch_of<T>(p.y, 1, start, length);
+    }
+};
 
 __device__ __forceinline__ float apply(float value, const ChannelConstants& constants) {
     return (value - constants.mean) * constants.scale + constants.bias;
@@ -67,29 +81,31 @@ __device__ __forceinline__ float apply_at(const WnPointwiseParams& p, float valu
 template <class T>
 __device__ __forceinline__ void pointwise_planes(const WnPointwiseParams& p) {
     constexpr uint32_t kInFlight = WN_POINTWISE_VECTORS;
-    const Input<T> input = input_of<T>(p);
-    const Stretch<T> y = stretch_of<T>(p.y, 0, 0, p.length);
-    const uint64_t tile = static_cast<uint64_t>(blockDim.x) * kInFlight * kVector<T>;
-    for (uint64_t start = blockIdx.x * tile; start < p.length; start += gridDim.x * tile) {
+    const uint64_t room = static_cast<uint64_t>(blockDim.x) * kInFlight * kVector<T>;
+    for (uint64_t start = blockIdx.x * room; start < p.length; start += gridDim.x * room) {
+        const Tile<T> tile(p, start, room);
+        const Input<T> input = tile.input(p);
+        const Stretch<T> y = tile.output(p);
         float value[kInFlight][kVector<T>];
 #pragma unroll
         for (uint32_t k = 0; k < kInFlight; k++) {
-            const uint64_t first = start + (k * blockDim.x + threadIdx.x) * kVector<T>;
-            if (first < p.length) input.load(first, value[k]);
+            const uint64_t first = (k * blockDim.x + threadIdx.x) * kVector<T>;
+            if (first < tile.length) input.load(first, value[k]);
         }
 #pragma unroll
         for (uint32_t k = 0; k < kInFlight; k++) {
-            const uint64_t first = start + (k * blockDim.x + threadIdx.x) * kVector<T>;
-            if (first >= p.length) continue;
+            const uint64_t first = (k * blockDim.x + threadIdx.x) * kVector<T>;
+            if (first >= tile.length) continue;
             input.write_sum(first, value[k]);
-            const uint64_t plane = divide(first, p.spatial);
+            const uint64_t index = start + first;
+            const uint64_t plane = divide(index, p.spatial);
             const ChannelConstants constants = constants_of_plane<T>(p, plane);
-            if (first + kVector<T> <= (plane + 1) * p.spatial.divisor) {
+            if (index + kVector<T> <= (plane + 1) * p.spatial.divisor) {
 #pragma unroll
                 for (uint32_t e = 0; e < kVector<T>; e++) value[k][e] = apply(value[k][e], constants);
             } else {
 #pragma unroll
-                for (uint32_t e = 0; e < kVector<T>; e++) value[k][e] = apply_at<T>(p, value[k][e], first + e);
+                for (uint32_t e = 0; e < kVector<T>; e++) value[k][e] = apply_at<T>(p, value[k][e], index + e);
             }
             activate(value[k], p.activation);
             store(y.start, y.length, first, value[k]);
@@ -99,10 +115,9 @@ __device__ __forceinline__ void pointwise_planes(const WnPointwiseParams& p) {
 
 template <class T>
 __device__ __forceinline__ void pointwise_channels_last(const WnPointwiseParams& p) {
-    const uint64_t thread = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    const uint64_t block = static_cast<uint64_t>(blockIdx.x) * blockDim.x;
+    const uint64_t thread = block + threadIdx.x;
     if (thread >= p.stride || thread * kVector<T> >= p.length) return;
-    const Input<T> input = input_of<T>(p);
-    const Stretch<T> y = stretch_of<T>(p.y, 0, 0, p.length);
     const uint64_t position = thread * kVector<T>;
     uint64_t channel = position - divide(position, p.channels) * p.channels.divisor;
     ChannelConstants constants[kVector<T>];
@@ -111,7 +126,13 @@ __device__ __forceinline__ void pointwise_channels_last(const WnPointwiseParams&
         constants[e] = constants_of<T>(p, channel);
         channel = channel + 1 == p.channels.divisor ? 0 : channel + 1;
     }
-    for (uint64_t first = position; first < p.length; first += p.stride * kVector<T>) {
+    // The last block of a stride may be cut short by the next round's first.
+    const uint64_t threads = p.stride - block < blockDim.x ? p.stride - block : blockDim.x;
+    const uint64_t first = threadIdx.x * kVector<T>;
+    for (uint64_t start = block * kVector<T>; start + first < p.length; start += p.stride * kVector<T>) {
+        const Tile<T> tile(p, start, threads * kVector<T>);
+        const Input<T> input = tile.input(p);
+        const Stretch<T> y = tile.output(p);
         float value[kVector<T>];
         input.load(first, value);
         input.write_sum(first, value);

@@ -13,10 +13,10 @@
 //
 // The plan chooses by length alone, so a row's bits depend neither on the other rows nor on its address.
 //
-// Held rows take three sweeps over registers: m = fl(x0 + mean(s - x0)), where the first element x0 only serves to make
-// the differences small; then c = mean(s - m) and Q = sum((s - m)^2) together, var = Q / n - c^2; then
-// y = ((s - m) - c) * rstd * weight + bias. The pair (m, c) is the mean to twice the precision of f32, so a constant row
-// gives exactly the bias, and a mean of 1e4 beside a deviation of 1 costs nothing.
+// Held rows take three sweeps over registers: m = fl(x0 + mean(s - x0)), where the first element x0 only serves to
+// make the differences small; then c = mean(s - m) and Q = sum((s - m)^2) together, var = Q / n - c^2; then
+// y = ((s - m) - c) * rstd * weight + bias. The pair (m, c) is the mean to twice the precision of f32, so a constant
+// row gives exactly the bias, and a mean of 1e4 beside a deviation of 1 costs nothing.
 #include "moments.cuh"
 #include "stages.cuh"
 
@@ -40,7 +40,12 @@ struct RowEpilogue {
     float rstd;
 
     __device__ __forceinline__ RowEpilogue(const WnRowsParams& params, uint64_t row, float high, float low, float rstd)
-        : p(params), y(stretch_of<T>(p.y, row, p.y_stride, p.length)), first_channel(0), high(high), low(low), rstd(rstd) {
+        : p(params),
+          y(stretch_of<T>(p.y, row, p.y_stride, p.length)),
+          first_channel(0),
+          high(high),
+          low(low),
+          rstd(rstd) {
         if (p.affine == WN_AFFINE_PER_CHANNEL) {
             const uint64_t group = row - divide(row, p.groups) * p.groups.divisor;
             first_channel = group * p.channels_per_group;

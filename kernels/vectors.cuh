@@ -1,10 +1,10 @@
 // 16-byte access to a stretch of elements at any address.
 //
 // A vector is the `kVector<T>` consecutive elements that fill 16 bytes. Vector v is always the elements
-// [v * kVector, (v + 1) * kVector) counted from the start of the stretch, never from an aligned address: which lane owns
-// which element, and so the order of every sum, does not depend on where the tensor lies. A stretch that starts off
-// a 16-byte boundary is read as the two aligned words that cover a vector, shifted into place; the vectors at its ends,
-// where those words would reach over the stretch, are read element by element.
+// [v * kVector, (v + 1) * kVector) counted from the start of the stretch, never from an aligned address: which lane
+// owns which element, and so the order of every sum, does not depend on where the tensor lies. A stretch that starts
+// off a 16-byte boundary is read as the two aligned words that cover a vector, shifted into place; the vectors at its
+// ends, where those words would reach over the stretch, are read element by element.
 #pragma once
 
 #include "device.cuh"

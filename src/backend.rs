@@ -48,7 +48,10 @@ pub struct Prepared<B: Backend> {
 
 impl<B: Backend> std::fmt::Debug for Prepared<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Prepared").field("layer", &self.layer).field("signature", &self.signature).finish_non_exhaustive()
+        f.debug_struct("Prepared")
+            .field("layer", &self.layer)
+            .field("signature", &self.signature)
+            .finish_non_exhaustive()
     }
 }
 

@@ -207,7 +207,7 @@ impl Regions {
             return Err(Error::Length { argument, found: operand.len, expected });
         }
         let size = operand.dtype.size();
-        if expected > 0 && operand.address % size as u64 != 0 {
+        if expected > 0 && !operand.address.is_multiple_of(size as u64) {
             return Err(Error::Misaligned { argument, address: operand.address, size });
         }
         self.add(Region { argument, address: operand.address, extent, size }, written);

@@ -154,12 +154,7 @@ mod tests {
             ];
             for (value, expected) in cases {
                 assert_eq!(to_bits(T::from_f64(value)), expected, "{} of {value:e}", T::DTYPE);
-                assert_eq!(
-                    to_bits(T::from_f64(-value)),
-                    expected | 0x8000,
-                    "{} of -{value:e}",
-                    T::DTYPE
-                );
+                assert_eq!(to_bits(T::from_f64(-value)), expected | 0x8000, "{} of -{value:e}", T::DTYPE);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! warpnorm
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs, missing_copy_implementations, missing_debug_implementations)]
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

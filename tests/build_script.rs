@@ -36,10 +36,7 @@ fn ptx_is_asked_for_by_name() {
 #[test]
 fn a_list_for_cmake_means_what_it_means_there() {
     let parsed = |list| parse(list, Bare::CubinAndPtx).unwrap();
-    assert_eq!(
-        parsed("75-real;80;90-virtual"),
-        [Cubin(75), Cubin(80), Ptx(80), Ptx(90)]
-    );
+    assert_eq!(parsed("75-real;80;90-virtual"), [Cubin(75), Cubin(80), Ptx(80), Ptx(90)]);
     assert_eq!(parsed("all-major"), DEFAULT);
 }
 
@@ -61,12 +58,7 @@ fn what_is_no_architecture_is_refused() {
 #[test]
 fn no_default_is_code_for_one_chip_alone() {
     let names = DEFAULT.map(|architecture| architecture.to_string());
-    assert!(
-        names
-            .iter()
-            .all(|name| name.ends_with(|last: char| last.is_ascii_digit())),
-        "{names:?}"
-    );
+    assert!(names.iter().all(|name| name.ends_with(|last: char| last.is_ascii_digit())), "{names:?}");
 }
 
 /// A fatbin with entries of (kind, capability), each with `code` bytes of code.
@@ -104,14 +96,7 @@ fn what_is_no_image_is_refused() {
     let whole = fatbin(&[(2, 90)], 24);
     let mut backwards = whole.clone();
     backwards[20..32].fill(0xFF);
-    for image in [
-        &whole[..whole.len() - 1],
-        &whole[1..],
-        &whole[..20],
-        b"WARPNORM-NO-KERNELS 0\0",
-        b"",
-        &backwards,
-    ] {
+    for image in [&whole[..whole.len() - 1], &whole[1..], &whole[..20], b"WARPNORM-NO-KERNELS 0\0", b"", &backwards] {
         assert_eq!(image::architectures(image), None);
     }
 }

@@ -171,8 +171,8 @@ Ticket ticket_of(const std::shared_ptr<Stream>& stream);
 // The host waits, by the will of its program: runs up to the ticket, and remembers what is known from now on.
 void host_waits_for(const Ticket& ticket);
 void host_waits_for_all();
-// Runs operations, for the emulator's own reasons, until the ticket is passed. One that fails sets the sticky error, and
-// later ones do nothing.
+// Runs operations, for the emulator's own reasons, until the ticket is passed. One that fails sets the sticky error,
+// and later ones do nothing.
 void run_until(const Ticket& ticket);
 void run_all();
 void drop_all();

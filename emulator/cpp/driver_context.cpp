@@ -259,5 +259,15 @@ CU cuCtxGetStreamPriorityRange(int* least, int* greatest) {
     return success;
 }
 
+// There is no profiler to start.
+CU cuProfilerStart() {
+    const Call call(__func__);
+    return success;
+}
+CU cuProfilerStop() {
+    const Call call(__func__);
+    return success;
+}
+
 // Linked, not called, by applications that link the driver directly.
 CU cuCtxDestroy_v2(void*) { return not_supported; }

@@ -116,6 +116,14 @@ CU cuModuleGetFunction(void** function, void* handle, const char* name) {
     return addf(not_found, "no kernel is named %s", name);
 }
 
+// Kernels here have no global variables.
+CU cuModuleGetGlobal_v2(DeviceAddress*, size_t*, void* handle, const char* name) {
+    const Call call(__func__);
+    if (!objects().modules.find(handle)) return invalid_handle;
+    return addf(not_found, "no global variable is named %s", name);
+}
+CU_ALIAS(cuModuleGetGlobal, cuModuleGetGlobal_v2);
+
 CU cuFuncGetName(const char** name, void* handle) {
     const Call call(__func__);
     const Function* const function = find_function(handle);

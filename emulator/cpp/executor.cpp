@@ -260,6 +260,7 @@ void Executor::prepare_block(const Launch& launch, Block& block, uint64_t number
         fiber.wait = Wait::nothing;
         fiber.site = {};
         fiber.arrived = fiber.passed = 0;
+        fiber.wide_exchanges = 0;
         fiber.pc = nullptr;
         fiber.stack = stacks_ + size_t{fiber.number} * stack_bytes;
         fiber.stack_pointer = fresh_stack(fiber.stack);
@@ -304,7 +305,6 @@ bool Executor::run(const Launch& launch, uint64_t team) {
     in_fibers = 0;
     if (!fault.result && live) report_deadlock();
     if (!fault.result) check_stacks();
-    races::team_ends(*this);
     this->launch = nullptr;
     return fault.result == 0;
 }

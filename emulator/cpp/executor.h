@@ -47,6 +47,7 @@ struct alignas(64) Fiber {
     uint3 index;
     // How many cluster barriers this thread has arrived at, and how many it has passed.
     uint32_t arrived, passed;
+    uint32_t wide_exchanges;
     const void* pc;  // of the last checked access, for the watchdog
     char* stack;
 };
@@ -78,6 +79,9 @@ struct Warp {
     Fiber* first;
     const Fiber* first_waiting;
     uint64_t values[32], results[32];
+    // A lane can be this many exchanges ahead of one that has yet to read what it was handed.
+    static constexpr unsigned slots_per_lane = 4;
+    char slots[32][slots_per_lane][wide_exchange_bytes];
 };
 
 struct Block {

@@ -1,7 +1,8 @@
 // CUDA's atomics. Blocks run on several OS threads, so these are real ones.
 //
-// They are left out of the compiler's instrumentation, which would want a tsan runtime, and announce themselves instead:
-// before_atomic checks the address, and takes the operation for a point where blocks publish to and learn from others.
+// They are left out of the compiler's instrumentation, which would want a tsan runtime, and announce themselves
+// instead: before_atomic checks the address, and takes the operation for a point where blocks publish to and learn from
+// others.
 #pragma once
 
 #include <cstdint>

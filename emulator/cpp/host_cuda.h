@@ -81,13 +81,26 @@ void* dynamic_shared();
 // The block's copy of a static shared array. `key` is unique to its declaration (and template instantiation).
 void* static_shared(const void* key, const char* name, size_t bytes, size_t alignment, Site site);
 
+// Room for a value that the running lane hands over, undisturbed for its next few exchanges.
+constexpr size_t wide_exchange_bytes = 32;
+void* wide_exchange_slot();
+
+// CUDA's lanes exchange 4 or 8 bytes. Here they may hand over a small struct in one go, which a host branch of
+// device.cuh can use to do with fewer exchanges.
 template <class T>
 EMU_UNCHECKED inline T exchange_as(Exchange kind, uint32_t mask, T value, int argument, int width, Site site) {
-    static_assert(std::is_trivially_copyable_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "lanes exchange 4 or 8 bytes");
-    uint64_t bits = 0;
-    std::memcpy(&bits, &value, sizeof(T));
-    bits = exchange(kind, mask, bits, argument, width, site);
-    std::memcpy(&value, &bits, sizeof(T));
+    static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= wide_exchange_bytes);
+    if constexpr (sizeof(T) <= sizeof(uint64_t)) {
+        uint64_t bits = 0;
+        std::memcpy(&bits, &value, sizeof(T));
+        bits = exchange(kind, mask, bits, argument, width, site);
+        std::memcpy(&value, &bits, sizeof(T));
+    } else {
+        void* const mine = wide_exchange_slot();
+        std::memcpy(mine, &value, sizeof(T));
+        const uint64_t theirs = exchange(kind, mask, reinterpret_cast<uint64_t>(mine), argument, width, site);
+        std::memcpy(&value, reinterpret_cast<const void*>(theirs), sizeof(T));
+    }
     return value;
 }
 

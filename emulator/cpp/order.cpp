@@ -66,7 +66,8 @@ bool known_before(uint32_t segment, uint32_t* first, uint32_t* last) {
     *last = start + 1 == starts().end() ? UINT32_MAX : (start + 1)->first_segment - 1;
     const Mark& earlier = *start->mark;
     const Clock& known = starts().back().mark->clock;
-    return known.of(earlier.stream) >= earlier.number || (earlier.branch && known.of(earlier.branch) > 0);
+    return start + 1 == starts().end() || known.of(earlier.stream) >= earlier.number ||
+           (earlier.branch && known.of(earlier.branch) > 0);
 }
 
 const std::string& name_of(uint32_t segment) { return owner(segment)->mark->name; }

@@ -119,7 +119,7 @@ class Pool {
 int run_grid(const Launch& launch) {
     static Pool* const pool = new Pool;
     install_fault_handlers();
-    races::launch_begins(launch);
+    races::launch_begins();
     return pool->run(launch);
 }
 

@@ -64,16 +64,14 @@ bool ordered(uint32_t segment, const Block& block) {
     if (segment < first_segment) {
         fail(reports::launch_failed, place, {},
              "missing join: %u-byte %s at offset %llu of an allocation of %llu bytes, which operation %s has %s in "
-             "another stream, "
-             "and nothing orders the two",
+             "another stream, and nothing orders the two",
              bytes, write ? "write" : "read", static_cast<unsigned long long>(offset),
              static_cast<unsigned long long>(a.size), order::name_of(segment).c_str(),
              earlier_write ? "written" : "read");
     }
     fail(reports::launch_failed, place, {},
          "global memory race between blocks: %u-byte %s at offset %llu of an allocation of %llu bytes, which block "
-         "number "
-         "%llu of the same launch %s",
+         "number %llu of the same launch %s",
          bytes, write ? "write" : "read", static_cast<unsigned long long>(offset),
          static_cast<unsigned long long>(a.size),
          static_cast<unsigned long long>(segment_table[segment - first_segment].block),
@@ -167,7 +165,7 @@ int driver_access(const Allocation& a, uint64_t address, size_t bytes, bool writ
     return reports::success;
 }
 
-void launch_begins(const Launch&) {
+void launch_begins() {
     if (!checked_build) return;
     if (!segment_table) {
         void* const pages = mmap(nullptr, segments_per_launch * sizeof(Segment), PROT_READ | PROT_WRITE,
@@ -211,8 +209,6 @@ void team_begins(Executor& x) {
     }
 }
 
-void team_ends(Executor&) {}
-
 void checked_access(const void* pointer, unsigned bytes, bool write, Place place) {
     if (!checked_build || !current) return;
     Executor& x = *executor;
@@ -220,7 +216,7 @@ void checked_access(const void* pointer, unsigned bytes, bool write, Place place
     const auto address = reinterpret_cast<uint64_t>(pointer);
     if (memory::contains(address)) {
         global_access(address, bytes, write, place);
-    } else if (address - reinterpret_cast<uint64_t>(x.windows) < x.blocks.size() * Executor::window_stride) {
+    } else if (in_shared_memory(x, address)) {
         shared_access(x, address, bytes, write, place);
     } else if (!x.on_a_stack(address) && !(pointer >= &__ehdr_start && pointer < &_end)) {
         fail(reports::illegal_address, place, {}, "%u-byte %s of %#llx, which is neither device nor shared memory",
@@ -236,12 +232,12 @@ void before_atomic(const void* address, unsigned bytes, Site site) {
     if (!checked_build) return;
     const InCall in_call(current, site);
     // Only the bounds matter: atomics on one address do not race with each other.
-    if (memory::contains(reinterpret_cast<uint64_t>(address))) {
-        if (!memory::find_range(reinterpret_cast<uint64_t>(address), bytes)) {
-            fail(reports::illegal_address, site, {}, "atomic on %u bytes outside of every live allocation", bytes);
-        }
-    } else if (executor->on_a_stack(reinterpret_cast<uint64_t>(address))) {
-        fail(reports::illegal_address, site, {}, "atomic on a local variable");
+    const auto at = reinterpret_cast<uint64_t>(address);
+    if (races::in_shared_memory(*executor, at)) {
+        races::shared_atomic(*executor, at, bytes, site);
+    } else if (!memory::find_range(at, bytes)) {
+        fail(reports::illegal_address, site, {},
+             "atomic on %u bytes outside of shared memory and every live allocation", bytes);
     }
     races::block_synchronized(*current->block);
 }

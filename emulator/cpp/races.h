@@ -36,9 +36,8 @@ void forget_everything();
 // The host has waited for all streams: what ran before is ordered before all that follows.
 void host_has_waited_for_all();
 
-void launch_begins(const Launch& launch);
+void launch_begins();
 void team_begins(Executor& x);
-void team_ends(Executor& x);
 // A cluster barrier has completed.
 void team_synchronized(Executor& x);
 // One block has passed an atomic or a spin's yield.
@@ -50,6 +49,8 @@ void checked_access(const void* address, unsigned bytes, bool write, Place place
 void shared_array_appears(Executor& x, const Block& block, size_t offset, size_t bytes);
 SharedCell* map_cells(size_t windows);
 void unmap_cells(SharedCell* cells, size_t windows);
+bool in_shared_memory(const Executor& x, uint64_t address);
+void shared_atomic(Executor& x, uint64_t address, unsigned bytes, Place place);
 // Called by checked_access.
 void shared_access(Executor& x, uint64_t address, unsigned bytes, bool write, Place place);
 

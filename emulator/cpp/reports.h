@@ -54,8 +54,8 @@ std::string text();
 std::string latest(int result);
 void clear();
 
-// "rows.cu:123" of a place in a kernel. `pc` is an address in this library; its inlined frames are named from the inside
-// out, without the emulator's own. Runs addr2line, so not for signal handlers or fibers.
+// "rows.cu:123" of a place in a kernel. `pc` is an address in this library; its inlined frames are named from the
+// inside out, without the emulator's own. Runs addr2line, so not for signal handlers or fibers.
 std::string place(Site site);
 std::string place(const void* pc);
 

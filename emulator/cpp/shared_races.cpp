@@ -76,6 +76,22 @@ const SharedArray* array_at(const Executor& x, uint64_t offset) {
          earlier_write ? "write" : "read", other.index.x, other.index.y, other.index.z, earlier_pc ? " at" : "");
 }
 
+// The shadow of what lies at an address, which must be inside one array; and the offset in its block's window.
+SharedCell* find_cells(const Executor& x, uint64_t address, unsigned bytes, const char* verb, Place place,
+                       uint64_t* offset) {
+    const uint64_t in_team = address - reinterpret_cast<uint64_t>(x.windows);
+    const uint64_t rank = in_team / Executor::window_stride;
+    *offset = in_team % Executor::window_stride;
+    const SharedArray* const array = array_at(x, *offset);
+    if (!array || *offset + bytes > array->offset + array->size) {
+        fail(reports::illegal_address, place, {},
+             "shared memory out of bounds: %u-byte %s at offset %llu of %s, which has %u bytes", bytes, verb,
+             static_cast<unsigned long long>(array ? *offset - array->offset : *offset),
+             array ? array->name : "nothing", array ? array->size : 0);
+    }
+    return x.shared_cells + rank * Executor::window_bytes + *offset;
+}
+
 // Does not return if the access of `current` is wrong.
 void check(const Executor& x, const SharedArray& array, const SharedCell& cell, uint64_t offset, unsigned bytes,
            bool write, Place place) {
@@ -133,19 +149,25 @@ void shared_array_appears(Executor& x, const Block& block, size_t offset, size_t
     for (size_t i = 0; i < bytes; i++) cells[i] = SharedCell();
 }
 
-void shared_access(Executor& x, uint64_t address, unsigned bytes, bool write, Place place) {
-    const uint64_t in_team = address - reinterpret_cast<uint64_t>(x.windows);
-    const uint64_t rank = in_team / Executor::window_stride, offset = in_team % Executor::window_stride;
-    const SharedArray* const array = array_at(x, offset);
-    if (!array || offset + bytes > array->offset + array->size) {
-        fail(reports::illegal_address, place, {},
-             "shared memory out of bounds: %u-byte %s at offset %llu of %s, which has %u bytes", bytes,
-             write ? "write" : "read", static_cast<unsigned long long>(array ? offset - array->offset : offset),
-             array ? array->name : "nothing", array ? array->size : 0);
+bool in_shared_memory(const Executor& x, uint64_t address) {
+    return address - reinterpret_cast<uint64_t>(x.windows) < x.blocks.size() * Executor::window_stride;
+}
+
+void shared_atomic(Executor& x, uint64_t address, unsigned bytes, Place place) {
+    uint64_t offset;
+    SharedCell* const cells = find_cells(x, address, bytes, "atomic", place, &offset);
+    // Whatever an atomic leaves counts as written; what it does to others' accesses is not looked at.
+    for (unsigned i = 0; i < bytes; i++) {
+        if (!cells[i].writer) cells[i].writer = Stamp(*current);
     }
+}
+
+void shared_access(Executor& x, uint64_t address, unsigned bytes, bool write, Place place) {
+    uint64_t offset;
+    SharedCell* const cells = find_cells(x, address, bytes, write ? "write" : "read", place, &offset);
+    const SharedArray* const array = array_at(x, offset);
     const Stamp mine(*current);
     const uint32_t pc = compress(place.pc);
-    SharedCell* const cells = x.shared_cells + rank * Executor::window_bytes + offset;
     SharedCell before, after;
     for (unsigned i = 0; i < bytes; i++) {
         // The bytes of an element mostly have one past, and then one future.

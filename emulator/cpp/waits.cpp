@@ -162,6 +162,11 @@ uint64_t exchange(Exchange kind, uint32_t mask, uint64_t value, int argument, in
     return result;
 }
 
+void* wide_exchange_slot() {
+    Fiber* const me = current;
+    return me->warp->slots[me->lane][me->wide_exchanges++ % Warp::slots_per_lane];
+}
+
 void spin_yield(Site site) {
     Executor& x = *executor;
     Fiber* const me = current;

@@ -127,6 +127,12 @@ WN_KERNEL(smoke_exchanges, 256, const __grid_constant__ RowsParams p) {
     y[5 * 256] = __ballot_sync(~0u, lane % 3 == 0);
     y[6 * 256] = __any_sync(~0u, lane == 31) * 2 + __all_sync(~0u, lane != 31);
     y[7 * 256] = static_cast<unsigned>(__shfl_xor_sync(~0u, wide, 1) >> 32);
+    // A struct in one exchange, three times: a lane must not find its neighbour's next value.
+    struct Wide {
+        unsigned first, second, third;
+    } value{lane, 2 * lane, 3 * lane};
+    for (int mask = 1; mask < 8; mask *= 2) value = __shfl_xor_sync(~0u, value, mask);
+    y[9 * 256] = value.first + value.second + value.third;
     // Half a warp may exchange by itself.
     if (lane < 16) y[8 * 256] = __shfl_xor_sync(0xffffu, lane, 15);
     __syncwarp();
@@ -140,6 +146,16 @@ WN_KERNEL(smoke_conversions, 256, const __grid_constant__ RowsParams p) {
         const float half = wn::to_float(wn::f16{x[i]}), brain = wn::to_float(wn::bf16{x[i]});
         y[i] = uint32_t{wn::to_f16(half).bits} << 16 | wn::to_bf16(brain).bits;
     }
+}
+
+// A counter in shared memory that atomics alone write.
+WN_KERNEL(smoke_shared_counter, 256, const __grid_constant__ RowsParams p) {
+    WN_SHARED(unsigned, counter, 1);
+    if (threadIdx.x == 0) atomicExch(counter, 5u);
+    __syncthreads();
+    atomicAdd(counter, 2u);
+    __syncthreads();
+    reinterpret_cast<unsigned*>(p.output)[threadIdx.x] = counter[0];
 }
 
 // Several parameters, of which one is a pointer, and atomics on each element.

@@ -111,9 +111,7 @@ pub struct Emulator {
 
 impl std::fmt::Debug for Emulator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Emulator")
-            .field("variant", &self.variant)
-            .finish_non_exhaustive()
+        f.debug_struct("Emulator").field("variant", &self.variant).finish_non_exhaustive()
     }
 }
 
@@ -272,12 +270,7 @@ impl Emulator {
                 let file = words.next().expect("a file").to_owned();
                 let mut numbers = words.map(|word| word.parse::<usize>().expect("a number"));
                 let max_threads = u32::try_from(numbers.next().expect("launch bounds")).expect("a small number");
-                KernelInfo {
-                    name,
-                    file,
-                    max_threads,
-                    parameter_sizes: numbers.collect(),
-                }
+                KernelInfo { name, file, max_threads, parameter_sizes: numbers.collect() }
             })
             .collect()
     }
@@ -294,10 +287,7 @@ fn text(function: Text) -> String {
         // SAFETY: the function writes at most as many bytes as it is told, the last one NUL.
         let length = unsafe { function(buffer.as_mut_ptr().cast(), buffer.len()) };
         if length < buffer.len() {
-            return CStr::from_bytes_until_nul(&buffer)
-                .expect("a NUL")
-                .to_string_lossy()
-                .into_owned();
+            return CStr::from_bytes_until_nul(&buffer).expect("a NUL").to_string_lossy().into_owned();
         }
         buffer.resize(length + 1024, 0);
     }

@@ -7,65 +7,25 @@ use cudarc::driver::{CudaContext, result, sys};
 use emulator::{Profile, Settings, Variant};
 
 fn load(device: &Device, image: &str) -> Result<(), u32> {
-    device
-        .context
-        .load_module(cudarc::nvrtc::Ptx::from_binary(image.into()))
-        .map(|_| ())
-        .map_err(code)
+    device.context.load_module(cudarc::nvrtc::Ptx::from_binary(image.into())).map(|_| ()).map_err(code)
 }
 
 #[test]
 fn launches_that_are_refused() {
     let device = Device::open(Variant::Plain);
     let y = device.stream.alloc_zeros::<f32>(256).unwrap();
-    let params = Params {
-        input: address(&y),
-        output: address(&y),
-        count: 256,
-        eps: 0.0,
-    };
+    let params = Params { input: address(&y), output: address(&y), count: 256, eps: 0.0 };
     let try_launch = |launch| device.launch("smoke_layer_norm", launch, params).err();
     let base = Launch::default();
     assert_eq!(try_launch(Launch { threads: 2048, ..base }), Some(1));
     assert_eq!(try_launch(Launch { threads: 512, ..base }), Some(701));
     assert_eq!(try_launch(Launch { blocks: 0, ..base }), Some(1));
-    assert_eq!(
-        try_launch(Launch {
-            shared: 48 * 1024 + 1,
-            ..base
-        }),
-        Some(1)
-    );
-    assert_eq!(
-        try_launch(Launch {
-            cluster: 2,
-            blocks: 3,
-            ..base
-        }),
-        Some(912)
-    );
-    assert_eq!(
-        try_launch(Launch {
-            cluster: 16,
-            blocks: 16,
-            ..base
-        }),
-        Some(912)
-    );
-    assert_eq!(
-        try_launch(Launch {
-            cooperative: true,
-            blocks: 132 * 8 + 1,
-            ..base
-        }),
-        Some(720)
-    );
+    assert_eq!(try_launch(Launch { shared: 48 * 1024 + 1, ..base }), Some(1));
+    assert_eq!(try_launch(Launch { cluster: 2, blocks: 3, ..base }), Some(912));
+    assert_eq!(try_launch(Launch { cluster: 16, blocks: 16, ..base }), Some(912));
+    assert_eq!(try_launch(Launch { cooperative: true, blocks: 132 * 8 + 1, ..base }), Some(720));
     let report = device.emulator.take_report();
-    for words in [
-        "exceeds the kernel's launch bounds",
-        "more dynamic shared memory",
-        "not a multiple of the cluster",
-    ] {
+    for words in ["exceeds the kernel's launch bounds", "more dynamic shared memory", "not a multiple of the cluster"] {
         assert!(report.contains(words), "{words:?} is not in: {report}");
     }
     // A refusal is not a fault: the stream goes on.
@@ -81,16 +41,8 @@ fn dynamic_shared_memory_beyond_48_kib_must_be_asked_for() {
     kernel.set_attribute(attribute, 200 * 1024).unwrap();
     let x = device.stream.clone_htod(&data(256)).unwrap();
     let y = device.stream.alloc_zeros::<f32>(256).unwrap();
-    let params = Params {
-        input: address(&x),
-        output: address(&y),
-        count: 256,
-        eps: 1e-5,
-    };
-    let launch = Launch {
-        shared: 200 * 1024,
-        ..Default::default()
-    };
+    let params = Params { input: address(&x), output: address(&y), count: 256, eps: 1e-5 };
+    let launch = Launch { shared: 200 * 1024, ..Default::default() };
     common::launch_on(&device.stream, &kernel, launch, params).unwrap();
     device.stream.synchronize().unwrap();
     assert_eq!(device.emulator.take_report().lines().count(), 1);
@@ -109,10 +61,7 @@ fn memory_mistakes() {
         assert!(result::free_sync(address).is_err());
     }
     let report = device.emulator.take_report();
-    assert!(
-        report.contains("not the start of an allocation") && report.contains("freed before"),
-        "{report}"
-    );
+    assert!(report.contains("not the start of an allocation") && report.contains("freed before"), "{report}");
     assert_eq!(device.emulator.live_allocations(), before);
 }
 
@@ -123,13 +72,7 @@ fn a_leak_is_reported_when_the_context_goes() {
     let emulator = device.emulator;
     // SAFETY: leaked on purpose.
     unsafe { result::malloc_sync(1000) }.unwrap();
-    let Device {
-        context,
-        module,
-        stream,
-        turn,
-        ..
-    } = device;
+    let Device { context, module, stream, turn, .. } = device;
     drop((module, stream, context));
     let report = emulator.take_report();
     assert!(report.contains("leak: 1 device allocations of 1000 bytes"), "{report}");
@@ -146,12 +89,7 @@ fn images() {
     let own = &common::IMAGE[20..36];
     assert!(report.contains("0123456789abcdef") && report.contains(own), "{report}");
     assert_eq!(load(&device, "// some PTX\0"), Err(200));
-    assert!(
-        device
-            .emulator
-            .take_report()
-            .contains("neither a fatbin nor the marker")
-    );
+    assert!(device.emulator.take_report().contains("neither a fatbin nor the marker"));
 }
 
 #[test]
@@ -187,10 +125,7 @@ fn parameter_sizes() {
     assert_eq!(sizes("smoke_atomics"), [(0, 8), (8, 4), (16, 8)]);
     let kernels = device.emulator.kernels();
     let known = kernels.iter().find(|kernel| kernel.name == "smoke_atomics").unwrap();
-    assert_eq!(
-        (known.max_threads, known.parameter_sizes.as_slice()),
-        (256, [8, 4, 8].as_slice())
-    );
+    assert_eq!((known.max_threads, known.parameter_sizes.as_slice()), (256, [8, 4, 8].as_slice()));
 }
 
 #[test]
@@ -211,10 +146,7 @@ fn calls_are_counted() {
     let device = Device::open(Variant::Plain);
     let count = || {
         let calls = device.emulator.calls();
-        calls
-            .iter()
-            .find(|(name, _)| name == "cuLaunchKernelEx")
-            .map_or(0, |(_, count)| *count)
+        calls.iter().find(|(name, _)| name == "cuLaunchKernelEx").map_or(0, |(_, count)| *count)
     };
     let before = count();
     device.layer_norm(&data(256), 256);
@@ -224,12 +156,7 @@ fn calls_are_counted() {
 #[test]
 fn profiles() {
     let device = Device::open(Variant::Plain);
-    let become_a = |profile| {
-        device.emulator.configure(&Settings {
-            profile,
-            ..Default::default()
-        })
-    };
+    let become_a = |profile| device.emulator.configure(&Settings { profile, ..Default::default() });
     let attribute = |which| device.context.attribute(which).unwrap();
     use sys::CUdevice_attribute as A;
     for (profile, capability, multiprocessors, shared, clusters) in [
@@ -241,24 +168,11 @@ fn profiles() {
         become_a(profile);
         assert_eq!(device.context.compute_capability().unwrap(), capability);
         assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT), multiprocessors);
-        assert_eq!(
-            attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN),
-            shared
-        );
+        assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN), shared);
         assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH), clusters);
         let y = device.stream.alloc_zeros::<f32>(512).unwrap();
-        let params = Params {
-            input: address(&y),
-            output: address(&y),
-            count: 256,
-            eps: 1.0,
-        };
-        let launch = Launch {
-            blocks: 2,
-            cluster: 2,
-            shared: 33 * 4,
-            ..Default::default()
-        };
+        let params = Params { input: address(&y), output: address(&y), count: 256, eps: 1.0 };
+        let launch = Launch { blocks: 2, cluster: 2, shared: 33 * 4, ..Default::default() };
         let answer = device.launch("smoke_cluster_layer_norm", launch, params).err();
         assert_eq!(answer, if clusters == 1 { None } else { Some(912) });
     }

@@ -12,10 +12,7 @@ const LAUNCH_FAILED: u32 = 719;
 #[track_caller]
 fn expect(kernel: &str, error: u32, words: &str, tags: &[&str]) {
     let device = Device::open(Variant::Plain);
-    device.emulator.configure(&Settings {
-        watchdog_seconds: 0.2,
-        ..Default::default()
-    });
+    device.emulator.configure(&Settings { watchdog_seconds: 0.2, ..Default::default() });
     let result = device.run(kernel, Launch::default(), &data(512), 512);
     let report = device.emulator.take_report();
     println!("{report}");
@@ -24,11 +21,7 @@ fn expect(kernel: &str, error: u32, words: &str, tags: &[&str]) {
         assert!(report.contains(part), "{part:?} is not in: {report}");
     }
     for tag in tags {
-        assert!(
-            report.contains(&planted(tag)),
-            "{tag}, {}, is not in: {report}",
-            planted(tag)
-        );
+        assert!(report.contains(&planted(tag)), "{tag}, {}, is not in: {report}", planted(tag));
     }
     device.emulator.reset();
 }
@@ -41,12 +34,7 @@ fn divergent_barrier() {
 
 #[test]
 fn early_return() {
-    expect(
-        "fault_early_return",
-        LAUNCH_FAILED,
-        "224 of 256 threads",
-        &["early-return"],
-    );
+    expect("fault_early_return", LAUNCH_FAILED, "224 of 256 threads", &["early-return"]);
 }
 
 #[test]
@@ -56,22 +44,12 @@ fn lane_returned() {
 
 #[test]
 fn lane_not_in_mask() {
-    expect(
-        "fault_lane_not_in_mask",
-        LAUNCH_FAILED,
-        "does not name it",
-        &["lane-not-in-mask"],
-    );
+    expect("fault_lane_not_in_mask", LAUNCH_FAILED, "does not name it", &["lane-not-in-mask"]);
 }
 
 #[test]
 fn global_end_at_a_guard_page() {
-    expect(
-        "fault_global_end",
-        ILLEGAL_ADDRESS,
-        "at offset 2048 of an allocation of 2048 bytes",
-        &["global-end"],
-    );
+    expect("fault_global_end", ILLEGAL_ADDRESS, "at offset 2048 of an allocation of 2048 bytes", &["global-end"]);
 }
 
 #[test]
@@ -90,19 +68,11 @@ fn endless_loops() {
 fn damaged_canary() {
     let device = Device::open(Variant::Plain);
     let y = device.stream.alloc_zeros::<f32>(500).unwrap();
-    let params = Params {
-        input: 0,
-        output: address(&y),
-        count: 500,
-        eps: 0.0,
-    };
+    let params = Params { input: 0, output: address(&y), count: 500, eps: 0.0 };
     device.launch("fault_global_write", Launch::default(), params).unwrap();
     assert_eq!(device.stream.synchronize().map_err(code), Err(ILLEGAL_ADDRESS));
     let report = device.emulator.take_report();
-    assert!(
-        report.contains("the bytes after an allocation of 2000 bytes were overwritten"),
-        "{report}"
-    );
+    assert!(report.contains("the bytes after an allocation of 2000 bytes were overwritten"), "{report}");
     device.emulator.reset();
 }
 
@@ -111,29 +81,19 @@ fn use_after_free() {
     let device = Device::open(Variant::Plain);
     let y = device.stream.alloc_zeros::<f32>(256).unwrap();
     let x = device.stream.clone_htod(&data(256)).unwrap();
-    let params = Params {
-        input: address(&x),
-        output: address(&y),
-        count: 256,
-        eps: 0.0,
-    };
+    let params = Params { input: address(&x), output: address(&y), count: 256, eps: 0.0 };
     drop(x);
     device.launch("fault_host_pointer", Launch::default(), params).unwrap();
     assert_eq!(device.stream.clone_dtoh(&y).map_err(code), Err(ILLEGAL_ADDRESS));
     let report = device.emulator.take_report();
-    assert!(
-        report.contains("use after free") && report.contains(&planted("host-pointer")),
-        "{report}"
-    );
+    assert!(report.contains("use after free") && report.contains(&planted("host-pointer")), "{report}");
     device.emulator.reset();
 }
 
 #[test]
 fn unwritten_shared_memory_is_nan() {
     let device = Device::open(Variant::Plain);
-    let y = device
-        .run("fault_unwritten_shared", Launch::default(), &data(256), 256)
-        .unwrap();
+    let y = device.run("fault_unwritten_shared", Launch::default(), &data(256), 256).unwrap();
     for (i, value) in y.iter().enumerate() {
         assert_eq!(value.is_nan(), i % 40 >= 32, "element {i}");
     }
@@ -151,17 +111,7 @@ fn fresh_device_memory_is_nan() {
 fn wrong_index_gives_wrong_results() {
     let device = Device::open(Variant::Plain);
     let x = data(512);
-    let y = device
-        .run(
-            "fault_wrong_index",
-            Launch {
-                blocks: 2,
-                ..Default::default()
-            },
-            &x,
-            512,
-        )
-        .unwrap();
+    let y = device.run("fault_wrong_index", Launch { blocks: 2, ..Default::default() }, &x, 512).unwrap();
     assert_ne!(y, x);
 }
 
@@ -171,22 +121,8 @@ fn seeds_that_expose(kernel: &str, schedule: Schedule) -> usize {
     let x: Vec<f32> = (0..256).map(|i| (i % 17) as f32).collect();
     let total: f32 = x.iter().map(|v| v + v * v).sum();
     let exposed = |seed: &u64| {
-        device.emulator.configure(&Settings {
-            seed: *seed,
-            schedule,
-            ..Default::default()
-        });
-        let y = device
-            .run(
-                kernel,
-                Launch {
-                    shared: 32,
-                    ..Default::default()
-                },
-                &x,
-                256,
-            )
-            .unwrap();
+        device.emulator.configure(&Settings { seed: *seed, schedule, ..Default::default() });
+        let y = device.run(kernel, Launch { shared: 32, ..Default::default() }, &x, 256).unwrap();
         y[224..].iter().any(|&sum| (sum - total).abs() > 0.5)
     };
     (0..100).filter(exposed).count()
@@ -210,16 +146,9 @@ fn running_ahead_exposes_missing_barriers() {
 #[test]
 fn faults_are_sticky() {
     let device = Device::open(Variant::Plain);
-    assert!(
-        device
-            .run("fault_far_away", Launch::default(), &data(256), 256)
-            .is_err()
-    );
+    assert!(device.run("fault_far_away", Launch::default(), &data(256), 256).is_err());
     assert_eq!(device.stream.synchronize().map_err(code), Err(ILLEGAL_ADDRESS));
-    assert_eq!(
-        device.stream.alloc_zeros::<f32>(1).map_err(code).err(),
-        Some(ILLEGAL_ADDRESS)
-    );
+    assert_eq!(device.stream.alloc_zeros::<f32>(1).map_err(code).err(), Some(ILLEGAL_ADDRESS));
     device.emulator.reset();
     device.stream.synchronize().unwrap();
 }
@@ -229,20 +158,10 @@ fn faults_are_sticky() {
 fn errors_say_what_happened() {
     let device = Device::open(Variant::Plain);
     let y = device.stream.alloc_zeros::<f32>(256).unwrap();
-    let params = Params {
-        input: 0,
-        output: address(&y),
-        count: 0,
-        eps: 0.0,
-    };
-    device
-        .launch("fault_divergent_barrier", Launch::default(), params)
-        .unwrap();
+    let params = Params { input: 0, output: address(&y), count: 0, eps: 0.0 };
+    device.launch("fault_divergent_barrier", Launch::default(), params).unwrap();
     let error = device.stream.synchronize().unwrap_err();
-    assert!(
-        format!("{error:?}").contains(&planted("divergent-barrier")),
-        "{error:?}"
-    );
+    assert!(format!("{error:?}").contains(&planted("divergent-barrier")), "{error:?}");
     device.emulator.reset();
 }
 
@@ -254,10 +173,7 @@ fn a_stack_overflow_in_rust_is_rusts() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        !output.status.success() && text.contains("has overflowed its stack"),
-        "{text}"
-    );
+    assert!(!output.status.success() && text.contains("has overflowed its stack"), "{text}");
 }
 
 #[test]
@@ -265,11 +181,7 @@ fn a_stack_overflow_in_rust_is_rusts() {
 fn overflow_the_stack() {
     fn recurse(depth: u64) -> u64 {
         let room = std::hint::black_box([depth; 512]);
-        if depth == u64::MAX {
-            0
-        } else {
-            recurse(depth + 1) + room[3]
-        }
+        if depth == u64::MAX { 0 } else { recurse(depth + 1) + room[3] }
     }
     let device = Device::open(Variant::Plain);
     // Installs the emulator's handlers.

@@ -41,20 +41,12 @@ fn capture_and_replay() {
     launch_layer_norm(&stream, &kernel, &input, &middle, COLUMNS);
     stream.memcpy_dtod(&middle, &mut output).unwrap();
     let graph = end(&stream).unwrap().unwrap();
-    assert_eq!(
-        stream.clone_dtoh(&output).unwrap(),
-        [0.0; COUNT],
-        "a capture runs nothing"
-    );
+    assert_eq!(stream.clone_dtoh(&output).unwrap(), [0.0; COUNT], "a capture runs nothing");
 
     graph.upload().unwrap();
     for _ in 0..2 {
         graph.launch().unwrap();
-        assert_close(
-            &stream.clone_dtoh(&output).unwrap(),
-            &layer_norm(&x, COLUMNS, 1e-5),
-            1e-5,
-        );
+        assert_close(&stream.clone_dtoh(&output).unwrap(), &layer_norm(&x, COLUMNS, 1e-5), 1e-5);
         x.iter_mut().for_each(|v| *v = *v * *v + 0.1);
         stream.memcpy_htod(&x, &mut input).unwrap();
     }
@@ -63,20 +55,14 @@ fn capture_and_replay() {
 #[test]
 fn fork_and_join() {
     let device = open();
-    let (main, side) = (
-        device.context.new_stream().unwrap(),
-        device.context.new_stream().unwrap(),
-    );
+    let (main, side) = (device.context.new_stream().unwrap(), device.context.new_stream().unwrap());
     let kernel = device.kernel("smoke_layer_norm");
     let x = data(COUNT);
     let want = layer_norm(&x, COLUMNS, 1e-5);
     let input = main.clone_htod(&x).unwrap();
     main.synchronize().unwrap();
     for seed in 0..10 {
-        device.emulator.configure(&Settings {
-            seed,
-            ..Default::default()
-        });
+        device.emulator.configure(&Settings { seed, ..Default::default() });
         let a = main.alloc_zeros::<f32>(COUNT).unwrap();
         let b = main.alloc_zeros::<f32>(COUNT).unwrap();
         let mut c = main.alloc_zeros::<f32>(COUNT).unwrap();
@@ -97,10 +83,7 @@ fn fork_and_join() {
 #[test]
 fn mistakes() {
     let device = open();
-    let (main, side) = (
-        device.context.new_stream().unwrap(),
-        device.context.new_stream().unwrap(),
-    );
+    let (main, side) = (device.context.new_stream().unwrap(), device.context.new_stream().unwrap());
     let kernel = device.kernel("smoke_layer_norm");
     let x = main.clone_htod(&data(COUNT)).unwrap();
     let y = main.alloc_zeros::<f32>(COUNT).unwrap();
@@ -126,10 +109,7 @@ fn mistakes() {
     // Allocating at once while a stream captures.
     main.begin_capture(MODE).unwrap();
     // SAFETY: refused.
-    assert_eq!(
-        unsafe { cudarc::driver::result::malloc_sync(16) }.map_err(code),
-        Err(900)
-    );
+    assert_eq!(unsafe { cudarc::driver::result::malloc_sync(16) }.map_err(code), Err(900));
     assert_eq!(end(&main).err(), Some(901));
 
     // A captured event outside of its capture.

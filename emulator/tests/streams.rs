@@ -14,10 +14,7 @@ const COLUMNS: usize = 512;
 fn two_streams(device: &Device) -> (Arc<CudaStream>, Arc<CudaStream>) {
     // SAFETY: the tests order what they do themselves, or mean not to.
     unsafe { device.context.disable_event_tracking() };
-    (
-        device.context.new_stream().unwrap(),
-        device.context.new_stream().unwrap(),
-    )
+    (device.context.new_stream().unwrap(), device.context.new_stream().unwrap())
 }
 
 /// In how many of 50 seeds one stream reads what another writes before it was written.
@@ -28,10 +25,7 @@ fn wrong_results(join: bool) -> usize {
     let x = data(4 * COLUMNS);
     let want = layer_norm(&x, COLUMNS, 1e-5);
     let wrong = |seed: &u64| {
-        device.emulator.configure(&Settings {
-            seed: *seed,
-            ..Default::default()
-        });
+        device.emulator.configure(&Settings { seed: *seed, ..Default::default() });
         let input = first.clone_htod(&x).unwrap();
         let output = first.alloc_zeros::<f32>(x.len()).unwrap();
         first.synchronize().unwrap();
@@ -92,9 +86,7 @@ struct PinnedFloats {
 impl PinnedFloats {
     fn new(length: usize) -> Self {
         // SAFETY: freed in drop.
-        let address = unsafe { cudarc::driver::result::malloc_host(length * 4, 0) }
-            .unwrap()
-            .cast();
+        let address = unsafe { cudarc::driver::result::malloc_host(length * 4, 0) }.unwrap().cast();
         Self { address, length }
     }
 
@@ -121,17 +113,11 @@ fn the_null_stream_joins_blocking_streams() {
     let null = &device.stream;
     let mut handle = std::ptr::null_mut();
     // SAFETY: destroyed below.
-    assert_eq!(
-        unsafe { sys::cuStreamCreate(&mut handle, 0) },
-        sys::CUresult::CUDA_SUCCESS
-    );
+    assert_eq!(unsafe { sys::cuStreamCreate(&mut handle, 0) }, sys::CUresult::CUDA_SUCCESS);
     // SAFETY: the stream is live, and the wrapper does not own it.
     let blocking = unsafe { device.context.wrap_borrowed_stream(handle) };
     for seed in 0..20 {
-        device.emulator.configure(&Settings {
-            seed,
-            ..Default::default()
-        });
+        device.emulator.configure(&Settings { seed, ..Default::default() });
         let input = null.clone_htod(&x).unwrap();
         let output = null.alloc_zeros::<f32>(x.len()).unwrap();
         launch_layer_norm(&blocking, &kernel, &input, &output, COLUMNS);

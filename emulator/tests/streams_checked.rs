@@ -13,10 +13,7 @@ const COLUMNS: usize = 512;
 fn two_streams(device: &Device) -> (Arc<CudaStream>, Arc<CudaStream>) {
     // SAFETY: the tests order what they do themselves, or mean not to.
     unsafe { device.context.disable_event_tracking() };
-    (
-        device.context.new_stream().unwrap(),
-        device.context.new_stream().unwrap(),
-    )
+    (device.context.new_stream().unwrap(), device.context.new_stream().unwrap())
 }
 
 /// One stream normalizes into `output`, and another normalizes that in turn: the error of the latter's result.
@@ -30,11 +27,7 @@ fn chain(device: &Device, join: impl Fn(&CudaStream, &Arc<CudaStream>)) -> Resul
     launch_layer_norm(&first, &kernel, &input, &middle, COLUMNS);
     join(&second, &first);
     launch_layer_norm(&second, &kernel, &middle, &output, COLUMNS);
-    let result = second
-        .clone_dtoh(&output)
-        .map(|_| ())
-        .map_err(code)
-        .and(first.synchronize().map_err(code));
+    let result = second.clone_dtoh(&output).map(|_| ()).map_err(code).and(first.synchronize().map_err(code));
     // Before the buffers go: their release in the first stream must not be another race.
     first.join(&second).ok();
     result
@@ -44,16 +37,10 @@ fn chain(device: &Device, join: impl Fn(&CudaStream, &Arc<CudaStream>)) -> Resul
 fn a_missing_join_is_reported_under_every_seed() {
     for seed in 0..10 {
         let device = Device::open(Variant::Checked);
-        device.emulator.configure(&Settings {
-            seed,
-            ..Default::default()
-        });
+        device.emulator.configure(&Settings { seed, ..Default::default() });
         assert_eq!(chain(&device, |_, _| {}), Err(719), "seed {seed}");
         let report = device.emulator.take_report();
-        assert!(
-            report.contains("missing join") && report.contains("kernel smoke_layer_norm, block ("),
-            "{report}"
-        );
+        assert!(report.contains("missing join") && report.contains("kernel smoke_layer_norm, block ("), "{report}");
         device.emulator.reset();
     }
 }
@@ -62,17 +49,11 @@ fn a_missing_join_is_reported_under_every_seed() {
 fn joins_are_understood() {
     for seed in 0..5 {
         let device = Device::open(Variant::Checked);
-        device.emulator.configure(&Settings {
-            seed,
-            ..Default::default()
-        });
+        device.emulator.configure(&Settings { seed, ..Default::default() });
         chain(&device, |second, first| second.join(first).unwrap()).unwrap();
         chain(&device, |_, first| first.synchronize().unwrap()).unwrap();
         chain(&device, |_, first| first.context().synchronize().unwrap()).unwrap();
-        chain(&device, |_, first| {
-            first.record_event(None).unwrap().synchronize().unwrap()
-        })
-        .unwrap();
+        chain(&device, |_, first| first.record_event(None).unwrap().synchronize().unwrap()).unwrap();
         assert_eq!(device.emulator.report(), "", "seed {seed}");
     }
 }
@@ -103,9 +84,7 @@ fn branches_of_a_graph_are_not_ordered() {
         let a = first.alloc_zeros::<f32>(2 * COLUMNS).unwrap();
         let b = first.alloc_zeros::<f32>(2 * COLUMNS).unwrap();
         first.synchronize().unwrap();
-        first
-            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-            .unwrap();
+        first.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
         second.join(&first).unwrap();
         launch_layer_norm(&first, &kernel, &x, &a, COLUMNS);
         launch_layer_norm(&second, &kernel, &x, if share { &a } else { &b }, COLUMNS);

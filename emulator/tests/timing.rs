@@ -1,4 +1,5 @@
-//! What a block costs. `cargo test -p emulator --release --test timing -- --ignored --nocapture` prints it.
+//! What a block costs, in processor time. Printed by
+//! `cargo test -p emulator --test timing -- --ignored --nocapture --exact plain`, or `checked`.
 
 mod common;
 
@@ -28,22 +29,9 @@ fn measure_rows(device: &Device, variant: Variant, columns: usize) {
     let y = device.stream.alloc_zeros::<f32>(rows * columns).unwrap();
     for schedule in [Schedule::LockStep, Schedule::RunAhead] {
         for threads in [1, 2] {
-            device.emulator.configure(&Settings {
-                schedule,
-                threads,
-                ..Default::default()
-            });
-            let launch = Launch {
-                blocks: rows as u32,
-                shared: 33 * 4,
-                ..Default::default()
-            };
-            let params = Params {
-                input: address(&x),
-                output: address(&y),
-                count: columns as u32,
-                eps: 1e-5,
-            };
+            device.emulator.configure(&Settings { schedule, threads, ..Default::default() });
+            let launch = Launch { blocks: rows as u32, shared: 33 * 4, ..Default::default() };
+            let params = Params { input: address(&x), output: address(&y), count: columns as u32, eps: 1e-5 };
             let best = (0..5)
                 .map(|_| {
                     device.launch("smoke_layer_norm", launch, params).unwrap();
@@ -53,9 +41,7 @@ fn measure_rows(device: &Device, variant: Variant, columns: usize) {
                 })
                 .min();
             let micros = best.unwrap() as f64 / 1000.0 / rows as f64;
-            println!(
-                "{variant:?} {schedule:?}, {threads} threads, LayerNorm over {columns}: {micros:.1} us of processor time a block"
-            );
+            println!("{variant:?} {schedule:?}, {threads} threads, LayerNorm over {columns}: {micros:.1} us a block");
         }
     }
 }

@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use measure::{Outcome, compare, latency};
+use measure::{compare, latency};
 use network::Result;
 use network::checkpoint::Checkpoint;
 use network::runner::Device;
@@ -49,11 +49,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has had enough, as in `… | head`.
-        Err(error)
-            if error
-                .downcast_ref()
-                .is_some_and(|io: &io::Error| io.kind() == io::ErrorKind::BrokenPipe) =>
-        {
+        Err(error) if error.downcast_ref().is_some_and(|io: &io::Error| io.kind() == io::ErrorKind::BrokenPipe) => {
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -115,18 +111,10 @@ fn demonstrate<D: Device>(device: &D, name: &str, arguments: &Arguments) -> Resu
         let latency = latency(device, &checkpoint, &folded, batch)?;
         return report::json(&mut out, name, &checkpoint, &outcome, &latency);
     }
-    writeln!(
-        out,
-        "A residual network for handwritten digits, before and after folding"
-    )?;
+    writeln!(out, "A residual network for handwritten digits, before and after folding")?;
     writeln!(out, "\ndevice   {name}\n")?;
     report::layers(&mut out, &checkpoint.network, &folded, &reports)?;
     report::outcome(&mut out, &checkpoint, &outcome)?;
-    report::latencies(
-        &mut out,
-        batches
-            .into_iter()
-            .map(|batch| latency(device, &checkpoint, &folded, batch)),
-    )?;
+    report::latencies(&mut out, batches.into_iter().map(|batch| latency(device, &checkpoint, &folded, batch)))?;
     report::digits(&mut out, &checkpoint.images, &outcome)
 }

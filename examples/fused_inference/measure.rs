@@ -10,7 +10,10 @@ use crate::network::{Network, Result};
 pub struct Outcome {
     pub unfused: Vec<usize>,
     pub fused: Vec<usize>,
+    /// The largest difference of a logit between the two networks, and of each from what PyTorch computed in f64.
     pub max_logit_diff: f32,
+    pub unfused_from_pytorch: f32,
+    pub fused_from_pytorch: f32,
 }
 
 /// Of a pass over a batch that already is on the device, until its logits are there; in milliseconds.
@@ -21,7 +24,7 @@ pub struct Latency {
 }
 
 /// What a batch's measurement may take, beside the pass that is under way.
-const BUDGET: Duration = Duration::from_millis(500);
+const BUDGET: Duration = Duration::from_millis(1000);
 const WARM_UP: usize = 5;
 const LEAST_ROUNDS: usize = 11;
 const MOST_ROUNDS: usize = 2001;
@@ -29,21 +32,13 @@ const MOST_ROUNDS: usize = 2001;
 impl Outcome {
     /// How many images the predictions change between the two networks.
     pub fn changed(&self) -> usize {
-        self.unfused
-            .iter()
-            .zip(&self.fused)
-            .filter(|(unfused, fused)| unfused != fused)
-            .count()
+        self.unfused.iter().zip(&self.fused).filter(|(unfused, fused)| unfused != fused).count()
     }
 }
 
 /// How many predictions are right.
 pub fn right(predictions: &[usize], images: &[Image]) -> usize {
-    predictions
-        .iter()
-        .zip(images)
-        .filter(|(prediction, image)| **prediction == usize::from(image.label))
-        .count()
+    predictions.iter().zip(images).filter(|(prediction, image)| **prediction == usize::from(image.label)).count()
 }
 
 /// Classifies the held-out images by both networks.
@@ -56,25 +51,21 @@ pub fn compare<D: Device>(device: &D, checkpoint: &Checkpoint, folded: &Network)
         runner.logits()
     };
     let (unfused, fused) = (logits(&checkpoint.network)?, logits(folded)?);
-    let difference = unfused
-        .iter()
-        .zip(&fused)
-        .map(|(unfused, fused)| (unfused - fused).abs());
-    let max_logit_diff = difference.fold(0.0, |max: f32, difference| {
-        // A NaN must not hide behind `f32::max`.
-        if difference > max || difference.is_nan() {
-            difference
-        } else {
-            max
-        }
-    });
     let classes = folded.classes();
     let predictions = |logits: &[f32]| logits.chunks_exact(classes).map(largest).collect();
     Ok(Outcome {
         unfused: predictions(&unfused),
         fused: predictions(&fused),
-        max_logit_diff,
+        max_logit_diff: largest_difference(&unfused, &fused),
+        unfused_from_pytorch: largest_difference(&unfused, &checkpoint.logits),
+        fused_from_pytorch: largest_difference(&fused, &checkpoint.logits),
     })
+}
+
+/// A NaN counts as larger than every number, and does not hide as it would behind `f32::max`.
+fn largest_difference(some: &[f32], others: &[f32]) -> f32 {
+    let differences = some.iter().zip(others).map(|(one, other)| (one - other).abs());
+    differences.max_by(f32::total_cmp).unwrap_or(0.0)
 }
 
 /// Where the largest value is, the first of them if there are several.
@@ -85,13 +76,7 @@ fn largest(values: &[f32]) -> usize {
 
 /// Medians of passes taken in turn, so that whatever else the machine does meets both networks alike.
 pub fn latency<D: Device>(device: &D, checkpoint: &Checkpoint, folded: &Network, batch: usize) -> Result<Latency> {
-    let images: Vec<f32> = checkpoint
-        .images
-        .iter()
-        .cycle()
-        .take(batch)
-        .flat_map(Image::input)
-        .collect();
+    let images: Vec<f32> = checkpoint.images.iter().cycle().take(batch).flat_map(Image::input).collect();
     let mut unfused = Runner::new(device, &checkpoint.network, batch)?;
     let mut fused = Runner::new(device, folded, batch)?;
     for runner in [&mut unfused, &mut fused] {
@@ -106,11 +91,7 @@ pub fn latency<D: Device>(device: &D, checkpoint: &Checkpoint, folded: &Network,
         before.push(pass(&mut unfused)?);
         after.push(pass(&mut fused)?);
     }
-    Ok(Latency {
-        batch,
-        unfused: median(before),
-        fused: median(after),
-    })
+    Ok(Latency { batch, unfused: median(before), fused: median(after) })
 }
 
 /// Runs one pass to its end; in milliseconds.

@@ -51,11 +51,7 @@ pub fn json(
 
 /// Every layer, and what its convolution has taken in.
 pub fn layers(out: &mut impl Write, network: &Network, folded: &Network, reports: &[Option<FoldReport>]) -> Result<()> {
-    writeln!(
-        out,
-        "{}",
-        row(["convolution", "channels", "kernel", "output", "absorbs", "epilogue"])
-    )?;
+    writeln!(out, "{}", row(["convolution", "channels", "kernel", "output", "absorbs", "epilogue"]))?;
     for block in &network.blocks {
         let geometry = &block.convolution;
         let [height, width] = block.output();
@@ -65,29 +61,15 @@ pub fn layers(out: &mut impl Write, network: &Network, folded: &Network, reports
         writeln!(
             out,
             "{}",
-            row([
-                &block.name,
-                &channels,
-                &kernel(block),
-                &output,
-                absorbed,
-                &epilogue(block, network)
-            ])
+            row([&block.name, &channels, &kernel(block), &output, absorbed, &epilogue(block, network)])
         )?;
     }
     let count = |network: &Network, of: fn(&Block) -> usize| network.blocks.iter().map(of).sum::<usize>();
     let norms = count(network, |block| usize::from(block.batch_norm.is_some()));
     let (before, after) = (count(network, Block::passes), count(folded, Block::passes));
-    writeln!(
-        out,
-        "\n{norms} BatchNorms became weights and biases; {before} passes over memory became {after}."
-    )?;
+    writeln!(out, "\n{norms} BatchNorms became weights and biases; {before} passes over memory became {after}.")?;
     for (block, report) in network.blocks.iter().zip(reports) {
-        for warning in report
-            .iter()
-            .filter_map(|report| report.after.as_ref())
-            .flat_map(|map| &map.warnings)
-        {
+        for warning in report.iter().filter_map(|report| report.after.as_ref()).flat_map(|map| &map.warnings) {
             writeln!(out, "{}: {warning}", block.name)?;
         }
     }
@@ -107,7 +89,7 @@ fn kernel(block: &Block) -> String {
         1 if geometry.stride > 1 => format!(" stride {}", geometry.stride),
         1 => String::new(),
         groups if groups == geometry.in_channels => " depthwise".to_owned(),
-        groups => format!(" in {groups}"),
+        groups => format!(" {groups} groups"),
     };
     format!("{height}×{width}{kind}")
 }
@@ -115,16 +97,9 @@ fn kernel(block: &Block) -> String {
 /// What the folded convolution does to its results before they go to memory.
 fn epilogue(block: &Block, network: &Network) -> String {
     let bias = (block.bias.is_some() || block.batch_norm.is_some()).then(|| "bias".to_owned());
-    let residual = block
-        .residual
-        .and_then(|index| network.blocks.get(index))
-        .map(|block| block.name.clone());
+    let residual = block.residual.and_then(|index| network.blocks.get(index)).map(|block| format!("+ {}", block.name));
     let relu = block.relu.then(|| "ReLU".to_owned());
-    [bias, residual, relu]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join(", ")
+    [bias, residual, relu].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 pub fn outcome(out: &mut impl Write, checkpoint: &Checkpoint, outcome: &Outcome) -> Result<()> {
@@ -133,38 +108,26 @@ pub fn outcome(out: &mut impl Write, checkpoint: &Checkpoint, outcome: &Outcome)
         let right = right(predictions, images);
         format!("{right} ({:.2} %)", 100.0 * right as f64 / images.len() as f64)
     };
-    writeln!(out, "\n{:<26}{:>16}{:>16}", "", "as trained", "folded")?;
-    let heading = format!("right of {} held out", images.len());
-    writeln!(
-        out,
-        "{heading:<26}{:>16}{:>16}",
-        share(&outcome.unfused),
-        share(&outcome.fused)
-    )?;
-    writeln!(out, "{:<42}{:>16}", "predictions changed", outcome.changed())?;
-    writeln!(
-        out,
-        "{:<42}{:>16.1e}",
-        "largest logit difference", outcome.max_logit_diff
-    )?;
+    writeln!(out, "\n{:<34}{:>16}{:>16}", "", "as trained", "folded")?;
+    let heading = format!("right of {} (PyTorch: {})", images.len(), checkpoint.correct);
+    let (unfused, fused) = (share(&outcome.unfused), share(&outcome.fused));
+    writeln!(out, "{heading:<34}{unfused:>16}{fused:>16}")?;
+    let (unfused, fused) = (outcome.unfused_from_pytorch, outcome.fused_from_pytorch);
+    let heading = "largest logit error, by PyTorch";
+    writeln!(out, "{heading:<34}{unfused:>16.1e}{fused:>16.1e}")?;
+    let heading = "largest logit difference by folding";
+    writeln!(out, "{heading:<50}{:>16.1e}", outcome.max_logit_diff)?;
+    writeln!(out, "{:<50}{:>16}", "predictions changed by folding", outcome.changed())?;
     Ok(())
 }
 
 /// A line as soon as it has been measured.
 pub fn latencies(out: &mut impl Write, latencies: impl Iterator<Item = Result<Latency>>) -> Result<()> {
-    writeln!(
-        out,
-        "\n{:<26}{:>16}{:>16}{:>12}",
-        "median latency in ms", "as trained", "folded", "ratio"
-    )?;
+    writeln!(out, "\n{:<34}{:>16}{:>16}{:>12}", "median latency in ms", "as trained", "folded", "ratio")?;
     for latency in latencies {
         let Latency { batch, unfused, fused } = latency?;
         let heading = format!("batch of {batch}");
-        writeln!(
-            out,
-            "{heading:<26}{unfused:>16.3}{fused:>16.3}{:>12.2}",
-            unfused / fused
-        )?;
+        writeln!(out, "{heading:<34}{unfused:>16.3}{fused:>16.3}{:>12.2}", unfused / fused)?;
     }
     Ok(())
 }
@@ -177,11 +140,7 @@ pub fn digits(out: &mut impl Write, images: &[Image], outcome: &Outcome) -> Resu
     };
     let mut seen = [false; 256];
     let mut first_of_label = |index: &usize| !std::mem::replace(&mut seen[usize::from(images[*index].label)], true);
-    let right: Vec<_> = (0..images.len())
-        .filter(is_right)
-        .filter(&mut first_of_label)
-        .take(DIGITS_PER_LINE)
-        .collect();
+    let right: Vec<_> = (0..images.len()).filter(is_right).filter(&mut first_of_label).take(DIGITS_PER_LINE).collect();
     let wrong: Vec<_> = (0..images.len()).filter(|index| !is_right(index)).collect();
 
     writeln!(out, "\nRead rightly (label: prediction as trained → folded):\n")?;
@@ -198,19 +157,11 @@ pub fn digits(out: &mut impl Write, images: &[Image], outcome: &Outcome) -> Resu
 fn draw(out: &mut impl Write, images: &[Image], outcome: &Outcome, indices: &[usize]) -> Result<()> {
     let line = |cells: Vec<String>| cells.join("    ").trim_end().to_owned();
     for y in 0..SIDE {
-        let row = |index: &usize| {
-            images[*index].pixels[y * SIDE..][..SIDE]
-                .iter()
-                .map(|&pixel| shade(pixel))
-                .collect()
-        };
+        let row = |index: &usize| images[*index].pixels[y * SIDE..][..SIDE].iter().map(|&pixel| shade(pixel)).collect();
         writeln!(out, "{}", line(indices.iter().map(row).collect()))?;
     }
     let caption = |index: &usize| {
-        let caption = format!(
-            "{}: {} → {}",
-            images[*index].label, outcome.unfused[*index], outcome.fused[*index]
-        );
+        let caption = format!("{}: {} → {}", images[*index].label, outcome.unfused[*index], outcome.fused[*index]);
         format!("{caption:^width$}", width = 2 * SIDE)
     };
     Ok(writeln!(out, "{}", line(indices.iter().map(caption).collect()))?)

@@ -58,16 +58,8 @@ fn exp(x: f64) -> f64 {
     use std::f64::consts::{LN_2, LOG2_E};
     // Added to a number, it rounds it to an integer, which then stands in the lowest bits.
     const ROUNDER: f64 = 6_755_399_441_055_744.0; // 1.5 · 2^52
-    const TAYLOR: [f64; 8] = [
-        1.0 / 362_880.0,
-        1.0 / 40_320.0,
-        1.0 / 5_040.0,
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        1.0 / 2.0,
-    ];
+    const TAYLOR: [f64; 8] =
+        [1.0 / 362_880.0, 1.0 / 40_320.0, 1.0 / 5_040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 1.0 / 2.0];
     // At the ends the scale's exponent field is all ones, which is infinity, and all zeros. NaN passes.
     let x = x.clamp(-1023.0 * LN_2, 1024.0 * LN_2);
     let shifted = x * LOG2_E + ROUNDER;

@@ -20,10 +20,7 @@ pub(super) struct Tensor<T> {
 
 impl<T: Convert> Tensor<T> {
     pub(super) fn new(address: u64) -> Self {
-        Self {
-            address,
-            element: PhantomData,
-        }
+        Self { address, element: PhantomData }
     }
 
     pub(super) fn is_absent(self) -> bool {
@@ -84,11 +81,7 @@ pub(super) struct Input<T> {
 
 impl<T: Convert> Input<T> {
     pub(super) fn new(buffers: &Buffers) -> Self {
-        Self {
-            x: Tensor::new(buffers.x),
-            residual: Tensor::new(buffers.residual),
-            sum: Tensor::new(buffers.sum),
-        }
+        Self { x: Tensor::new(buffers.x), residual: Tensor::new(buffers.residual), sum: Tensor::new(buffers.sum) }
     }
 
     /// `x + residual` in f32, unrounded, of `into.len()` elements, at most [`BLOCK`].
@@ -131,10 +124,7 @@ pub(super) struct Coefficients {
 
 impl Coefficients {
     pub(super) fn new(dtype: Coefficient, address: u64) -> Self {
-        Self {
-            dtype: dtype.filter(|_| address != 0),
-            address,
-        }
+        Self { dtype: dtype.filter(|_| address != 0), address }
     }
 
     pub(super) fn is_absent(self) -> bool {
@@ -168,10 +158,7 @@ pub(super) fn part(block: &mut [f32; BLOCK], count: usize) -> &mut [f32] {
 /// `count` places of a block from the one at `first` on. They are there; were they not, it would be none and no panic.
 #[inline(always)]
 pub(super) fn within(block: &mut [f32; BLOCK], first: usize, count: usize) -> &mut [f32] {
-    block
-        .get_mut(first..)
-        .and_then(|rest| rest.get_mut(..count))
-        .unwrap_or_default()
+    block.get_mut(first..).and_then(|rest| rest.get_mut(..count)).unwrap_or_default()
 }
 
 /// Cuts the elements `[first, first + count)` where the consecutive stretches of `stretch` elements end: which stretch,

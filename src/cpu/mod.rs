@@ -11,6 +11,7 @@
 //! | `activation.rs` | the activations, for a block |
 //! | `input.rs` | a call's tensors, and the prologue: residual in, sum out |
 //! | `convert.rs` | storage types to f32 and back, for a block |
+//! | `backend.rs` | the backend type, and slices as arguments |
 //! | `threads.rs` | pieces of work for the threads |
 //! | `vectors.rs` | machine code for wider vectors than the compiler may assume |
 //!
@@ -23,10 +24,7 @@
 //! **In place.** A block's inputs are read before its outputs are written, and no other block touches them. So `y` may
 //! be `x` or the residual, and `sum` the residual or `x`.
 
-#![allow(
-    clippy::inline_always,
-    reason = "what a task calls must be compiled for the task's vectors, see `vectors.rs`"
-)]
+#![allow(clippy::inline_always, reason = "what a task calls must be compiled for the task's vectors, see `vectors.rs`")]
 
 mod activation;
 mod backend;

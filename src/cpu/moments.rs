@@ -21,11 +21,7 @@ pub(super) struct Moments {
 
 impl Moments {
     /// Those of the empty set.
-    pub(super) const NONE: Self = Self {
-        count: 0.0,
-        mean: 0.0,
-        m2: 0.0,
-    };
+    pub(super) const NONE: Self = Self { count: 0.0, mean: 0.0, m2: 0.0 };
 
     /// Mean and squared deviations of some values.
     #[inline(always)]
@@ -33,29 +29,18 @@ impl Moments {
         let count = count_of(values);
         let pivot = values.first().copied().unwrap_or_default();
         let [total, _] = sums(values, pivot);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the rest is made up for by the second sweep"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "the rest is made up for by the second sweep")]
         let middle = (f64::from(pivot) + total / count) as f32;
         let [total, squares] = sums(values, middle);
         let rest = total / count;
-        Self {
-            count,
-            mean: f64::from(middle) + rest,
-            m2: squares - total * rest,
-        }
+        Self { count, mean: f64::from(middle) + rest, m2: squares - total * rest }
     }
 
     /// The squares of some values, not of their deviations.
     #[inline(always)]
     pub(super) fn of_squares(values: &[f32]) -> Self {
         let [_, squares] = sums(values, 0.0);
-        Self {
-            count: count_of(values),
-            mean: 0.0,
-            m2: squares,
-        }
+        Self { count: count_of(values), mean: 0.0, m2: squares }
     }
 
     /// The moments of two disjoint sets together (Chan, Golub and LeVeque, 1979).
@@ -64,11 +49,7 @@ impl Moments {
         let count = self.count + other.count;
         let delta = other.mean - self.mean;
         let step = delta * (other.count / count);
-        Self {
-            count,
-            mean: self.mean + step,
-            m2: self.m2 + other.m2 + delta * step * self.count,
-        }
+        Self { count, mean: self.mean + step, m2: self.m2 + other.m2 + delta * step * self.count }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "rounding conversions")]

@@ -51,14 +51,7 @@ pub(super) unsafe fn run_table(table: &ChannelTable, buffers: &Buffers) {
     let channels = table.channels;
     let source = &Source::of_statistics(channels, table.weight, table.bias, table.eps, buffers);
     let y = Tensor::new(buffers.y);
-    for_each_piece(0..channels.div_ceil(BLOCK), BLOCK, &|blocks| {
-        vectors::run(Table {
-            channels,
-            source,
-            y,
-            blocks,
-        })
-    });
+    for_each_piece(0..channels.div_ceil(BLOCK), BLOCK, &|blocks| vectors::run(Table { channels, source, y, blocks }));
 }
 
 /// Where the constants come from.
@@ -70,22 +63,15 @@ struct Source {
 
 enum Kind {
     Table,
-    Statistics {
-        variance: Tensor<f32>,
-        weight: Coefficients,
-        bias: Coefficients,
-        eps: f32,
-    },
+    Statistics { variance: Tensor<f32>, weight: Coefficients, bias: Coefficients, eps: f32 },
 }
 
 impl Source {
     fn new(problem: &problem::Pointwise, buffers: &Buffers) -> Self {
         match problem.constants {
-            problem::Constants::Table => Self {
-                channels: problem.channels,
-                mean: Tensor::new(buffers.table),
-                kind: Kind::Table,
-            },
+            problem::Constants::Table => {
+                Self { channels: problem.channels, mean: Tensor::new(buffers.table), kind: Kind::Table }
+            }
             problem::Constants::Statistics { weight, bias, eps } => {
                 Self::of_statistics(problem.channels, weight, bias, eps, buffers)
             }
@@ -102,17 +88,8 @@ impl Source {
         let weight = Coefficients::new(weight, buffers.weight);
         let bias = Coefficients::new(bias, buffers.bias);
         let variance = Tensor::new(buffers.running_var);
-        let kind = Kind::Statistics {
-            variance,
-            weight,
-            bias,
-            eps,
-        };
-        Self {
-            channels,
-            mean: Tensor::new(buffers.running_mean),
-            kind,
-        }
+        let kind = Kind::Statistics { variance, weight, bias, eps };
+        Self { channels, mean: Tensor::new(buffers.running_mean), kind }
     }
 }
 
@@ -126,11 +103,7 @@ struct Constants {
 impl Constants {
     #[inline(always)]
     fn new() -> Self {
-        Self {
-            mean: [0.0; BLOCK],
-            scale: [0.0; BLOCK],
-            bias: [0.0; BLOCK],
-        }
+        Self { mean: [0.0; BLOCK], scale: [0.0; BLOCK], bias: [0.0; BLOCK] }
     }
 
     /// Those of `count` channels from `first` on, at most a block; the first channel follows upon the last.
@@ -165,12 +138,7 @@ impl Constants {
                     source.mean.load(source.channels + first, scale);
                     source.mean.load(2 * source.channels + first, bias);
                 }
-                Kind::Statistics {
-                    variance,
-                    weight,
-                    bias: biases,
-                    eps,
-                } => {
+                Kind::Statistics { variance, weight, bias: biases, eps } => {
                     biases.load(first, 0.0, bias);
                     weight.load(first, 1.0, scale);
                     let mut buffer = [0.0; BLOCK];
@@ -286,9 +254,7 @@ impl<T: Convert> Task for Pixels<'_, T> {
                 let count = problem.length.saturating_sub(first).min(columns);
                 // SAFETY: within the tensor; this thread alone has this row.
                 unsafe {
-                    self.map.map(first, part(&mut buffer, count), |values| {
-                        apply_by_element(values, &constants)
-                    });
+                    self.map.map(first, part(&mut buffer, count), |values| apply_by_element(values, &constants));
                 }
             }
         }
@@ -325,8 +291,7 @@ impl Task for Table<'_> {
             unsafe {
                 self.y.store(first, part(&mut constants.mean, count));
                 self.y.store(self.channels + first, part(&mut constants.scale, count));
-                self.y
-                    .store(2 * self.channels + first, part(&mut constants.bias, count));
+                self.y.store(2 * self.channels + first, part(&mut constants.bias, count));
             }
         }
     }

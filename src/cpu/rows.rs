@@ -18,7 +18,7 @@ use super::activation::activate;
 use super::convert::Convert;
 use super::input::{Coefficients, Input, Tensor, part, stretches};
 use super::moments::{Moments, Normalization};
-use super::threads::for_each_piece;
+use super::threads::{both, for_each_piece};
 use super::vectors::{self, Task};
 use crate::problem::{self, Affine, Buffers};
 
@@ -72,11 +72,7 @@ impl<T: Convert> Rows<'_, T> {
         let problem = self.problem;
         let first_channel = match problem.affine {
             Affine::PerElement => 0,
-            Affine::PerChannel {
-                groups,
-                channels_per_group,
-                ..
-            } => row % groups * channels_per_group,
+            Affine::PerChannel { groups, channels_per_group, .. } => row % groups * channels_per_group,
         };
         // SAFETY: the row is one of the tensors'.
         unsafe {
@@ -207,20 +203,12 @@ struct Scratch {
 impl Scratch {
     #[inline(always)]
     fn new() -> Self {
-        Self {
-            values: [0.0; BLOCK],
-            weight: [0.0; BLOCK],
-            bias: [0.0; BLOCK],
-        }
+        Self { values: [0.0; BLOCK], weight: [0.0; BLOCK], bias: [0.0; BLOCK] }
     }
 
     #[inline(always)]
     fn parts(&mut self, count: usize) -> [&mut [f32]; 3] {
-        [
-            part(&mut self.values, count),
-            part(&mut self.weight, count),
-            part(&mut self.bias, count),
-        ]
+        [part(&mut self.values, count), part(&mut self.weight, count), part(&mut self.bias, count)]
     }
 }
 
@@ -271,13 +259,7 @@ fn normalize_by_parts<T: Convert>(rows: &Rows<'_, T>, row: usize) {
     let row = &rows.row(row);
     let blocks = rows.problem.length.div_ceil(BLOCK);
     let normalization = moments_of_parts(row, 0..blocks).normalization(rows.problem.eps);
-    for_each_piece(0..blocks, BLOCK, &|blocks| {
-        vectors::run(WrittenBlocks {
-            row,
-            blocks,
-            normalization,
-        })
-    });
+    for_each_piece(0..blocks, BLOCK, &|blocks| vectors::run(WrittenBlocks { row, blocks, normalization }));
 }
 
 /// The moments of some blocks of a row. Nothing of the row is written meanwhile.
@@ -287,7 +269,8 @@ fn moments_of_parts<T: Convert>(row: &Row<'_, T>, blocks: Range<usize>) -> Momen
     }
     // Whole parts on the left, so that only the last one of a row is not full.
     let middle = blocks.start + (blocks.len() / 2).next_multiple_of(BLOCKS_OF_PART);
-    let (left, right) = rayon::join(
+    let (left, right) = both(
+        blocks.len() * BLOCK,
         || moments_of_parts(row, blocks.start..middle),
         || moments_of_parts(row, middle..blocks.end),
     );
@@ -321,9 +304,6 @@ impl<T: Convert> Task for WrittenBlocks<'_, T> {
     #[inline(always)]
     fn run(self) {
         // SAFETY: this thread alone has these blocks, once.
-        unsafe {
-            self.row
-                .write_blocks(self.blocks, self.normalization, &mut Scratch::new())
-        };
+        unsafe { self.row.write_blocks(self.blocks, self.normalization, &mut Scratch::new()) };
     }
 }

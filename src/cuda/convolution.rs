@@ -36,7 +36,10 @@ impl DirectConvolution {
     /// Rows and columns of the output for an input of these.
     #[must_use]
     pub fn output_size(&self, [height, width]: [usize; 2]) -> [usize; 2] {
-        let size = |input: usize, kernel: usize| match input.saturating_add(self.padding.saturating_mul(2)).checked_sub(kernel) {
+        let size = |input: usize, kernel: usize| match input
+            .saturating_add(self.padding.saturating_mul(2))
+            .checked_sub(kernel)
+        {
             Some(room) if self.stride > 0 => room / self.stride + 1,
             _ => 0,
         };

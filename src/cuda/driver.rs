@@ -35,7 +35,9 @@ pub(super) fn open(ordinal: usize) -> Result<Arc<CudaContext>> {
 fn check_version() -> Result<()> {
     let mut version = 0;
     // SAFETY: the driver is loaded, and writes one integer.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(|error| failure("cuDriverGetVersion", error))?;
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }
+        .result()
+        .map_err(|error| failure("cuDriverGetVersion", error))?;
     let found = (version / 1000, version % 1000 / 10);
     if found >= LEAST_VERSION { Ok(()) } else { Err(old_driver(LEAST_VERSION)) }
 }

@@ -61,10 +61,8 @@ impl Kernels {
             .map(|part| context.load_module(Ptx::from_binary(part.to_vec())))
             .collect::<std::result::Result<_, _>>()
             .map_err(|error| explain(context, error))?;
-        let functions = KERNEL_NAMES
-            .iter()
-            .map(|name| find(&modules, &name.to_string_lossy()))
-            .collect::<Result<_>>()?;
+        let functions =
+            KERNEL_NAMES.iter().map(|name| find(&modules, &name.to_string_lossy())).collect::<Result<_>>()?;
         Ok(Self { functions })
     }
 
@@ -104,7 +102,40 @@ fn explain(context: &CudaContext, error: DriverError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{FATBIN_ALIGNMENT, FATBIN_MAGIC, fatbins};
+    use super::{FATBIN_ALIGNMENT, FATBIN_MAGIC, Kernels, fatbins};
+    use crate::cuda::driver;
+    use crate::plan::params::{
+        ChannelTableParams, ConvolutionParams, KERNEL_NAMES, KERNELS, PointwiseParams, RowsParams,
+    };
+    use cudarc::driver::sys;
+
+    /// What the driver says of a kernel's parameters, against the structures that are passed.
+    #[test]
+    fn kernels_and_rust_agree_on_parameter_sizes() {
+        if !emulator::real_gpu() {
+            emulator::preload(emulator::Variant::Plain);
+        }
+        let kernels = Kernels::load(&driver::open(0).unwrap()).unwrap();
+        for (kernel, name) in KERNELS.into_iter().zip(KERNEL_NAMES) {
+            let name = name.to_str().unwrap();
+            let expected = match name.split('_').next().unwrap() {
+                "rows" => size_of::<RowsParams>(),
+                "pointwise" => size_of::<PointwiseParams>(),
+                "channel" => size_of::<ChannelTableParams>(),
+                "convolution" => size_of::<ConvolutionParams>(),
+                _ => panic!("{name} has parameters that this test does not know"),
+            };
+            let function = kernels.function(kernel).unwrap();
+            let (mut offset, mut size) = (usize::MAX, 0);
+            let mut ask = |index| {
+                // SAFETY: a loaded function, and two integers to write to.
+                unsafe { sys::cuFuncGetParamInfo(function, index, &raw mut offset, &raw mut size) }
+            };
+            assert_eq!(ask(0), sys::CUresult::CUDA_SUCCESS, "{name}");
+            assert_ne!(ask(1), sys::CUresult::CUDA_SUCCESS, "{name} takes more than one parameter");
+            assert_eq!((offset, size), (0, expected), "{name}");
+        }
+    }
 
     fn fatbin(payload: usize) -> Vec<u8> {
         let mut bytes = FATBIN_MAGIC.to_vec();

@@ -87,8 +87,7 @@ impl Cuda {
     pub fn device_name(&self) -> Result<String> {
         let context = self.stream.context();
         let name = context.name().map_err(|error| failure("cuDeviceGetName", error))?;
-        let (major, minor) =
-            context.compute_capability().map_err(|error| failure("cuDeviceGetAttribute", error))?;
+        let (major, minor) = context.compute_capability().map_err(|error| failure("cuDeviceGetAttribute", error))?;
         Ok(format!("{name} (sm_{major}{minor})"))
     }
 

@@ -54,12 +54,7 @@ impl<'a> LinearOp<'a> {
     /// A layer without bias. The weight is row-major, its shape in elements: see [`Layer`].
     #[must_use]
     pub fn new(layer: Layer, weight: impl Into<Values<'a>>, weight_shape: &'a [usize]) -> Self {
-        Self {
-            layer,
-            weight: weight.into(),
-            weight_shape,
-            bias: None,
-        }
+        Self { layer, weight: weight.into(), weight_shape, bias: None }
     }
 
     /// Sets the bias, of one element for each output channel.
@@ -137,11 +132,7 @@ impl<'a> LinearOp<'a> {
             ("folded.bias", bias.len(), absorption.geometry.output_channels()),
         ] {
             if found != expected {
-                return Err(FoldError::LengthMismatch {
-                    argument,
-                    found,
-                    expected,
-                });
+                return Err(FoldError::LengthMismatch { argument, found, expected });
             }
         }
         let report = absorption.survey::<W, B>()?;
@@ -188,14 +179,7 @@ impl<'a> Absorption<'a> {
             check_channels(Side::After, after, geometry.output_channels())?;
         }
         let before = before.map(|(before, _)| before);
-        Ok(Self {
-            weight: op.weight,
-            bias: op.bias,
-            geometry,
-            before,
-            after,
-            shifts,
-        })
+        Ok(Self { weight: op.weight, bias: op.bias, geometry, before, after, shifts })
     }
 
     /// What the weights between these channels are multiplied by: first by one, then by the other.
@@ -217,9 +201,7 @@ impl<'a> Absorption<'a> {
     /// What the layer, which is not transposed, makes of the shift of the map before it.
     fn shifted_input<I: Widen>(&self, weight: &[I], channel: usize) -> f64 {
         let Some(before) = self.before else { return 0.0 };
-        let Geometry {
-            row_len, kernel_len, ..
-        } = self.geometry;
+        let Geometry { row_len, kernel_len, .. } = self.geometry;
         let row = &weight[channel * row_len..][..row_len];
         let taps = self.geometry.taps_of_row(channel).zip(row.chunks_exact(kernel_len));
         taps.map(|(taps, weight)| {
@@ -247,28 +229,16 @@ impl<'a> Absorption<'a> {
     fn check_inputs(&self) -> Result<(), FoldError> {
         if let Some((index, value)) = self.weight.first_non_finite() {
             let channel = self.geometry.output_of(index);
-            return Err(FoldError::NonFinite {
-                argument: "layer.weight",
-                channel,
-                index,
-                value,
-            });
+            return Err(FoldError::NonFinite { argument: "layer.weight", channel, index, value });
         }
         if let Some((channel, value)) = self.bias.and_then(|bias| bias.first_non_finite()) {
-            return Err(FoldError::NonFinite {
-                argument: "layer.bias",
-                channel,
-                index: channel,
-                value,
-            });
+            return Err(FoldError::NonFinite { argument: "layer.bias", channel, index: channel, value });
         }
         Ok(())
     }
 
     fn survey_weight<I: Widen, W: Element>(&self, weight: &[I]) -> Result<RoundingReport, FoldError> {
-        let Geometry {
-            row_len, kernel_len, ..
-        } = self.geometry;
+        let Geometry { row_len, kernel_len, .. } = self.geometry;
         let mut survey = RoundingSurvey::<W>::new("folded.weight");
         for (row, weight) in weight.chunks_exact(row_len).enumerate() {
             for (taps, weight) in self.geometry.taps_of_row(row).zip(weight.chunks_exact(kernel_len)) {
@@ -290,14 +260,8 @@ impl<'a> Absorption<'a> {
     }
 
     fn write_weight<I: Widen, W: Element>(&self, weight: &[I], folded: &mut [W]) {
-        let Geometry {
-            row_len, kernel_len, ..
-        } = self.geometry;
-        for (row, (weight, folded)) in weight
-            .chunks_exact(row_len)
-            .zip(folded.chunks_exact_mut(row_len))
-            .enumerate()
-        {
+        let Geometry { row_len, kernel_len, .. } = self.geometry;
+        for (row, (weight, folded)) in weight.chunks_exact(row_len).zip(folded.chunks_exact_mut(row_len)).enumerate() {
             let chunks = weight.chunks_exact(kernel_len).zip(folded.chunks_exact_mut(kernel_len));
             for (taps, (weight, folded)) in self.geometry.taps_of_row(row).zip(chunks) {
                 let (before, after) = self.factors(taps);
@@ -311,9 +275,5 @@ impl<'a> Absorption<'a> {
 
 fn check_channels(side: Side, affine: &Affine, expected: usize) -> Result<(), FoldError> {
     let found = affine.channels();
-    if found == expected {
-        Ok(())
-    } else {
-        Err(FoldError::ChannelMismatch { side, found, expected })
-    }
+    if found == expected { Ok(()) } else { Err(FoldError::ChannelMismatch { side, found, expected }) }
 }

@@ -41,13 +41,7 @@ impl<'a> BatchNormParams<'a> {
     /// default is 1e-5, but 1e-3 is as common in trained networks, and a wrong one is a silent error.
     #[must_use]
     pub fn new(running_mean: impl Into<Values<'a>>, running_var: impl Into<Values<'a>>, eps: f64) -> Self {
-        Self {
-            running_mean: running_mean.into(),
-            running_var: running_var.into(),
-            weight: None,
-            bias: None,
-            eps,
-        }
+        Self { running_mean: running_mean.into(), running_var: running_var.into(), weight: None, bias: None, eps }
     }
 
     /// Sets the factor of each channel.
@@ -73,13 +67,7 @@ impl<'a> BatchNormParams<'a> {
     /// [`FoldError::InvalidVariance`], [`FoldError::ZeroVariance`], [`FoldError::NonFinite`], and
     /// [`FoldError::Overflow`] where the scale exceeds f64.
     pub fn affine(&self) -> Result<Affine, FoldError> {
-        let Self {
-            running_mean,
-            running_var,
-            weight,
-            bias,
-            eps,
-        } = self;
+        let Self { running_mean, running_var, weight, bias, eps } = self;
         if !eps.is_finite() || *eps < 0.0 {
             return Err(FoldError::InvalidEps { eps: *eps });
         }
@@ -95,30 +83,20 @@ impl<'a> BatchNormParams<'a> {
         for channel in 0..channels {
             let variance = running_var.at(channel);
             if !variance.is_finite() || variance < 0.0 {
-                return Err(FoldError::InvalidVariance {
-                    channel,
-                    value: variance,
-                });
+                return Err(FoldError::InvalidVariance { channel, value: variance });
             }
             let var_plus_eps = variance + eps;
             if var_plus_eps == 0.0 {
                 return Err(FoldError::ZeroVariance { channel });
             }
             let center = finite("running_mean", running_mean, channel)?;
-            let weight = weight
-                .as_ref()
-                .map_or(Ok(1.0), |weight| finite("bn.weight", weight, channel))?;
+            let weight = weight.as_ref().map_or(Ok(1.0), |weight| finite("bn.weight", weight, channel))?;
             let shift = bias.as_ref().map_or(Ok(0.0), |bias| finite("bn.bias", bias, channel))?;
             let scale = FoldError::finite_f64("the scale", channel, weight / var_plus_eps.sqrt())?;
             affine.push(scale, center, shift);
-            affine.min_var_plus_eps = Some(
-                affine
-                    .min_var_plus_eps
-                    .map_or(var_plus_eps, |least| least.min(var_plus_eps)),
-            );
-            affine
-                .variance_warnings
-                .extend(Warning::of_variance(channel, var_plus_eps));
+            affine.min_var_plus_eps =
+                Some(affine.min_var_plus_eps.map_or(var_plus_eps, |least| least.min(var_plus_eps)));
+            affine.variance_warnings.extend(Warning::of_variance(channel, var_plus_eps));
         }
         Ok(affine)
     }
@@ -199,10 +177,7 @@ impl Affine {
     /// [`FoldError::CompositionMismatch`], and [`FoldError::Overflow`] where the scale or the shift exceeds f64.
     pub fn then(&self, next: &Self) -> Result<Self, FoldError> {
         if self.channels() != next.channels() {
-            return Err(FoldError::CompositionMismatch {
-                first: self.channels(),
-                second: next.channels(),
-            });
+            return Err(FoldError::CompositionMismatch { first: self.channels(), second: next.channels() });
         }
         let mut composed = Self::with_capacity(self.channels());
         for channel in 0..self.channels() {
@@ -210,10 +185,8 @@ impl Affine {
             let shift = FoldError::finite_f64("the shift", channel, next.apply(channel, self.shift[channel]))?;
             composed.push(scale, self.center[channel], shift);
         }
-        composed.min_var_plus_eps = [self.min_var_plus_eps, next.min_var_plus_eps]
-            .into_iter()
-            .flatten()
-            .reduce(f64::min);
+        composed.min_var_plus_eps =
+            [self.min_var_plus_eps, next.min_var_plus_eps].into_iter().flatten().reduce(f64::min);
         composed.variance_warnings = [&self.variance_warnings[..], &next.variance_warnings].concat();
         Ok(composed)
     }
@@ -265,10 +238,7 @@ impl Affine {
         AffineReport {
             max_abs_scale: scale().fold(0.0, |most, (_, scale)| scale.abs().max(most)),
             min_var_plus_eps: self.min_var_plus_eps,
-            dead_channels: scale()
-                .filter(|&(_, scale)| scale == 0.0)
-                .map(|(channel, _)| channel)
-                .collect(),
+            dead_channels: scale().filter(|&(_, scale)| scale == 0.0).map(|(channel, _)| channel).collect(),
             warnings,
         }
     }
@@ -294,25 +264,12 @@ pub(super) fn check_length(argument: &'static str, values: &Values<'_>, expected
     if values.len() == expected {
         Ok(())
     } else {
-        Err(FoldError::LengthMismatch {
-            argument,
-            found: values.len(),
-            expected,
-        })
+        Err(FoldError::LengthMismatch { argument, found: values.len(), expected })
     }
 }
 
 /// The element of a per-channel array, refused unless it is finite.
 pub(super) fn finite(argument: &'static str, values: &Values<'_>, channel: usize) -> Result<f64, FoldError> {
     let value = values.at(channel);
-    if value.is_finite() {
-        Ok(value)
-    } else {
-        Err(FoldError::NonFinite {
-            argument,
-            channel,
-            index: channel,
-            value,
-        })
-    }
+    if value.is_finite() { Ok(value) } else { Err(FoldError::NonFinite { argument, channel, index: channel, value }) }
 }

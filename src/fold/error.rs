@@ -201,13 +201,7 @@ impl FoldError {
         if value.is_finite() {
             Ok(value)
         } else {
-            Err(Self::Overflow {
-                argument,
-                channel,
-                value,
-                limit: f64::MAX,
-                target: "f64",
-            })
+            Err(Self::Overflow { argument, channel, value, limit: f64::MAX, target: "f64" })
         }
     }
 }

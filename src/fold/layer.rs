@@ -86,18 +86,10 @@ impl Geometry {
             Layer::Linear => (1, 2..=2, "2"),
         };
         let &[rows, columns, ..] = shape else {
-            return Err(FoldError::WeightRank {
-                layer: layer.name(),
-                shape: shape.to_vec(),
-                expected,
-            });
+            return Err(FoldError::WeightRank { layer: layer.name(), shape: shape.to_vec(), expected });
         };
         if !ranks.contains(&shape.len()) {
-            return Err(FoldError::WeightRank {
-                layer: layer.name(),
-                shape: shape.to_vec(),
-                expected,
-            });
+            return Err(FoldError::WeightRank { layer: layer.name(), shape: shape.to_vec(), expected });
         }
         if groups == 0 {
             return Err(FoldError::ZeroGroups);
@@ -105,23 +97,13 @@ impl Geometry {
         if rows % groups != 0 {
             return Err(FoldError::IndivisibleGroups { groups, channels: rows });
         }
-        let product = |axes: &[usize]| {
-            axes.iter()
-                .try_fold(1_usize, |product, &axis| product.checked_mul(axis))
-        };
+        let product = |axes: &[usize]| axes.iter().try_fold(1_usize, |product, &axis| product.checked_mul(axis));
         let counts = (product(shape), product(&shape[1..]), columns.checked_mul(groups));
         let (Some(len), Some(row_len), Some(across)) = counts else {
-            return Err(FoldError::ShapeOverflow {
-                shape: shape.to_vec(),
-                groups,
-            });
+            return Err(FoldError::ShapeOverflow { shape: shape.to_vec(), groups });
         };
         if len != weight_len {
-            return Err(FoldError::WeightLength {
-                shape: shape.to_vec(),
-                found: weight_len,
-                expected: len,
-            });
+            return Err(FoldError::WeightLength { shape: shape.to_vec(), found: weight_len, expected: len });
         }
         let transposed = layer.is_transposed();
         let geometry = Self {
@@ -150,22 +132,10 @@ impl Geometry {
 
     /// The channels of each stretch of one row of axis 0, in the order of memory.
     pub(super) fn taps_of_row(&self, row: usize) -> impl Iterator<Item = Taps> + use<> {
-        let Self {
-            columns, transposed, ..
-        } = *self;
+        let Self { columns, transposed, .. } = *self;
         let first_across = row / self.rows_per_group * columns;
         (first_across..first_across + columns).map(move |across| {
-            if transposed {
-                Taps {
-                    input: row,
-                    output: across,
-                }
-            } else {
-                Taps {
-                    input: across,
-                    output: row,
-                }
-            }
+            if transposed { Taps { input: row, output: across } } else { Taps { input: across, output: row } }
         })
     }
 
@@ -173,11 +143,7 @@ impl Geometry {
     pub(super) fn output_of(&self, index: usize) -> usize {
         let row = index / self.row_len;
         let column = index % self.row_len / self.kernel_len;
-        if self.transposed {
-            row / self.rows_per_group * self.columns + column
-        } else {
-            row
-        }
+        if self.transposed { row / self.rows_per_group * self.columns + column } else { row }
     }
 }
 
@@ -190,10 +156,7 @@ mod tests {
     }
 
     fn channels(geometry: &Geometry, rows: usize) -> Vec<(usize, usize)> {
-        (0..rows)
-            .flat_map(|row| geometry.taps_of_row(row))
-            .map(|taps| (taps.input, taps.output))
-            .collect()
+        (0..rows).flat_map(|row| geometry.taps_of_row(row)).map(|taps| (taps.input, taps.output)).collect()
     }
 
     #[test]
@@ -201,10 +164,7 @@ mod tests {
         let geometry = geometry(Layer::Conv { groups: 2 }, &[4, 2, 5]);
         let expected = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 2), (3, 2), (2, 3), (3, 3)];
         assert_eq!(channels(&geometry, 4), expected);
-        assert_eq!(
-            (geometry.output_of(9), geometry.output_of(10), geometry.output_of(39)),
-            (0, 1, 3)
-        );
+        assert_eq!((geometry.output_of(9), geometry.output_of(10), geometry.output_of(39)), (0, 1, 3));
     }
 
     #[test]
@@ -212,10 +172,7 @@ mod tests {
         let geometry = geometry(Layer::ConvTranspose { groups: 2 }, &[4, 2, 3]);
         let expected = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (2, 3), (3, 2), (3, 3)];
         assert_eq!(channels(&geometry, 4), expected);
-        assert_eq!(
-            (geometry.output_of(2), geometry.output_of(3), geometry.output_of(12)),
-            (0, 1, 2)
-        );
+        assert_eq!((geometry.output_of(2), geometry.output_of(3), geometry.output_of(12)), (0, 1, 2));
     }
 
     #[test]

@@ -25,24 +25,12 @@ fn refusals_of_batch_norms() {
     let of = |mean, var, eps| BatchNormParams::new(mean, var, eps);
 
     let eps = "but it must be a finite number that is not negative";
-    refused(
-        of(&ok, &ok, -1e-5).affine(),
-        &format!("invalid-eps: eps is -1e-5, {eps}"),
-    );
-    refused(
-        of(&ok, &ok, f64::NAN).affine(),
-        &format!("invalid-eps: eps is NaN, {eps}"),
-    );
-    refused(
-        of(&ok, &ok, f64::INFINITY).affine(),
-        &format!("invalid-eps: eps is inf, {eps}"),
-    );
+    refused(of(&ok, &ok, -1e-5).affine(), &format!("invalid-eps: eps is -1e-5, {eps}"));
+    refused(of(&ok, &ok, f64::NAN).affine(), &format!("invalid-eps: eps is NaN, {eps}"));
+    refused(of(&ok, &ok, f64::INFINITY).affine(), &format!("invalid-eps: eps is inf, {eps}"));
 
     let mismatch = |argument| format!("length-mismatch: {argument} has 2 elements, but 3 are needed");
-    refused(
-        BatchNormParams::new(&ok, &short, 1e-5).affine(),
-        &mismatch("running_var"),
-    );
+    refused(BatchNormParams::new(&ok, &short, 1e-5).affine(), &mismatch("running_var"));
     refused(of(&ok, &ok, 1e-5).weight(&short).affine(), &mismatch("bn.weight"));
     refused(of(&ok, &ok, 1e-5).bias(&short).affine(), &mismatch("bn.bias"));
 
@@ -58,18 +46,9 @@ fn refusals_of_batch_norms() {
     refused(of(&ok, &zero, 0.0).affine(), division);
 
     let finite = |element| format!("non-finite: {element}, but every parameter must be finite");
-    refused(
-        of(&nan, &ok, 0.0).affine(),
-        &finite("running_mean of channel 2 is NaN (element 2)"),
-    );
-    refused(
-        of(&ok, &ok, 0.0).weight(&infinite).affine(),
-        &finite("bn.weight of channel 0 is inf (element 0)"),
-    );
-    refused(
-        of(&ok, &ok, 0.0).bias(&nan).affine(),
-        &finite("bn.bias of channel 2 is NaN (element 2)"),
-    );
+    refused(of(&nan, &ok, 0.0).affine(), &finite("running_mean of channel 2 is NaN (element 2)"));
+    refused(of(&ok, &ok, 0.0).weight(&infinite).affine(), &finite("bn.weight of channel 0 is inf (element 0)"));
+    refused(of(&ok, &ok, 0.0).bias(&nan).affine(), &finite("bn.bias of channel 2 is NaN (element 2)"));
     refused(
         BatchNormParams::new(&[0.0], &[5e-324], 0.0).weight(&[1e308]).affine(),
         "overflow: the scale of channel 0 would be inf, but the largest f64 is 1.7976931348623157e308",
@@ -102,10 +81,7 @@ fn refusals_of_weights() {
     let none: [f32; 0] = [];
     let (conv, transposed) = (Layer::Conv { groups: 2 }, Layer::ConvTranspose { groups: 2 });
     let check = |weight: Values, layer, shape: &[usize], sentence: &str| {
-        refused(
-            LinearOp::new(layer, weight, shape).fold::<f32, f32>(None, None),
-            sentence,
-        );
+        refused(LinearOp::new(layer, weight, shape).fold::<f32, f32>(None, None), sentence);
     };
 
     let rank = |text| format!("weight-rank: the shape {text}");
@@ -115,12 +91,7 @@ fn refusals_of_weights() {
         &[2, 3, 4],
         &rank("[2, 3, 4] of layer.weight has 3 axes, but a Linear weight has 2"),
     );
-    check(
-        (&weight).into(),
-        conv,
-        &[],
-        &rank("[] of layer.weight has 0 axes, but a Conv weight has 3, 4 or 5"),
-    );
+    check((&weight).into(), conv, &[], &rank("[] of layer.weight has 0 axes, but a Conv weight has 3, 4 or 5"));
     check(
         (&weight).into(),
         transposed,
@@ -168,25 +139,13 @@ fn refusals_of_channels() {
     let weight = [1.0_f32; 24];
     let (four, six) = (Affine::identity(4), Affine::identity(6));
     let bias = |found: InF16, text| refused(found, &format!("length-mismatch: layer.bias has {text} are needed"));
-    bias(
-        conv(&weight, 1).bias(&[0.0_f32; 3]).fold(None, None),
-        "3 elements, but 4",
-    );
+    bias(conv(&weight, 1).bias(&[0.0_f32; 3]).fold(None, None), "3 elements, but 4");
     // The output channels of a transposed convolution are axis 1 times the groups.
-    bias(
-        transposed(&weight).bias(&[0.0_f32; 4]).fold(None, None),
-        "4 elements, but 6",
-    );
+    bias(transposed(&weight).bias(&[0.0_f32; 4]).fold(None, None), "4 elements, but 6");
 
     let map = |found: InF16, text| refused(found, &format!("channel-mismatch: the BatchNorm {text} channels"));
-    map(
-        conv(&weight, 1).fold_after(&six),
-        "after the layer has 6 channels, but the layer has 4 output",
-    );
-    map(
-        transposed(&weight).fold_after(&four),
-        "after the layer has 4 channels, but the layer has 6 output",
-    );
+    map(conv(&weight, 1).fold_after(&six), "after the layer has 6 channels, but the layer has 4 output");
+    map(transposed(&weight).fold_after(&four), "after the layer has 4 channels, but the layer has 6 output");
     map(
         conv(&weight, 2).fold_before(&four, Padding::None),
         "before the layer has 4 channels, but the layer has 6 input",
@@ -195,11 +154,7 @@ fn refusals_of_channels() {
         transposed(&weight).fold_before(&six, Padding::None),
         "before the layer has 6 channels, but the layer has 4 input",
     );
-    let named = FoldError::ChannelMismatch {
-        side: Side::After,
-        found: 6,
-        expected: 4,
-    };
+    let named = FoldError::ChannelMismatch { side: Side::After, found: 6, expected: 4 };
     assert_eq!(conv(&weight, 1).fold_after::<f16, f32>(&six), Err(named));
 
     let (mut short, mut long) = ([0.0_f32; 3], [0.0_f32; 24]);
@@ -237,20 +192,11 @@ fn refusals_of_shifts() {
 fn refusals_of_numbers() {
     let mut weight = [1.0_f32; 24];
     let in_f16 = |found: InF16, text| {
-        refused(
-            found,
-            &format!("overflow: folded.{text}, but the largest f16 is 65504.0"),
-        );
+        refused(found, &format!("overflow: folded.{text}, but the largest f16 is 65504.0"));
     };
     let scale = |third| Affine::from_scale(&[1.0, 1.0, third, 7e4]).unwrap();
-    in_f16(
-        conv(&weight, 1).fold_after(&scale(65520.0)),
-        "weight of channel 2 would be 65520.0",
-    );
-    in_f16(
-        conv(&weight, 1).fold_after(&scale(65520.0_f64.next_down())),
-        "weight of channel 3 would be 70000.0",
-    );
+    in_f16(conv(&weight, 1).fold_after(&scale(65520.0)), "weight of channel 2 would be 65520.0");
+    in_f16(conv(&weight, 1).fold_after(&scale(65520.0_f64.next_down())), "weight of channel 3 would be 70000.0");
     assert!(conv(&weight, 1).fold_after::<bf16, f16>(&scale(1.0)).is_ok());
 
     let op = conv(&weight, 1).bias(&[0.0_f32, -1e5, 0.0, 0.0]);
@@ -258,21 +204,12 @@ fn refusals_of_numbers() {
     assert_eq!(op.fold::<f16, f32>(None, None).unwrap().bias, [0.0, -1e5, 0.0, 0.0]);
 
     let finite = |found: InF16, text| {
-        refused(
-            found,
-            &format!("non-finite: layer.{text}, but every parameter must be finite"),
-        );
+        refused(found, &format!("non-finite: layer.{text}, but every parameter must be finite"));
     };
     let op = conv(&weight, 1).bias(&[0.0_f32, 0.0, 0.0, f32::NAN]);
     finite(op.fold(None, None), "bias of channel 3 is NaN (element 3)");
     weight[21] = f32::INFINITY;
-    finite(
-        conv(&weight, 1).fold(None, None),
-        "weight of channel 3 is inf (element 21)",
-    );
+    finite(conv(&weight, 1).fold(None, None), "weight of channel 3 is inf (element 21)");
     // Element 21 is [3, 1, 1]: input channel 3 is in group 1, whose outputs are 3, 4 and 5.
-    finite(
-        transposed(&weight).fold(None, None),
-        "weight of channel 4 is inf (element 21)",
-    );
+    finite(transposed(&weight).fold(None, None), "weight of channel 4 is inf (element 21)");
 }

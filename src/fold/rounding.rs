@@ -82,13 +82,7 @@ impl<T: Element> RoundingSurvey<T> {
 
     #[cold]
     fn overflow(&self, channel: usize, value: f64) -> FoldError {
-        FoldError::Overflow {
-            argument: self.argument,
-            channel,
-            value,
-            limit: T::MAX,
-            target: T::DTYPE.name(),
-        }
+        FoldError::Overflow { argument: self.argument, channel, value, limit: T::MAX, target: T::DTYPE.name() }
     }
 }
 
@@ -121,13 +115,6 @@ mod tests {
         for value in [0.0, -0.0, 1e-9, -1e-9, 3e-5, 1.0, -65519.0] {
             survey.add(0, value).unwrap();
         }
-        assert_eq!(
-            survey.report(),
-            RoundingReport {
-                max_abs: 65504.0,
-                subnormal: 1,
-                underflowed: 2
-            }
-        );
+        assert_eq!(survey.report(), RoundingReport { max_abs: 65504.0, subnormal: 1, underflowed: 2 });
     }
 }

@@ -85,10 +85,11 @@ pub(super) fn trailing_rows(
     length: usize,
 ) -> Result<Rows> {
     let shape = signature.shape;
-    let leading = shape
-        .extents()
-        .strip_suffix(normalized_shape.extents())
-        .ok_or_else(|| Error::Shape { layer, found: shape, expected: format!("one that ends in {normalized_shape}") })?;
+    let leading = shape.extents().strip_suffix(normalized_shape.extents()).ok_or_else(|| Error::Shape {
+        layer,
+        found: shape,
+        expected: format!("one that ends in {normalized_shape}"),
+    })?;
     shape.elements()?;
     let rows = crate::shape::product(leading).ok_or(Error::ShapeOverflow { shape })?;
     let strides = signature.strides;

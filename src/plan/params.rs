@@ -1,12 +1,5 @@
 // Made from kernels/params.h by scripts/refresh-bindings; do not edit.
-#![allow(
-    clippy::all,
-    clippy::pedantic,
-    dead_code,
-    missing_docs,
-    non_camel_case_types,
-    unreachable_pub
-)]
+#![allow(clippy::all, clippy::pedantic, dead_code, missing_docs, non_camel_case_types, unreachable_pub)]
 pub const WN_ACTIVATION_NONE: Activation = 0;
 pub const WN_ACTIVATION_RELU: Activation = 1;
 pub const WN_ACTIVATION_SILU: Activation = 2;

@@ -76,3 +76,68 @@ pub(super) fn plan_table(table: &ChannelTable) -> Option<Launch> {
         }),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::norm::Activation;
+    use crate::plan::params::Kernel;
+
+    const H200: Limits = Limits { multiprocessors: 132 };
+
+    fn map(length: usize, channels: usize, spatial: usize) -> Pointwise {
+        let activation = Activation::None;
+        Pointwise { dtype: DType::F16, length, channels, spatial, constants: Constants::Table, activation }
+    }
+
+    fn planned(problem: &Pointwise) -> (Launch, PointwiseParams) {
+        let launch = plan(problem, &H200).unwrap();
+        let Params::Pointwise(params) = launch.params else { panic!("pointwise plans pointwise") };
+        (launch, params)
+    }
+
+    #[test]
+    fn planes_are_covered() {
+        for length in [1, 8191, 8192, 8193, 64 * 112 * 112, 1 << 33] {
+            let (launch, params) = planned(&map(length, 1, length.max(2)));
+            assert_eq!(launch.kernel, Kernel::pointwise_planes_f16);
+            let tile = u64::from(launch.block * params::WN_POINTWISE_VECTORS) * 8;
+            assert_eq!(u64::from(launch.grid), (length as u64).div_ceil(tile));
+            assert_eq!(params.length, length as u64);
+        }
+        // Past the largest grid, blocks walk on.
+        assert_eq!(planned(&map(1 << 46, 1, 2)).0.grid, i32::MAX as u32);
+    }
+
+    /// A thread's vectors lie whole pixels apart, and every vector has a thread.
+    #[test]
+    fn channels_last_strides() {
+        for (channels, pixels) in
+            [(3, 1000), (64, 50_000), (2048, 49), (70_001, 2), (1, 1 << 33), (5, 1), (320, 1 << 25)]
+        {
+            let length = channels * pixels;
+            let (launch, params) = planned(&map(length, channels, 1));
+            assert_eq!(launch.kernel, Kernel::pointwise_channels_last_f16);
+            assert_eq!(params.stride * 8 % channels as u64, 0, "{channels}");
+            let vectors = (length as u64).div_ceil(8);
+            assert!(u64::from(launch.grid) * u64::from(launch.block) >= params.stride.min(vectors), "{channels}");
+        }
+    }
+
+    #[test]
+    fn nothing_to_do() {
+        assert_eq!(plan(&map(0, 4, 9), &H200), None);
+        assert_eq!(plan_table(&ChannelTable { channels: 0, weight: None, bias: None, eps: 0.0 }), None);
+    }
+
+    #[test]
+    fn the_table_is_made_by_the_instance_of_the_narrow_coefficient() {
+        let table = |weight, bias| plan_table(&ChannelTable { channels: 300, weight, bias, eps: 0.0 }).unwrap();
+        assert_eq!(table(None, None).kernel, Kernel::channel_table_f32);
+        assert_eq!(table(Some(DType::F32), Some(DType::Bf16)).kernel, Kernel::channel_table_bf16);
+        assert_eq!(
+            (table(Some(DType::F16), None).kernel, table(Some(DType::F16), None).grid),
+            (Kernel::channel_table_f16, 2)
+        );
+    }
+}

@@ -90,3 +90,114 @@ pub(super) fn plan(rows: &Rows) -> Option<Launch> {
         }),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::DType;
+    use crate::norm::Activation;
+    use crate::plan::params::Kernel;
+
+    fn rows(rows: usize, length: usize) -> Rows {
+        Rows {
+            dtype: DType::Bf16,
+            rows,
+            length,
+            moments: Moments::MeanAndVariance,
+            affine: Affine::PerElement,
+            weight: None,
+            bias: None,
+            weight_plus_one: false,
+            eps: 1e-5,
+            activation: Activation::None,
+            x_stride: length,
+            residual_stride: length,
+            sum_stride: length,
+            y_stride: length,
+        }
+    }
+
+    fn planned(problem: &Rows) -> (Launch, RowsParams) {
+        let launch = plan(problem).unwrap();
+        let Params::Rows(params) = launch.params else { panic!("rows plan rows") };
+        (launch, params)
+    }
+
+    /// (length, kernel, threads of a block, lanes of a row) on both sides of every boundary.
+    #[test]
+    fn regimes() {
+        let group = 256;
+        for (length, kernel, block, lanes) in [
+            (1, Kernel::rows_group_8_bf16, group, 1),
+            (8, Kernel::rows_group_8_bf16, group, 1),
+            (9, Kernel::rows_group_8_bf16, group, 2),
+            (128, Kernel::rows_group_8_bf16, group, 16),
+            (129, Kernel::rows_group_8_bf16, group, 32),
+            (256, Kernel::rows_group_8_bf16, group, 32),
+            (257, Kernel::rows_group_16_bf16, group, 32),
+            (512, Kernel::rows_group_16_bf16, group, 32),
+            (513, Kernel::rows_group_32_bf16, group, 32),
+            (1024, Kernel::rows_group_32_bf16, group, 32),
+            (1025, Kernel::rows_block_32x512_bf16, 64, 64),
+            (4096, Kernel::rows_block_32x512_bf16, 128, 128),
+            (12_288, Kernel::rows_block_32x512_bf16, 384, 384),
+            (16_384, Kernel::rows_block_32x512_bf16, 512, 512),
+            (16_385, Kernel::rows_block_32x1024_bf16, 544, 544),
+            (32_768, Kernel::rows_block_32x1024_bf16, 1024, 1024),
+            (32_769, Kernel::rows_stream_bf16, 512, 512),
+            (1 << 40, Kernel::rows_stream_bf16, 512, 512),
+        ] {
+            let (launch, params) = planned(&rows(3, length));
+            assert_eq!((launch.kernel, launch.block, params.lanes), (kernel, block, lanes), "{length}");
+        }
+    }
+
+    #[test]
+    fn the_regime_does_not_depend_on_the_rows() {
+        for length in [7, 300, 1000, 5000, 20_000, 100_000] {
+            let (one, _) = planned(&rows(1, length));
+            for count in [2, 131, 132, 133, 1 << 20] {
+                let (many, _) = planned(&rows(count, length));
+                assert_eq!((one.kernel, one.block), (many.kernel, many.block));
+            }
+        }
+    }
+
+    /// Every row has its team, in grids that a device accepts, also where the tensor exceeds 2³¹ elements or rows.
+    #[test]
+    fn beyond_32_bits() {
+        let big = 1_usize << 33;
+        for (count, length) in
+            [(big, 1), (big, 8), (big + 1, 256), (1 << 22, 1024), (3 << 20, 4096), (3, big), (1 << 16, 65_537)]
+        {
+            let problem = Rows { x_stride: length + 8, ..rows(count, length) };
+            let (launch, params) = planned(&problem);
+            assert_eq!((params.rows, params.length), (count as u64, length as u64));
+            assert_eq!(params.x_stride, length as u64 + 8);
+            assert!(launch.grid >= 1 && launch.grid <= i32::MAX as u32);
+            let per_round = u64::from(launch.grid) * u64::from(launch.block / params.lanes);
+            // The kernels walk on by whole grids; only the largest grid may leave rows for another round.
+            assert!(per_round >= count as u64 || launch.grid == i32::MAX as u32, "{count} x {length}");
+        }
+    }
+
+    #[test]
+    fn nothing_to_do() {
+        assert_eq!(plan(&rows(0, 5)), None);
+        assert_eq!(plan(&rows(5, 0)), None);
+    }
+
+    #[test]
+    fn channels_and_flags() {
+        let problem = Rows {
+            affine: Affine::PerChannel { groups: 4, channels_per_group: 5, spatial: 49 },
+            weight: Some(DType::F32),
+            bias: Some(DType::Bf16),
+            ..rows(8, 245)
+        };
+        let (_, params) = planned(&problem);
+        assert_eq!((params.groups.divisor, params.spatial.divisor, params.channels_per_group), (4, 49, 5));
+        assert_eq!(params.affine, params::WN_AFFINE_PER_CHANNEL);
+        assert_eq!(params.flags, params::WN_FLAG_WEIGHT_F32);
+    }
+}

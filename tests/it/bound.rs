@@ -1,6 +1,5 @@
 //! Numbers that break a careless norm: all within the one bound, on both backends, in every regime.
 
-
 use warpnorm::half::{bf16, f16};
 
 use crate::call::{Call, Coefficient, Inputs, Layer, Outputs, run, verify_cpu, verify_cuda};
@@ -19,8 +18,10 @@ fn layers() -> [Layer; 2] {
 
 type Verify<'a, T> = &'a dyn Fn(&Call, &Inputs<T>) -> Outputs<T>;
 
-/// Calls `test` on every layer, length and backend.
-fn everywhere<T: Real>(device: Option<&Device>, test: &dyn Fn(Call, Inputs<T>, Verify<'_, T>)) {
+type Test<'a, T> = &'a dyn Fn(Call, Inputs<T>, Verify<'_, T>);
+
+/// Calls `test` on every layer and length, on CUDA or the CPU.
+fn everywhere<T: Real>(device: Option<&Device>, test: Test<'_, T>) {
     for layer in layers() {
         for length in LENGTHS {
             let call = Call::new(layer, &[ROWS, length]);
@@ -190,12 +191,10 @@ fn the_bound_is_not_idle() {
     let n = inputs.x.len() as f32;
     let mean = inputs.x.iter().sum::<f32>() / n;
     let variance = inputs.x.iter().map(|x| x * x).sum::<f32>() / n - mean * mean;
-    let careless = |(i, x): (usize, &f32)| {
-        (x - mean) / (variance + 1e-5).sqrt() * inputs.weight[i] as f32 + inputs.bias[i] as f32
-    };
+    let careless =
+        |(i, x): (usize, &f32)| (x - mean) / (variance + 1e-5).sqrt() * inputs.weight[i] as f32 + inputs.bias[i] as f32;
     let y: Vec<f32> = inputs.x.iter().enumerate().map(careless).collect();
     let expected = crate::call::expected(&call, &inputs);
     let verdict = std::panic::catch_unwind(|| crate::oracle::assert_within(&y, &expected, &"careless"));
     assert!(verdict.is_err(), "the bound accepts a cancelled variance");
 }
-

@@ -9,6 +9,7 @@ use crate::oracle::{self, Expected, assert_within};
 use crate::place::{Place, Real};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(clippy::enum_variant_names, reason = "these are the layers' names")]
 pub enum Layer {
     /// Over the last axis of `[rows, length]`.
     LayerNorm,
@@ -264,19 +265,16 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
         let (eps, activation) = (call.eps, call.activation);
         match call.layer {
             Layer::LayerNorm => LayerNorm::new([channels])?.eps(eps)?.activation(activation).forward(args)?,
-            Layer::RmsNorm { weight_plus_one } => RmsNorm::new([channels], eps)?
-                .weight_plus_one(weight_plus_one)
-                .activation(activation)
-                .forward(args)?,
+            Layer::RmsNorm { weight_plus_one } => {
+                RmsNorm::new([channels], eps)?.weight_plus_one(weight_plus_one).activation(activation).forward(args)?
+            }
             Layer::GroupNorm { groups } => {
                 GroupNorm::new(groups, channels)?.eps(eps)?.activation(activation).forward(args)?;
             }
             Layer::InstanceNorm => InstanceNorm::new(channels)?.eps(eps)?.activation(activation).forward(args)?,
-            Layer::InstanceNormTracked => InstanceNorm::new(channels)?
-                .track_running_stats(true)
-                .eps(eps)?
-                .activation(activation)
-                .forward(args)?,
+            Layer::InstanceNormTracked => {
+                InstanceNorm::new(channels)?.track_running_stats(true).eps(eps)?.activation(activation).forward(args)?
+            }
             Layer::BatchNorm { layout, .. } => {
                 BatchNorm::new(channels)?.layout(layout).eps(eps)?.activation(activation).forward(args)?;
             }
@@ -310,9 +308,7 @@ pub fn expected<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<Expected> {
         let rows = if length == 0 { &[][..] } else { &s[..] };
         rows.chunks(length.max(1))
             .enumerate()
-            .flat_map(|(row, s)| {
-                oracle::row(s, eps, subtract_mean, &|i| affine(channel(row, i)), call.activation)
-            })
+            .flat_map(|(row, s)| oracle::row(s, eps, subtract_mean, &|i| affine(channel(row, i)), call.activation))
             .collect()
     };
     let elements = |spatial: usize| {

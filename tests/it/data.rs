@@ -48,8 +48,8 @@ pub fn bits<T: Element>(values: &[T]) -> Vec<u64> {
 /// Row counts and row lengths that have broken other libraries (the comments of their issues are in the project's notes).
 pub const ROWS: [usize; 13] = [0, 1, 2, 3, 131, 132, 133, 255, 256, 257, 65_535, 65_536, 70_000];
 pub const LENGTHS: [usize; 27] = [
-    1, 2, 3, 7, 31, 32, 33, 127, 128, 255, 1000, 1023, 1024, 1025, 3584, 4095, 4096, 4097, 8191, 16_384, 16_385, 32_768,
-    65_536, 65_537, 131_072, 262_144, 1_000_003,
+    1, 2, 3, 7, 31, 32, 33, 127, 128, 255, 1000, 1023, 1024, 1025, 3584, 4095, 4096, 4097, 8191, 16_384, 16_385,
+    32_768, 65_536, 65_537, 131_072, 262_144, 1_000_003,
 ];
 
 /// Every pair of at most `limit` elements, and long rows in ones and twos.

@@ -84,9 +84,9 @@ fn refusals<P: Place>(place: &P) {
         let rank = InstanceNorm::new(1).unwrap().forward(Args::new(place, [1, 1, 1, 1, 3, 4]).output(&mut out));
         assert!(matches!(rank, Err(Error::Shape { .. })), "{rank:?}");
 
-        let strided = InstanceNorm::new(3).unwrap().forward(
-            Args::new(place, [1, 3, 4]).input(&three_rows).input_row_stride(8).output(&mut out),
-        );
+        let strided = InstanceNorm::new(3)
+            .unwrap()
+            .forward(Args::new(place, [1, 3, 4]).input(&three_rows).input_row_stride(8).output(&mut out));
         assert!(matches!(strided, Err(Error::Unexpected { argument: "input_row_stride", .. })), "{strided:?}");
     }
     // Nothing was written, and the next good call is served.
@@ -188,7 +188,10 @@ fn fault() {
     let layer = LayerNorm::new([4096]).expect("a layer");
     layer.forward(Args::new(&cuda, [1, 4096]).input(&*stale).output(&mut y)).expect("the launch itself");
     println!("synchronized: {:?}", stream.synchronize().map_err(|error| error.0 as u32));
-    println!("next call: {:?}", layer.forward(Args::new(&cuda, [1, 4096]).output(&mut y)).expect_err("sticky").to_string());
+    println!(
+        "next call: {:?}",
+        layer.forward(Args::new(&cuda, [1, 4096]).output(&mut y)).expect_err("sticky").to_string()
+    );
     std::mem::forget(y);
 }
 
@@ -218,7 +221,8 @@ fn a_driver_too_old() {
 fn a_chip_too_old() {
     let opened = child("old chip");
     // Without kernels in the image there is nothing for any chip.
-    let says_why = opened.contains("not for a device of compute capability 6.1") || opened.contains("holds no CUDA kernels");
+    let says_why =
+        opened.contains("not for a device of compute capability 6.1") || opened.contains("holds no CUDA kernels");
     assert!(says_why, "{opened}");
 }
 

@@ -30,12 +30,7 @@ mod reference {
         pub output_padding: Axes,
     }
 
-    pub const PLAIN: Window = Window {
-        stride: [1; 3],
-        padding: [0; 3],
-        dilation: [1; 3],
-        output_padding: [0; 3],
-    };
+    pub const PLAIN: Window = Window { stride: [1; 3], padding: [0; 3], dilation: [1; 3], output_padding: [0; 3] };
 
     #[derive(Debug, Clone, PartialEq)]
     pub struct Tensor {
@@ -48,12 +43,7 @@ mod reference {
     impl Tensor {
         pub fn zeros(batch: usize, channels: usize, size: Axes) -> Self {
             let data = vec![0.0; batch * channels * size.iter().product::<usize>()];
-            Self {
-                batch,
-                channels,
-                size,
-                data,
-            }
+            Self { batch, channels, size, data }
         }
 
         pub fn index(&self, n: usize, c: usize, at: Axes) -> usize {
@@ -66,12 +56,7 @@ mod reference {
         }
 
         pub fn map(&self, f: impl Fn(usize, f64) -> f64) -> Self {
-            let data = self
-                .data
-                .iter()
-                .enumerate()
-                .map(|(index, &x)| f(self.channel_of(index), x))
-                .collect();
+            let data = self.data.iter().enumerate().map(|(index, &x)| f(self.channel_of(index), x)).collect();
             Self { data, ..self.clone() }
         }
 
@@ -90,12 +75,7 @@ mod reference {
 
     /// Weight `[outputs, inputs / groups, kernel]`.
     pub fn conv(x: &Tensor, weight: &[f64], outputs: usize, kernel: Axes, groups: usize, window: &Window) -> Tensor {
-        let &Window {
-            stride,
-            padding,
-            dilation,
-            ..
-        } = window;
+        let &Window { stride, padding, dilation, .. } = window;
         let size = each_axis(|a| (x.size[a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) / stride[a] + 1);
         let inputs_per_group = x.channels / groups;
         let mut y = Tensor::zeros(x.batch, outputs, size);
@@ -131,12 +111,7 @@ mod reference {
         groups: usize,
         window: &Window,
     ) -> Tensor {
-        let &Window {
-            stride,
-            padding,
-            dilation,
-            output_padding,
-        } = window;
+        let &Window { stride, padding, dilation, output_padding } = window;
         let size = each_axis(|a| {
             (x.size[a] - 1) * stride[a] + dilation[a] * (kernel[a] - 1) + output_padding[a] + 1 - 2 * padding[a]
         });
@@ -243,9 +218,7 @@ impl BatchNorm {
             weight: weight.then_some(weights),
             bias: bias.then(|| random.values(channels, -1.0, 1.0)),
             mean: random.values(channels, -1.0, 1.0),
-            var: (0..channels)
-                .map(|_| 10.0_f64.powf(random.between(-3.0, 1.0)) as f32)
-                .collect(),
+            var: (0..channels).map(|_| 10.0_f64.powf(random.between(-3.0, 1.0)) as f32).collect(),
             eps: 1e-3,
         }
     }
@@ -320,16 +293,7 @@ impl Case {
         let bias = bias.then(|| random.values(outputs, -1.0, 1.0));
         let mut x = Tensor::zeros(2, inputs, size);
         x.data.fill_with(|| random.between(-1.0, 1.0));
-        Self {
-            layer,
-            shape,
-            weight,
-            bias,
-            inputs,
-            outputs,
-            window: PLAIN,
-            x,
-        }
+        Self { layer, shape, weight, bias, inputs, outputs, window: PLAIN, x }
     }
 
     /// Stride, dilation, padding and output padding on the axes that the layer has.
@@ -403,10 +367,7 @@ impl Case {
     /// Folds into `T`, and checks every stored number and every output.
     fn check<T: Element>(&self, before: Option<&BatchNorm>, after: Option<&BatchNorm>, padding: Padding) {
         let (first, last) = (before.map(BatchNorm::affine), after.map(BatchNorm::affine));
-        let folded: Folded<T> = self
-            .op()
-            .fold(first.as_ref().map(|map| (map, padding)), last.as_ref())
-            .unwrap();
+        let folded: Folded<T> = self.op().fold(first.as_ref().map(|map| (map, padding)), last.as_ref()).unwrap();
         let weight: Vec<f64> = folded.weight.iter().map(|value| value.to_f64()).collect();
         let bias: Vec<f64> = folded.bias.iter().map(|value| value.to_f64()).collect();
 
@@ -420,11 +381,7 @@ impl Case {
         if let (None, Some(after)) = (before, after) {
             for (o, bias) in bias.iter().enumerate() {
                 let expected = (self.bias_of(o) - f64::from(after.mean[o])) * after.scale(o) + after.bias(o);
-                assert_eq!(
-                    bias.to_bits(),
-                    reference::round::<T>(expected).to_bits(),
-                    "bias {o} of {self:?}"
-                );
+                assert_eq!(bias.to_bits(), reference::round::<T>(expected).to_bits(), "bias {o} of {self:?}");
             }
         }
 
@@ -443,11 +400,7 @@ impl Case {
             let bound = relative * magnitude.data[index] + subnormal * (1.0 + self.weight.len() as f64);
             let error = (found - expected).abs();
             // What the unfolded layer itself loses in f64 where a large intermediate value cancels.
-            assert!(
-                error <= bound + 1e-10,
-                "{}: {error:e} > {bound:e} in {self:?}",
-                T::DTYPE
-            );
+            assert!(error <= bound + 1e-10, "{}: {error:e} > {bound:e} in {self:?}", T::DTYPE);
         }
     }
 
@@ -473,8 +426,7 @@ fn batch_norm_after_convolution() {
                     let case = Case::new(&mut random, Layer::Conv { groups }, inputs, outputs, spatial, bias);
                     let batch_norm = BatchNorm::random(&mut random, outputs, bn_weight, bn_bias);
                     case.check_all_types(None, Some(&batch_norm), Padding::None);
-                    case.with_border()
-                        .check_all_types(None, Some(&batch_norm), Padding::Zeros);
+                    case.with_border().check_all_types(None, Some(&batch_norm), Padding::Zeros);
                 }
             }
         }
@@ -493,8 +445,7 @@ fn batch_norm_after_transposed_convolution() {
                     let case = Case::new(&mut random, layer, inputs, outputs, spatial, bias);
                     let batch_norm = BatchNorm::random(&mut random, outputs, bn_weight, bn_weight);
                     case.check_all_types(None, Some(&batch_norm), Padding::None);
-                    case.with_border()
-                        .check_all_types(None, Some(&batch_norm), Padding::None);
+                    case.with_border().check_all_types(None, Some(&batch_norm), Padding::None);
                 }
             }
         }
@@ -599,10 +550,7 @@ fn to_f64<T: Element>(values: &[T]) -> Vec<f64> {
 }
 
 fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
-    a.data
-        .iter()
-        .zip(&b.data)
-        .fold(0.0, |most, (a, b)| (a - b).abs().max(most))
+    a.data.iter().zip(&b.data).fold(0.0, |most, (a, b)| (a - b).abs().max(most))
 }
 
 /// The tests above would catch a transposed weight that is scaled along the wrong axis.
@@ -610,14 +558,7 @@ fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
 fn scaling_a_transposed_convolution_along_axis_0_is_wrong() {
     let mut random = Random(7);
     for (groups, channels) in [(1, 4), (2, 4), (2, 6)] {
-        let case = Case::new(
-            &mut random,
-            Layer::ConvTranspose { groups },
-            channels,
-            channels,
-            2,
-            false,
-        );
+        let case = Case::new(&mut random, Layer::ConvTranspose { groups }, channels, channels, 2, false);
         let batch_norm = BatchNorm::random(&mut random, channels, true, false);
         let expected = batch_norm.apply(&case.run_unfolded(&case.x));
 
@@ -628,9 +569,7 @@ fn scaling_a_transposed_convolution_along_axis_0_is_wrong() {
 
         let row = case.weight.len() / channels;
         let weight = case.weight.iter().enumerate();
-        let wrong: Vec<_> = weight
-            .map(|(index, &w)| f64::from(w) * batch_norm.scale(index / row))
-            .collect();
+        let wrong: Vec<_> = weight.map(|(index, &w)| f64::from(w) * batch_norm.scale(index / row)).collect();
         assert!(max_difference(&case.run(&case.x, &wrong, &bias), &expected) > 1e-2);
     }
 }
@@ -656,16 +595,11 @@ fn folding_a_shift_through_zero_padding_is_wrong_at_the_border() {
 fn batch_norm_after_batch_norm() {
     let mut random = Random(9);
     let case = Case::new(&mut random, Layer::Conv { groups: 2 }, 4, 6, 2, true);
-    let norms: Vec<_> = BOTH
-        .map(|affine| BatchNorm::random(&mut random, 6, affine, affine))
-        .into();
+    let norms: Vec<_> = BOTH.map(|affine| BatchNorm::random(&mut random, 6, affine, affine)).into();
     let (factor, term) = (random.values(6, -2.0, 2.0), random.values(6, -1.0, 1.0));
     let map = norms[0].affine().then(&norms[1].affine()).unwrap();
-    let map = map
-        .then(&Affine::from_scale(&factor).unwrap())
-        .unwrap()
-        .then(&Affine::from_shift(&term).unwrap())
-        .unwrap();
+    let map =
+        map.then(&Affine::from_scale(&factor).unwrap()).unwrap().then(&Affine::from_shift(&term).unwrap()).unwrap();
     assert_eq!(map.center(), norms[0].affine().center());
 
     let y = norms[1].apply(&norms[0].apply(&case.run_unfolded(&case.x)));
@@ -675,10 +609,7 @@ fn batch_norm_after_batch_norm() {
     let largest = expected.abs().data.into_iter().fold(1.0, f64::max);
     assert!(max_difference(&found, &expected) < 1e-5 * largest);
 
-    let weakest = norms
-        .iter()
-        .flat_map(|norm| norm.var.iter().map(|&var| f64::from(var) + norm.eps))
-        .reduce(f64::min);
+    let weakest = norms.iter().flat_map(|norm| norm.var.iter().map(|&var| f64::from(var) + norm.eps)).reduce(f64::min);
     assert_eq!(map.report().min_var_plus_eps, weakest);
 }
 
@@ -704,10 +635,7 @@ fn arguments_of_any_type_fold_into_any_type() {
     let op = LinearOp::new(Layer::Linear, &weight, &[1, 2]).bias(&bias);
     let scale = f64::from(0.1_f32) / 2.0;
     let folded: Folded<f16, f32> = op.fold_after(&batch_norm.affine().unwrap()).unwrap();
-    assert_eq!(
-        to_f64(&folded.weight),
-        [3.0 * scale, -0.5 * scale].map(reference::round::<f16>)
-    );
+    assert_eq!(to_f64(&folded.weight), [3.0 * scale, -0.5 * scale].map(reference::round::<f16>));
     assert_eq!(to_f64(&folded.bias), [reference::round::<f32>(0.75 * scale)]);
 }
 
@@ -740,30 +668,18 @@ fn results_are_rounded_once() {
 #[test]
 fn a_weight_of_zero_leaves_the_batch_norms_bias() {
     let batch_norm = BatchNormParams::new(&[5.0_f32, 1.0], &[1.0_f32; 2], 0.0);
-    let affine = batch_norm
-        .weight(&[0.0_f32, -1.0])
-        .bias(&[0.25_f32, 0.0])
-        .affine()
-        .unwrap();
+    let affine = batch_norm.weight(&[0.0_f32, -1.0]).bias(&[0.25_f32, 0.0]).affine().unwrap();
     let op = LinearOp::new(Layer::Conv { groups: 2 }, &[3.0_f32, 4.0], &[2, 1, 1]).bias(&[7.0_f32, 8.0]);
     let folded: Folded<f32> = op.fold_after(&affine).unwrap();
-    assert_eq!(
-        (&folded.weight[..], &folded.bias[..]),
-        (&[0.0, -4.0][..], &[0.25, -7.0][..])
-    );
+    assert_eq!((&folded.weight[..], &folded.bias[..]), (&[0.0, -4.0][..], &[0.25, -7.0][..]));
     let report = folded.report.after.unwrap();
-    assert_eq!(
-        (report.dead_channels, report.max_abs_scale, report.warnings),
-        (vec![0], 1.0, vec![])
-    );
+    assert_eq!((report.dead_channels, report.max_abs_scale, report.warnings), (vec![0], 1.0, vec![]));
     assert_eq!(folded.report.weight.underflowed, 0);
 }
 
 #[test]
 fn the_report_tells_what_rounding_did() {
-    let batch_norm = BatchNormParams::new(&[0.0_f32; 3], &[1.0_f32, 0.0, 4e-9], 1e-9)
-        .affine()
-        .unwrap();
+    let batch_norm = BatchNormParams::new(&[0.0_f32; 3], &[1.0_f32, 0.0, 4e-9], 1e-9).affine().unwrap();
     let weight = [3e-5_f32, -1e-8, 1.0, 0.0, 1.0, 0.5];
     let op = LinearOp::new(Layer::Linear, &weight, &[3, 2]);
     let folded: Folded<f16> = op.fold_after(&batch_norm).unwrap();
@@ -778,66 +694,33 @@ fn the_report_tells_what_rounding_did() {
     assert_eq!(
         after.warnings,
         [
-            Warning::SmallVariance {
-                channel: 1,
-                var_plus_eps: 1e-9
-            },
-            Warning::SmallVariance {
-                channel: 2,
-                var_plus_eps
-            },
+            Warning::SmallVariance { channel: 1, var_plus_eps: 1e-9 },
+            Warning::SmallVariance { channel: 2, var_plus_eps },
             Warning::LargeScale { channel: 1, scale },
-            Warning::LargeScale {
-                channel: 2,
-                scale: 1.0 / var_plus_eps.sqrt()
-            },
+            Warning::LargeScale { channel: 2, scale: 1.0 / var_plus_eps.sqrt() },
         ]
     );
-    assert_eq!(
-        after.warnings[0].to_string(),
-        "running_var + eps of channel 1 is only 1e-9"
-    );
-    assert_eq!(
-        after.warnings[2].to_string(),
-        format!("channel 1 is scaled by {scale:?}")
-    );
-    assert_eq!(
-        after.warnings.iter().map(Warning::code).collect::<Vec<_>>()[1..3],
-        ["small-variance", "large-scale"]
-    );
+    assert_eq!(after.warnings[0].to_string(), "running_var + eps of channel 1 is only 1e-9");
+    assert_eq!(after.warnings[2].to_string(), format!("channel 1 is scaled by {scale:?}"));
+    assert_eq!(after.warnings.iter().map(Warning::code).collect::<Vec<_>>()[1..3], ["small-variance", "large-scale"]);
 }
 
 #[test]
 fn folding_into_slices_gives_the_same_and_writes_nothing_when_refused() {
     let mut random = Random(10);
     let case = Case::new(&mut random, Layer::Conv { groups: 2 }, 4, 6, 2, true);
-    let (before, after) = (
-        BatchNorm::random(&mut random, 4, true, true),
-        BatchNorm::random(&mut random, 6, true, true),
-    );
+    let (before, after) =
+        (BatchNorm::random(&mut random, 4, true, true), BatchNorm::random(&mut random, 6, true, true));
     let (before, after) = (before.affine(), after.affine());
     let folded: Folded<bf16, f32> = case.op().fold(Some((&before, Padding::None)), Some(&after)).unwrap();
     let mut weight = vec![bf16::ZERO; case.weight.len()];
     let mut bias = vec![0.0_f32; 6];
-    let report = case
-        .op()
-        .fold_into(Some((&before, Padding::None)), Some(&after), &mut weight, &mut bias)
-        .unwrap();
-    assert_eq!(
-        folded,
-        Folded {
-            weight: weight.clone(),
-            bias: bias.clone(),
-            report
-        }
-    );
+    let report = case.op().fold_into(Some((&before, Padding::None)), Some(&after), &mut weight, &mut bias).unwrap();
+    assert_eq!(folded, Folded { weight: weight.clone(), bias: bias.clone(), report });
 
     let large = Affine::from_scale(&[1.0, 1.0, 1.0, 1.0, 1.0, 1e39]).unwrap();
     let kept = (weight.clone(), bias.clone());
-    let refusal = case
-        .op()
-        .fold_into(None, Some(&large), &mut weight, &mut bias)
-        .unwrap_err();
+    let refusal = case.op().fold_into(None, Some(&large), &mut weight, &mut bias).unwrap_err();
     assert_eq!(refusal.code(), "overflow");
     assert_eq!((weight, bias), kept);
 }

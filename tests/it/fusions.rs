@@ -27,8 +27,15 @@ const ACTIVATIONS: [Activation; 5] =
 const OFFSETS: [usize; 4] = [0, 1, 3, 4];
 const GAPS: [usize; 3] = [0, 1, 8];
 /// A length, and a spatial size, for each regime.
-const SIZES: [(usize, [usize; 2]); 7] =
-    [(37, [1, 1]), (256, [7, 7]), (500, [8, 8]), (1000, [16, 17]), (2050, [32, 32]), (17_001, [95, 94]), (33_000, [128, 128])];
+const SIZES: [(usize, [usize; 2]); 7] = [
+    (37, [1, 1]),
+    (256, [7, 7]),
+    (500, [8, 8]),
+    (1000, [16, 17]),
+    (2050, [32, 32]),
+    (17_001, [95, 94]),
+    (33_000, [128, 128]),
+];
 
 /// How many choices there are of each kind.
 const CHOICES: [usize; 8] = [
@@ -49,9 +56,9 @@ fn pairwise() -> Vec<[usize; CHOICES.len()]> {
         (0..row.len()).flat_map(move |i| (i + 1..row.len()).map(move |j| (i, row[i], j, row[j])))
     };
     let mut missing = HashSet::new();
-    for i in 0..CHOICES.len() {
-        for j in i + 1..CHOICES.len() {
-            missing.extend((0..CHOICES[i]).flat_map(|a| (0..CHOICES[j]).map(move |b| (i, a, j, b))));
+    for (i, &first) in CHOICES.iter().enumerate() {
+        for (j, &second) in CHOICES.iter().enumerate().skip(i + 1) {
+            missing.extend((0..first).flat_map(|a| (0..second).map(move |b| (i, a, j, b))));
         }
     }
     let mut state = 1_u64;

@@ -12,6 +12,7 @@ mod errors;
 mod fold;
 mod fusions;
 
+mod network;
 mod oracle;
 mod place;
 mod pointwise;

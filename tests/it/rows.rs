@@ -1,5 +1,6 @@
 //! LayerNorm and RMSNorm over every row count and length; GroupNorm and InstanceNorm in NCHW over theirs.
 
+use emulator::Variant;
 use warpnorm::half::{bf16, f16};
 
 use crate::call::{Call, Inputs, Layer, verify_cpu, verify_cuda};
@@ -9,12 +10,14 @@ use crate::place::Real;
 
 const RMS: Layer = Layer::RmsNorm { weight_plus_one: false };
 
-/// Small enough for the emulator, whose cost is per block.
-const EMULATED: usize = 300_000;
+/// The most elements of a pair: small enough for the emulator, the more so for the checked one.
+fn emulated() -> usize {
+    if device::variant() == Variant::Checked { 20_000 } else { 300_000 }
+}
 
 fn matrix_on_cuda<T: Real>(layer: Layer) {
     let device = device::cuda();
-    for (rows, length) in row_matrix(EMULATED) {
+    for (rows, length) in row_matrix(emulated()) {
         let call = Call::new(layer, &[rows, length]);
         verify_cuda(&device, &call, &Inputs::<T>::normal(&call, 7));
     }

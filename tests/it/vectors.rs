@@ -32,8 +32,12 @@ fn cases() -> Vec<(String, Call, Inputs<f32>, Vec<f64>)> {
     names
         .map(|name| {
             let about: serde_json::Value = serde_json::from_str(&metadata[name]).expect("JSON");
-            let shape: Vec<usize> =
-                about["shape"].as_array().expect("a shape").iter().map(|n| n.as_u64().expect("extent") as usize).collect();
+            let shape: Vec<usize> = about["shape"]
+                .as_array()
+                .expect("a shape")
+                .iter()
+                .map(|n| n.as_u64().expect("extent") as usize)
+                .collect();
             let layer = match about.get("groups").and_then(serde_json::Value::as_u64) {
                 Some(groups) => Layer::GroupNorm { groups: groups as usize },
                 None => Layer::BatchNorm { layout: Layout::Nchw, table: false },

@@ -47,13 +47,7 @@ pub struct Launch {
 
 impl Default for Launch {
     fn default() -> Self {
-        Self {
-            blocks: 1,
-            threads: 256,
-            shared: 0,
-            cluster: 1,
-            cooperative: false,
-        }
+        Self { blocks: 1, threads: 256, shared: 0, cluster: 1, cooperative: false }
     }
 }
 
@@ -64,23 +58,13 @@ impl Device {
         emulator.reset();
         emulator.configure(&Default::default());
         let context = CudaContext::new(0).expect("a context");
-        let module = context
-            .load_module(cudarc::nvrtc::Ptx::from_binary(IMAGE.into()))
-            .expect("a module");
+        let module = context.load_module(cudarc::nvrtc::Ptx::from_binary(IMAGE.into())).expect("a module");
         let stream = context.default_stream();
-        Self {
-            emulator,
-            context,
-            module,
-            stream,
-            turn,
-        }
+        Self { emulator, context, module, stream, turn }
     }
 
     pub fn kernel(&self, name: &str) -> CudaFunction {
-        self.module
-            .load_function(name)
-            .unwrap_or_else(|_| panic!("no kernel {name}"))
+        self.module.load_function(name).unwrap_or_else(|_| panic!("no kernel {name}"))
     }
 
     pub fn launch(&self, name: &str, launch: Launch, params: Params) -> Result<(), u32> {
@@ -92,16 +76,7 @@ impl Device {
         let x = self.stream.clone_htod(input).map_err(code)?;
         let y = self.stream.alloc_zeros::<f32>(output).map_err(code)?;
         let count = input.len() as u32;
-        self.launch(
-            name,
-            launch,
-            Params {
-                input: address(&x),
-                output: address(&y),
-                count,
-                eps: 0.0,
-            },
-        )?;
+        self.launch(name, launch, Params { input: address(&x), output: address(&y), count, eps: 0.0 })?;
         self.stream.clone_dtoh(&y).map_err(code)
     }
 
@@ -129,11 +104,7 @@ pub fn launch_on(stream: &CudaStream, kernel: &CudaFunction, launch: Launch, mut
     // SAFETY: plain C data, all zeros allowed.
     let mut attributes: [sys::CUlaunchAttribute; 2] = unsafe { std::mem::zeroed() };
     attributes[0].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-    attributes[0].value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 {
-        x: launch.cluster,
-        y: 1,
-        z: 1,
-    };
+    attributes[0].value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: launch.cluster, y: 1, z: 1 };
     attributes[1].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
     attributes[1].value.cooperative = i32::from(launch.cooperative);
     let config = sys::CUlaunchConfig {
@@ -150,19 +121,9 @@ pub fn launch_on(stream: &CudaStream, kernel: &CudaFunction, launch: Launch, mut
     };
     let mut parameters: [*mut c_void; 1] = [(&raw mut params).cast()];
     // SAFETY: the call copies the parameters and attributes; a wrong address in them is what the tests are about.
-    let result = unsafe {
-        sys::cuLaunchKernelEx(
-            &config,
-            kernel.cu_function(),
-            parameters.as_mut_ptr(),
-            std::ptr::null_mut(),
-        )
-    };
-    if result == sys::CUresult::CUDA_SUCCESS {
-        Ok(())
-    } else {
-        Err(result as u32)
-    }
+    let result =
+        unsafe { sys::cuLaunchKernelEx(&config, kernel.cu_function(), parameters.as_mut_ptr(), std::ptr::null_mut()) };
+    if result == sys::CUresult::CUDA_SUCCESS { Ok(()) } else { Err(result as u32) }
 }
 
 pub fn launch_layer_norm(
@@ -172,17 +133,8 @@ pub fn launch_layer_norm(
     y: &CudaSlice<f32>,
     columns: usize,
 ) {
-    let launch = Launch {
-        blocks: (x.len() / columns) as u32,
-        shared: 33 * 4,
-        ..Default::default()
-    };
-    let params = Params {
-        input: address(x),
-        output: address(y),
-        count: columns as u32,
-        eps: 1e-5,
-    };
+    let launch = Launch { blocks: (x.len() / columns) as u32, shared: 33 * 4, ..Default::default() };
+    let params = Params { input: address(x), output: address(y), count: columns as u32, eps: 1e-5 };
     launch_on(stream, kernel, launch, params).expect("launch");
 }
 
@@ -190,10 +142,7 @@ pub fn launch_layer_norm(
 pub fn planted(tag: &str) -> String {
     let source = include_str!("../../faults/faults.cu");
     let wanted = format!("planted: {tag}");
-    let line = source
-        .lines()
-        .position(|line| line.ends_with(&wanted))
-        .unwrap_or_else(|| panic!("no {wanted}"));
+    let line = source.lines().position(|line| line.ends_with(&wanted)).unwrap_or_else(|| panic!("no {wanted}"));
     format!("faults.cu:{}", line + 1)
 }
 

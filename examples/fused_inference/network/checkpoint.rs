@@ -49,11 +49,7 @@ struct Entry {
 enum Kind {
     Conv2d(Conv2d),
     GlobalAveragePool,
-    Linear {
-        in_features: usize,
-        out_features: usize,
-        bias: bool,
-    },
+    Linear { in_features: usize, out_features: usize, bias: bool },
 }
 
 #[derive(Deserialize)]
@@ -74,43 +70,27 @@ impl Checkpoint {
     /// Reads the bytes of a file, and checks that its tensors have the shapes that its list of layers asks for.
     pub fn read(file: &[u8]) -> Result<Self> {
         let (_, header) = SafeTensors::read_metadata(file)?;
-        let metadata = header.metadata().clone().unwrap_or_default();
+        let pairs = header.metadata().iter().flatten();
+        let metadata = pairs.map(|(key, value)| (key.clone(), value.clone())).collect();
         let tensors = SafeTensors::deserialize(file)?;
-        let network = Reader {
-            tensors: &tensors,
-            metadata: &metadata,
-        }
-        .network()?;
-
-        let reader = Reader {
-            tensors: &tensors,
-            metadata: &metadata,
-        };
+        let reader = Reader { tensors, metadata };
+        let network = reader.network()?;
         let labels = reader.bytes("heldout.labels", &[None])?;
         let pixels = reader.bytes("heldout.images", &[Some(labels.len()), Some(SIDE), Some(SIDE)])?;
         let (pixels, _) = pixels.as_chunks();
-        let images: Vec<_> = pixels
-            .iter()
-            .zip(labels)
-            .map(|(&pixels, &label)| Image { pixels, label })
-            .collect();
+        let images: Vec<_> = pixels.iter().zip(labels).map(|(&pixels, &label)| Image { pixels, label }).collect();
         let logits = reader.floats("heldout.logits", &[images.len(), network.classes()])?;
         let correct = reader.number("heldout_correct")?;
         if images.is_empty() || network.input_len() != SIDE * SIDE {
             return Err("the file has no held-out images, or its network takes others".into());
         }
-        Ok(Self {
-            network,
-            images,
-            logits,
-            correct,
-        })
+        Ok(Self { network, images, logits, correct })
     }
 }
 
 struct Reader<'a> {
-    tensors: &'a SafeTensors<'a>,
-    metadata: &'a HashMap<String, String>,
+    tensors: SafeTensors<'a>,
+    metadata: HashMap<String, String>,
 }
 
 impl Reader<'_> {
@@ -123,16 +103,10 @@ impl Reader<'_> {
             let block = match kind {
                 Kind::Conv2d(layer) => self.convolution(name, &layer, size, eps, &blocks)?,
                 Kind::GlobalAveragePool => pool(name, channels, size),
-                Kind::Linear {
-                    in_features,
-                    out_features,
-                    bias,
-                } => Block {
+                Kind::Linear { in_features, out_features, bias } => Block {
                     convolution: convolution([in_features, out_features], [1, 1]),
                     weight: self.floats(&format!("{name}.weight"), &[out_features, in_features])?,
-                    bias: bias
-                        .then(|| self.floats(&format!("{name}.bias"), &[out_features]))
-                        .transpose()?,
+                    bias: bias.then(|| self.floats(&format!("{name}.bias"), &[out_features])).transpose()?,
                     batch_norm: None,
                     residual: None,
                     relu: false,
@@ -157,45 +131,19 @@ impl Reader<'_> {
         eps: f64,
         before: &[Block],
     ) -> Result<Block> {
-        let &Conv2d {
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            groups,
-            ..
-        } = layer;
+        let &Conv2d { in_channels, out_channels, kernel_size, stride, padding, groups, .. } = layer;
         if groups == 0 || !in_channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
             return Err(format!("{name}: {groups} groups of {in_channels} and {out_channels} channels").into());
         }
         let kernel = [kernel_size, kernel_size];
         let geometry = convolution([in_channels, out_channels], kernel);
         let block = Block {
-            convolution: DirectConvolution {
-                stride,
-                padding,
-                groups,
-                ..geometry
-            },
-            weight: self.floats(
-                &format!("{name}.weight"),
-                &[out_channels, in_channels / groups, kernel_size, kernel_size],
-            )?,
-            bias: layer
-                .bias
-                .then(|| self.floats(&format!("{name}.bias"), &[out_channels]))
-                .transpose()?,
-            batch_norm: layer
-                .bn
-                .as_deref()
-                .map(|norm| self.batch_norm(norm, out_channels, eps))
-                .transpose()?,
-            residual: layer
-                .residual
-                .as_deref()
-                .map(|residual| position(residual, before))
-                .transpose()?,
+            convolution: DirectConvolution { stride, padding, groups, ..geometry },
+            weight: self
+                .floats(&format!("{name}.weight"), &[out_channels, in_channels / groups, kernel_size, kernel_size])?,
+            bias: layer.bias.then(|| self.floats(&format!("{name}.bias"), &[out_channels])).transpose()?,
+            batch_norm: layer.bn.as_deref().map(|norm| self.batch_norm(norm, out_channels, eps)).transpose()?,
+            residual: layer.residual.as_deref().map(|residual| position(residual, before)).transpose()?,
             relu: layer.relu,
             input,
             name,
@@ -240,28 +188,21 @@ impl Reader<'_> {
                 .zip(shape)
                 .all(|(&found, &expected)| expected.is_none_or(|extent| extent == found));
         if tensor.dtype() != dtype || !fits {
-            return Err(format!(
-                "{name} is {:?} {:?}, expected {dtype:?} {shape:?}",
-                tensor.dtype(),
-                tensor.shape()
-            )
-            .into());
+            return Err(
+                format!("{name} is {:?} {:?}, expected {dtype:?} {shape:?}", tensor.dtype(), tensor.shape()).into()
+            );
         }
         Ok(tensor.data())
     }
 
     fn text(&self, key: &str) -> Result<&str> {
-        let text = self
-            .metadata
-            .get(key)
-            .ok_or_else(|| format!("the file's metadata has no `{key}`"))?;
+        let text = self.metadata.get(key).ok_or_else(|| format!("the file's metadata has no `{key}`"))?;
         Ok(text)
     }
 
     fn number<T: std::str::FromStr>(&self, key: &str) -> Result<T> {
         let text = self.text(key)?;
-        text.parse()
-            .map_err(|_| format!("`{key}` of the file's metadata is no number: {text}").into())
+        text.parse().map_err(|_| format!("`{key}` of the file's metadata is no number: {text}").into())
     }
 }
 
@@ -283,10 +224,7 @@ fn pool(name: String, channels: usize, size: [usize; 2]) -> Block {
     let area = size[0] * size[1];
     Block {
         name,
-        convolution: DirectConvolution {
-            groups: channels,
-            ..convolution([channels, channels], size)
-        },
+        convolution: DirectConvolution { groups: channels, ..convolution([channels, channels], size) },
         weight: vec![1.0 / area as f32; channels * area],
         bias: None,
         batch_norm: None,

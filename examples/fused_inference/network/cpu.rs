@@ -33,10 +33,7 @@ impl Device for Cpu {
     }
 
     fn workspace(&self, network: &Network, batch: usize) -> Result<Vec<Vec<f32>>> {
-        let columns = network
-            .blocks
-            .iter()
-            .map(|block| columns_len(&block.convolution, block.input));
+        let columns = network.blocks.iter().map(|block| columns_len(&block.convolution, block.input));
         let columns = vec![0.0; columns.max().unwrap_or(0)];
         Ok(vec![columns; rayon::current_num_threads().min(batch)])
     }
@@ -48,12 +45,7 @@ impl Device for Cpu {
         x: &Vec<f32>,
         y: &mut Vec<f32>,
     ) -> Result<()> {
-        let Convolve {
-            geometry,
-            batch,
-            size: [height, width],
-            ..
-        } = *call;
+        let Convolve { geometry, batch, size: [height, width], .. } = *call;
         let [out_height, out_width] = geometry.output_size(call.size);
         let input = geometry.in_channels * height * width;
         let output = geometry.out_channels * out_height * out_width;
@@ -63,9 +55,7 @@ impl Device for Cpu {
             && call.weight.len() == geometry.out_channels * taps
             && call.bias.is_none_or(|bias| bias.len() == geometry.out_channels)
             && call.residual.is_none_or(|residual| residual.len() == y.len())
-            && workspace
-                .iter()
-                .all(|columns| columns.len() >= columns_len(&geometry, call.size));
+            && workspace.iter().all(|columns| columns.len() >= columns_len(&geometry, call.size));
         if !fits || workspace.is_empty() || input == 0 || output == 0 {
             return Err(format!("buffers that do not fit a batch of {batch} for {geometry:?}").into());
         }
@@ -73,9 +63,7 @@ impl Device for Cpu {
         let images = batch.div_ceil(workspace.len());
         let share = |first: usize, columns: &mut [f32], x: &[f32], y: &mut [f32]| {
             for (image, (x, y)) in x.chunks_exact(input).zip(y.chunks_exact_mut(output)).enumerate() {
-                let residual = call
-                    .residual
-                    .map(|residual| &residual[(first + image) * output..][..output]);
+                let residual = call.residual.map(|residual| &residual[(first + image) * output..][..output]);
                 multiply(&geometry, call.size, x, call.weight, columns, y);
                 finish(y, call.bias.map(Vec::as_slice), residual, call.relu);
             }
@@ -112,9 +100,7 @@ impl Device for Cpu {
         if y.len() <= PIECE {
             piece(0, y);
         } else {
-            y.par_chunks_mut(PIECE)
-                .enumerate()
-                .for_each(|(index, y)| piece(index, y));
+            y.par_chunks_mut(PIECE).enumerate().for_each(|(index, y)| piece(index, y));
         }
         Ok(())
     }
@@ -134,10 +120,7 @@ fn finish(y: &mut [f32], bias: Option<&[f32]>, residual: Option<&[f32]>, relu: b
     }
     let rectified = |y: f32| if relu && y < 0.0 { 0.0 } else { y };
     match residual {
-        Some(residual) => y
-            .iter_mut()
-            .zip(residual)
-            .for_each(|(y, residual)| *y = rectified(*y + residual)),
+        Some(residual) => y.iter_mut().zip(residual).for_each(|(y, residual)| *y = rectified(*y + residual)),
         None => y.iter_mut().for_each(|y| *y = rectified(*y)),
     }
 }
@@ -153,10 +136,7 @@ fn multiply(
 ) {
     let [out_height, out_width] = geometry.output_size(size);
     let pixels = out_height * out_width;
-    let (inputs, outputs) = (
-        geometry.in_channels / geometry.groups,
-        geometry.out_channels / geometry.groups,
-    );
+    let (inputs, outputs) = (geometry.in_channels / geometry.groups, geometry.out_channels / geometry.groups);
     let area = geometry.kernel[0] * geometry.kernel[1];
     let groups = x
         .chunks_exact(inputs * size[0] * size[1])
@@ -174,11 +154,7 @@ fn multiply(
             }
             continue;
         }
-        let x = if is_matrix(geometry) {
-            x
-        } else {
-            gather(geometry, size, x, columns)
-        };
+        let x = if is_matrix(geometry) { x } else { gather(geometry, size, x, columns) };
         matrix_product(weight, x, y, [outputs, pixels, inputs * area]);
     }
 }
@@ -234,9 +210,7 @@ fn gather<'a>(geometry: &DirectConvolution, size: [usize; 2], x: &[f32], columns
     // Where a tap reaches beyond the image.
     columns.fill(0.0);
     let area = geometry.kernel[0] * geometry.kernel[1];
-    let channels = x
-        .chunks_exact(size[0] * size[1])
-        .zip(columns.chunks_exact_mut(area * out_height * out_width));
+    let channels = x.chunks_exact(size[0] * size[1]).zip(columns.chunks_exact_mut(area * out_height * out_width));
     for (x, columns) in channels {
         for (tap, columns) in taps(geometry, size).zip(columns.chunks_exact_mut(out_height * out_width)) {
             tap.each_row(geometry.stride, |row, from| {
@@ -266,22 +240,14 @@ impl Tap {
         }
         for (index, y) in self.rows.clone().enumerate() {
             let start = y * self.out_width;
-            row(
-                start + self.columns.start..start + self.columns.end,
-                self.first + index * stride * self.width,
-            );
+            row(start + self.columns.start..start + self.columns.end, self.first + index * stride * self.width);
         }
     }
 }
 
 /// The kernel's elements, in the order of the weight.
 fn taps(geometry: &DirectConvolution, size: [usize; 2]) -> impl Iterator<Item = Tap> {
-    let &DirectConvolution {
-        kernel: [kernel_rows, kernel_columns],
-        stride,
-        padding,
-        ..
-    } = geometry;
+    let &DirectConvolution { kernel: [kernel_rows, kernel_columns], stride, padding, .. } = geometry;
     let [out_height, out_width] = geometry.output_size(size);
     let [height, width] = size;
     // The outputs `o` for which `o * stride + tap - padding` lies within the input.
@@ -295,12 +261,6 @@ fn taps(geometry: &DirectConvolution, size: [usize; 2]) -> impl Iterator<Item = 
         let (rows, columns) = (served(r, height, out_height), served(s, width, out_width));
         let row = (rows.start * stride + r).saturating_sub(padding);
         let column = (columns.start * stride + s).saturating_sub(padding);
-        Tap {
-            rows,
-            columns,
-            out_width,
-            width,
-            first: row * width + column,
-        }
+        Tap { rows, columns, out_width, width, first: row * width + column }
     })
 }

@@ -51,19 +51,8 @@ impl Device for Cuda {
         x: &CudaSlice<f32>,
         y: &mut CudaSlice<f32>,
     ) -> Result<()> {
-        let &Convolve {
-            geometry,
-            batch,
-            size,
-            weight,
-            bias,
-            residual,
-            relu,
-        } = call;
-        let convolution = DirectConvolution {
-            activation: activation(relu),
-            ..geometry
-        };
+        let &Convolve { geometry, batch, size, weight, bias, residual, relu } = call;
+        let convolution = DirectConvolution { activation: activation(relu), ..geometry };
         Ok(convolution.forward(self, batch, size, x, weight, bias, residual, y)?)
     }
 
@@ -75,10 +64,7 @@ impl Device for Cuda {
         relu: bool,
         y: &mut CudaSlice<f32>,
     ) -> Result<()> {
-        let identity = DirectConvolution {
-            activation: activation(relu),
-            ..IDENTITY
-        };
+        let identity = DirectConvolution { activation: activation(relu), ..IDENTITY };
         Ok(identity.forward(self, 1, [1, x.len()], x, one, None, residual, y)?)
     }
 

@@ -109,30 +109,11 @@ fn fold(block: &Block) -> std::result::Result<(Block, Option<FoldReport>), FoldE
         .affine()?;
     let convolution = &block.convolution;
     let [rows, columns] = convolution.kernel;
-    let shape = [
-        convolution.out_channels,
-        convolution.in_channels / convolution.groups,
-        rows,
-        columns,
-    ];
-    let mut layer = LinearOp::new(
-        Layer::Conv {
-            groups: convolution.groups,
-        },
-        &block.weight,
-        &shape,
-    );
+    let shape = [convolution.out_channels, convolution.in_channels / convolution.groups, rows, columns];
+    let mut layer = LinearOp::new(Layer::Conv { groups: convolution.groups }, &block.weight, &shape);
     if let Some(bias) = &block.bias {
         layer = layer.bias(bias);
     }
     let Folded { weight, bias, report } = layer.fold_after(&affine)?;
-    Ok((
-        Block {
-            weight,
-            bias: Some(bias),
-            batch_norm: None,
-            ..block.clone()
-        },
-        Some(report),
-    ))
+    Ok((Block { weight, bias: Some(bias), batch_norm: None, ..block.clone() }, Some(report)))
 }

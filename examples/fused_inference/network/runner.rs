@@ -96,13 +96,7 @@ impl<'d, D: Device> Runner<'d, D> {
         }
         let stage = |block| Stage::new(device, block, batch);
         let stages = network.blocks.iter().map(stage).collect::<Result<_>>()?;
-        Ok(Self {
-            device,
-            batch,
-            stages,
-            tensors,
-            workspace: device.workspace(network, batch)?,
-        })
+        Ok(Self { device, batch, stages, tensors, workspace: device.workspace(network, batch)? })
     }
 
     /// The images of the passes that follow.
@@ -112,17 +106,11 @@ impl<'d, D: Device> Runner<'d, D> {
 
     /// One pass of the network, which a GPU may still be at when this returns.
     pub fn run(&mut self) -> Result<()> {
-        let Self {
-            device,
-            batch,
-            stages,
-            tensors,
-            workspace,
-        } = self;
+        let Self { device, batch, stages, tensors, workspace } = self;
         for (index, stage) in stages.iter_mut().enumerate() {
             let (inputs, outputs) = tensors.split_at_mut(index + 1);
             let (x, y) = (&inputs[index], &mut outputs[0]);
-            // Output 0 is the images.
+            // Tensor 0 is the images.
             let residual = stage.residual.map(|block| &inputs[block + 1]);
             let mut call = Convolve {
                 geometry: stage.geometry,
@@ -185,9 +173,7 @@ impl<D: Device> Normalization<D> {
         let shape = Shape::from([batch, channels, height, width]);
         let signature = Signature::new(shape, DType::F32).weight(DType::F32).bias(DType::F32);
         Ok(Self {
-            call: warpnorm::BatchNorm::new(channels)?
-                .eps(norm.eps)?
-                .prepare(device, &signature)?,
+            call: warpnorm::BatchNorm::new(channels)?.eps(norm.eps)?.prepare(device, &signature)?,
             shape,
             weight: device.upload(&norm.weight)?,
             bias: device.upload(&norm.bias)?,

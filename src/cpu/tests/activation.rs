@@ -2,13 +2,8 @@ use super::activated;
 use crate::cpu::activation::activate;
 use crate::norm::Activation;
 
-const ALL: [Activation; 5] = [
-    Activation::None,
-    Activation::Relu,
-    Activation::Silu,
-    Activation::Gelu,
-    Activation::GeluTanh,
-];
+const ALL: [Activation; 5] =
+    [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::GeluTanh];
 
 fn of(x: f32, activation: Activation) -> f32 {
     let mut values = [x];
@@ -25,11 +20,7 @@ fn within_an_ulp_from_tail_to_tail() {
             // What is subnormal in f32 has fewer digits.
             let ulp = (reference.abs() * 2.0_f64.powi(-23)).max(2.0_f64.powi(-149));
             let error = (f64::from(of(x, activation)) - reference).abs();
-            assert!(
-                error <= ulp,
-                "{activation:?} of {x}: {} for {reference}",
-                of(x, activation)
-            );
+            assert!(error <= ulp, "{activation:?} of {x}: {} for {reference}", of(x, activation));
         }
     }
 }

@@ -17,27 +17,19 @@ struct Numbers(u64);
 impl Numbers {
     fn next(&mut self) -> f64 {
         let uniform = |state: &mut u64| {
-            *state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (*state >> 40) as f64 / f64::from(1 << 23) - 1.0
         };
         (0..3).map(|_| uniform(&mut self.0)).sum()
     }
 
     fn take<T: Convert>(&mut self, count: usize, mean: f64, deviation: f64) -> Vec<T> {
-        (0..count)
-            .map(|_| T::from_f64(mean + deviation * self.next()))
-            .collect()
+        (0..count).map(|_| T::from_f64(mean + deviation * self.next())).collect()
     }
 }
 
 fn in_pool(threads: usize, work: impl FnOnce() + Send) {
-    ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .unwrap()
-        .install(work);
+    ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work);
 }
 
 fn input<T>(slice: &[T]) -> u64 {
@@ -65,11 +57,7 @@ fn ulp(dtype: DType, reference: f64) -> f64 {
         DType::F16 => (11, -14),
         DType::Bf16 => (8, -126),
     };
-    let exponent = if reference == 0.0 {
-        least_exponent
-    } else {
-        reference.abs().log2().floor() as i32
-    };
+    let exponent = if reference == 0.0 { least_exponent } else { reference.abs().log2().floor() as i32 };
     2.0_f64.powi(exponent.max(least_exponent) - digits + 1)
 }
 
@@ -84,11 +72,7 @@ struct Expected {
 impl Expected {
     /// The bound of the design: half an ulp, and some ulps of f32 of the terms that may cancel.
     fn check<T: Convert>(self, found: T, place: &str) {
-        let Self {
-            normalized,
-            weight,
-            bias,
-        } = self;
+        let Self { normalized, weight, bias } = self;
         let reference = normalized * weight + bias;
         if !reference.is_finite() || reference.abs() >= T::MAX {
             return;
@@ -96,11 +80,7 @@ impl Expected {
         let slack = 2.0_f64.powi(-21) * (weight.abs() * (normalized.abs() + 1.0) + bias.abs());
         let bound = 0.5 * ulp(T::DTYPE, reference) + slack;
         let error = (found.to_f64() - reference).abs();
-        assert!(
-            error <= bound,
-            "{} {place}: found {found:?}, error {error:e} of {bound:e}, {self:?}",
-            T::DTYPE
-        );
+        assert!(error <= bound, "{} {place}: found {found:?}, error {error:e} of {bound:e}, {self:?}", T::DTYPE);
     }
 }
 
@@ -126,9 +106,7 @@ fn normal_distribution(x: f64) -> f64 {
         }
         return 0.5 + density * sum;
     }
-    let fraction = (1..200)
-        .rev()
-        .fold(x.abs(), |fraction, k| x.abs() + f64::from(k) / fraction);
+    let fraction = (1..200).rev().fold(x.abs(), |fraction, k| x.abs() + f64::from(k) / fraction);
     let tail = density / fraction;
     if x < 0.0 { tail } else { 1.0 - tail }
 }

@@ -6,22 +6,11 @@ use crate::element::DType;
 use crate::norm::Activation;
 use crate::problem::{Buffers, ChannelTable, Constants, Pointwise, Problem};
 
-const STATISTICS: Constants = Constants::Statistics {
-    weight: Some(DType::F32),
-    bias: Some(DType::F32),
-    eps: 1e-5,
-};
+const STATISTICS: Constants = Constants::Statistics { weight: Some(DType::F32), bias: Some(DType::F32), eps: 1e-5 };
 
 fn pointwise<T: Convert>(samples: usize, channels: usize, spatial: usize, constants: Constants) -> Pointwise {
     let length = samples * channels * spatial;
-    Pointwise {
-        dtype: T::DTYPE,
-        length,
-        channels,
-        spatial,
-        constants,
-        activation: Activation::None,
-    }
+    Pointwise { dtype: T::DTYPE, length, channels, spatial, constants, activation: Activation::None }
 }
 
 struct Tensors<T> {
@@ -38,11 +27,7 @@ impl<T: Convert> Tensors<T> {
         Self {
             x: numbers.take(problem.length, 1000.0, 2.0),
             mean: numbers.take(channels, 1000.0, 1.0),
-            variance: numbers
-                .take::<f32>(channels, 0.0, 4.0)
-                .into_iter()
-                .map(f32::abs)
-                .collect(),
+            variance: numbers.take::<f32>(channels, 0.0, 4.0).into_iter().map(f32::abs).collect(),
             weight: numbers.take(channels, 0.5, 1.0),
             bias: numbers.take(channels, 0.0, 1.0),
         }
@@ -61,32 +46,15 @@ impl<T: Convert> Tensors<T> {
 
     fn forward(&self, problem: &Pointwise) -> Vec<T> {
         let mut y = vec![T::default(); problem.length];
-        run(
-            Problem::Pointwise(*problem),
-            Buffers {
-                y: output(&mut y),
-                ..self.buffers()
-            },
-        );
+        run(Problem::Pointwise(*problem), Buffers { y: output(&mut y), ..self.buffers() });
         y
     }
 
     fn table(&self) -> Vec<f32> {
         let channels = self.mean.len();
         let mut table = vec![0.0; 3 * channels];
-        let problem = ChannelTable {
-            channels,
-            weight: Some(DType::F32),
-            bias: Some(DType::F32),
-            eps: 1e-5,
-        };
-        run(
-            Problem::ChannelTable(problem),
-            Buffers {
-                y: output(&mut table),
-                ..self.buffers()
-            },
-        );
+        let problem = ChannelTable { channels, weight: Some(DType::F32), bias: Some(DType::F32), eps: 1e-5 };
+        run(Problem::ChannelTable(problem), Buffers { y: output(&mut table), ..self.buffers() });
         table
     }
 
@@ -138,11 +106,7 @@ fn meets_the_bound() {
             let problem = pointwise::<T>(samples, channels, spatial, STATISTICS);
             let tensors = Tensors::<T>::of(&problem, &mut Numbers(21));
             tensors.check(&problem, "full");
-            let constants = Constants::Statistics {
-                weight: None,
-                bias: None,
-                eps: 0.25,
-            };
+            let constants = Constants::Statistics { weight: None, bias: None, eps: 0.25 };
             tensors.check(&Pointwise { constants, ..problem }, "bare");
         }
     }
@@ -160,19 +124,8 @@ fn a_table_gives_the_bits_of_the_statistics() {
         assert_eq!(table[..channels], tensors.mean);
         assert_eq!(table[2 * channels..], tensors.bias);
         let mut y = vec![0.0; problem.length];
-        let by_table = Problem::Pointwise(Pointwise {
-            constants: Constants::Table,
-            ..problem
-        });
-        run(
-            by_table,
-            Buffers {
-                x: input(&tensors.x),
-                table: input(&table),
-                y: output(&mut y),
-                ..Buffers::default()
-            },
-        );
+        let by_table = Problem::Pointwise(Pointwise { constants: Constants::Table, ..problem });
+        run(by_table, Buffers { x: input(&tensors.x), table: input(&table), y: output(&mut y), ..Buffers::default() });
         assert_eq!(bits(&y), bits(&tensors.forward(&problem)));
     }
 }
@@ -184,17 +137,9 @@ fn narrow_coefficients() {
     let weight: Vec<bf16> = tensors.weight.iter().map(|&w| bf16::from_f32(w)).collect();
     tensors.weight = weight.iter().map(|w| w.to_f32()).collect();
     let expected = tensors.forward(&problem);
-    let constants = Constants::Statistics {
-        weight: Some(DType::Bf16),
-        bias: Some(DType::F32),
-        eps: 1e-5,
-    };
+    let constants = Constants::Statistics { weight: Some(DType::Bf16), bias: Some(DType::F32), eps: 1e-5 };
     let mut y = vec![bf16::ZERO; problem.length];
-    let buffers = Buffers {
-        weight: input(&weight),
-        y: output(&mut y),
-        ..tensors.buffers()
-    };
+    let buffers = Buffers { weight: input(&weight), y: output(&mut y), ..tensors.buffers() };
     run(Problem::Pointwise(Pointwise { constants, ..problem }), buffers);
     assert_eq!(y, expected);
 }
@@ -206,26 +151,14 @@ fn bits_depend_on_neither_threads_nor_addresses() {
         let tensors = Tensors::<T>::of(&problem, &mut Numbers(24));
         let expected = bits(&tensors.forward(&problem));
         for threads in 1..=3 {
-            in_pool(threads, || {
-                assert_eq!(bits(&tensors.forward(&problem)), expected, "{threads} threads")
-            });
+            in_pool(threads, || assert_eq!(bits(&tensors.forward(&problem)), expected, "{threads} threads"));
         }
         let mut shifted: Vec<T> = [T::default()].into_iter().chain(tensors.x.iter().copied()).collect();
         let address = output(&mut shifted[1..]);
-        run(
-            Problem::Pointwise(problem),
-            Buffers {
-                x: address,
-                y: address,
-                ..tensors.buffers()
-            },
-        );
+        run(Problem::Pointwise(problem), Buffers { x: address, y: address, ..tensors.buffers() });
         assert_eq!(bits(&shifted[1..]), expected, "in place, one element further");
         // The first sample alone.
-        let one = Pointwise {
-            length: channels * spatial,
-            ..problem
-        };
+        let one = Pointwise { length: channels * spatial, ..problem };
         assert_eq!(bits(&tensors.forward(&one)), expected[..one.length], "alone");
     }
     for (samples, channels, spatial) in [(700, 3, 49), (30_000, 3, 1), (80, 1025, 1), (2, 3, 20_000)] {
@@ -239,10 +172,7 @@ fn bits_depend_on_neither_threads_nor_addresses() {
 fn residual_sum_and_activation() {
     for (samples, channels, spatial) in SHAPES {
         let plain = pointwise::<f16>(samples, channels, spatial, STATISTICS);
-        let problem = Pointwise {
-            activation: Activation::Gelu,
-            ..plain
-        };
+        let problem = Pointwise { activation: Activation::Gelu, ..plain };
         let mut tensors = Tensors::<f16>::of(&problem, &mut Numbers(25));
         let residual: Vec<f16> = Numbers(26).take(problem.length, 0.0, 1.0);
         let x = tensors.x.clone();
@@ -250,13 +180,8 @@ fn residual_sum_and_activation() {
 
         let (mut y, mut sum) = (x.clone(), residual.clone());
         let (y_address, sum_address) = (output(&mut y), output(&mut sum));
-        let buffers = Buffers {
-            x: y_address,
-            residual: sum_address,
-            y: y_address,
-            sum: sum_address,
-            ..tensors.buffers()
-        };
+        let buffers =
+            Buffers { x: y_address, residual: sum_address, y: y_address, sum: sum_address, ..tensors.buffers() };
         run(Problem::Pointwise(problem), buffers);
         assert_eq!(sum, s.iter().map(|&s| f16::from_f32(s)).collect::<Vec<_>>());
 
@@ -268,10 +193,7 @@ fn residual_sum_and_activation() {
             weight: std::mem::take(&mut tensors.weight),
             bias: std::mem::take(&mut tensors.bias),
         };
-        let before = wide.forward(&Pointwise {
-            dtype: DType::F32,
-            ..plain
-        });
+        let before = wide.forward(&Pointwise { dtype: DType::F32, ..plain });
         for (y, before) in y.iter().zip(before) {
             let reference = activated(f64::from(before), Activation::Gelu);
             let bound = 0.501 * ulp(DType::F16, reference) + reference.abs() * 2.0_f64.powi(-23);
@@ -298,21 +220,7 @@ fn what_is_not_finite() {
 
 #[test]
 fn nothing_to_do() {
-    run(
-        Problem::Pointwise(pointwise::<f32>(0, 5, 3, STATISTICS)),
-        Buffers::default(),
-    );
-    run(
-        Problem::Pointwise(pointwise::<f32>(0, 5, 1, STATISTICS)),
-        Buffers::default(),
-    );
-    run(
-        Problem::ChannelTable(ChannelTable {
-            channels: 0,
-            weight: None,
-            bias: None,
-            eps: 1e-5,
-        }),
-        Buffers::default(),
-    );
+    run(Problem::Pointwise(pointwise::<f32>(0, 5, 3, STATISTICS)), Buffers::default());
+    run(Problem::Pointwise(pointwise::<f32>(0, 5, 1, STATISTICS)), Buffers::default());
+    run(Problem::ChannelTable(ChannelTable { channels: 0, weight: None, bias: None, eps: 1e-5 }), Buffers::default());
 }

@@ -40,11 +40,7 @@ impl<T: Convert> Tensors<T> {
     fn of(problem: &Rows, numbers: &mut Numbers) -> Self {
         let coefficients = match problem.affine {
             Affine::PerElement => problem.length,
-            Affine::PerChannel {
-                groups,
-                channels_per_group,
-                ..
-            } => groups * channels_per_group,
+            Affine::PerChannel { groups, channels_per_group, .. } => groups * channels_per_group,
         };
         Self {
             x: numbers.take(problem.rows * problem.x_stride, 0.5, 2.0),
@@ -66,30 +62,19 @@ impl<T: Convert> Tensors<T> {
 
     fn forward(&self, problem: &Rows) -> Vec<T> {
         let mut y = vec![T::default(); problem.rows * problem.y_stride];
-        run(
-            Problem::Rows(*problem),
-            Buffers {
-                y: output(&mut y),
-                ..self.buffers()
-            },
-        );
+        run(Problem::Rows(*problem), Buffers { y: output(&mut y), ..self.buffers() });
         y
     }
 
     /// In f64, from the sum in f32.
     fn expected(&self, problem: &Rows) -> Vec<Expected> {
-        (0..problem.rows)
-            .flat_map(|row| self.expected_of_row(problem, row))
-            .collect()
+        (0..problem.rows).flat_map(|row| self.expected_of_row(problem, row)).collect()
     }
 
     fn expected_of_row(&self, problem: &Rows, row: usize) -> Vec<Expected> {
         let s: Vec<f64> = (0..problem.length)
             .map(|i| {
-                let residual = self
-                    .residual
-                    .as_ref()
-                    .map_or(0.0, |r| r[row * problem.residual_stride + i].to_f32());
+                let residual = self.residual.as_ref().map_or(0.0, |r| r[row * problem.residual_stride + i].to_f32());
                 f64::from(self.x[row * problem.x_stride + i].to_f32() + residual)
             })
             .collect();
@@ -106,14 +91,9 @@ impl<T: Convert> Tensors<T> {
         let coefficient = |present: Coefficient, from: &[f32], i: usize, absent: f64| match (present, problem.affine) {
             (None, _) => absent,
             (Some(_), Affine::PerElement) => f64::from(from[i]),
-            (
-                Some(_),
-                Affine::PerChannel {
-                    groups,
-                    channels_per_group,
-                    spatial,
-                },
-            ) => f64::from(from[row % groups * channels_per_group + i / spatial]),
+            (Some(_), Affine::PerChannel { groups, channels_per_group, spatial }) => {
+                f64::from(from[row % groups * channels_per_group + i / spatial])
+            }
         };
         let offset = f64::from(u8::from(problem.weight_plus_one));
         (0..problem.length)
@@ -130,17 +110,13 @@ impl<T: Convert> Tensors<T> {
         let expected = self.expected(problem);
         assert_eq!(y.len(), expected.len());
         for (i, (y, expected)) in y.into_iter().zip(expected).enumerate() {
-            expected.check(
-                y,
-                &format!("{what}, {} x {}, element {i}", problem.rows, problem.length),
-            );
+            expected.check(y, &format!("{what}, {} x {}, element {i}", problem.rows, problem.length));
         }
     }
 }
 
-const LENGTHS: [usize; 22] = [
-    1, 2, 3, 7, 8, 15, 16, 17, 31, 64, 127, 128, 129, 768, 1000, 1023, 1024, 1025, 2049, 5000, 32_769, 100_001,
-];
+const LENGTHS: [usize; 22] =
+    [1, 2, 3, 7, 8, 15, 16, 17, 31, 64, 127, 128, 129, 768, 1000, 1023, 1024, 1025, 2049, 5000, 32_769, 100_001];
 
 fn meets_the_bound<T: Convert>(outlier: f64) {
     let mut numbers = Numbers(1);
@@ -202,30 +178,15 @@ fn many_small_squares_beside_a_large_one_are_not_lost() {
 fn a_constant_row_gives_the_bias() {
     fn check<T: Convert>() {
         for length in LENGTHS {
-            let problem = Rows {
-                weight: Some(DType::F32),
-                bias: Some(T::DTYPE),
-                ..rows::<T>(1, length)
-            };
+            let problem = Rows { weight: Some(DType::F32), bias: Some(T::DTYPE), ..rows::<T>(1, length) };
             for value in [0.0, 3.1, -1e4, 6e4] {
                 let mut tensors = Tensors::<T>::of(&problem, &mut Numbers(3));
                 tensors.x.fill(T::from_f64(value));
                 let bias: Vec<T> = Numbers(4).take(length, 0.0, 1.0);
                 let mut y = vec![T::default(); length];
-                run(
-                    Problem::Rows(problem),
-                    Buffers {
-                        bias: input(&bias),
-                        y: output(&mut y),
-                        ..tensors.buffers()
-                    },
-                );
+                run(Problem::Rows(problem), Buffers { bias: input(&bias), y: output(&mut y), ..tensors.buffers() });
                 assert_eq!(bits(&y), bits(&bias), "{length} times {value}");
-                let y = tensors.forward(&Rows {
-                    eps: 0.0,
-                    bias: None,
-                    ..problem
-                });
+                let y = tensors.forward(&Rows { eps: 0.0, bias: None, ..problem });
                 assert!(y.iter().all(|y| y.to_f64().is_nan()), "eps = 0, {length} times {value}");
             }
         }
@@ -241,10 +202,7 @@ fn what_is_not_finite_stays_in_its_row() {
         for moments in [Moments::MeanAndVariance, Moments::MeanSquare] {
             for place in [0, length / 2, length - 1] {
                 for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                    let problem = Rows {
-                        moments,
-                        ..rows::<f32>(3, length)
-                    };
+                    let problem = Rows { moments, ..rows::<f32>(3, length) };
                     let mut tensors = Tensors::<f32>::of(&problem, &mut Numbers(5));
                     let clean = tensors.forward(&problem);
                     tensors.x[length + place] = bad;
@@ -257,10 +215,7 @@ fn what_is_not_finite_stays_in_its_row() {
                     } else {
                         // The others are divided by infinity.
                         for (i, y) in row.iter().enumerate() {
-                            assert!(
-                                if i == place { y.is_nan() } else { *y == 0.0 },
-                                "{bad} at {place}: {y} at {i}"
-                            );
+                            assert!(if i == place { y.is_nan() } else { *y == 0.0 }, "{bad} at {place}: {y} at {i}");
                         }
                     }
                 }
@@ -273,11 +228,7 @@ fn what_is_not_finite_stays_in_its_row() {
 #[test]
 fn bits_depend_on_the_row_alone() {
     fn check<T: Convert>(rows_count: usize, length: usize) {
-        let problem = Rows {
-            weight: Some(DType::F32),
-            bias: Some(DType::F32),
-            ..rows::<T>(rows_count, length)
-        };
+        let problem = Rows { weight: Some(DType::F32), bias: Some(DType::F32), ..rows::<T>(rows_count, length) };
         let tensors = Tensors::<T>::of(&problem, &mut Numbers(6));
         let expected = bits(&tensors.forward(&problem));
         let what = format!("{} {rows_count} x {length}", T::DTYPE);
@@ -289,11 +240,7 @@ fn bits_depend_on_the_row_alone() {
         for row in 0..rows_count {
             let x = tensors.x[row * length..][..length].to_vec();
             let mut y = vec![T::default(); length];
-            let buffers = Buffers {
-                x: input(&x),
-                y: output(&mut y),
-                ..tensors.buffers()
-            };
+            let buffers = Buffers { x: input(&x), y: output(&mut y), ..tensors.buffers() };
             run(Problem::Rows(Rows { rows: 1, ..problem }), buffers);
             assert_eq!(bits(&y), expected[row * length..][..length], "{what}, row {row} alone");
         }
@@ -304,58 +251,24 @@ fn bits_depend_on_the_row_alone() {
             x[1 + row * x_stride..][..length].copy_from_slice(&tensors.x[row * length..][..length]);
         }
         let mut y = vec![T::from_f64(-7.0); 1 + rows_count * y_stride];
-        let strided = Problem::Rows(Rows {
-            x_stride,
-            y_stride,
-            ..problem
-        });
-        run(
-            strided,
-            Buffers {
-                x: input(&x[1..]),
-                y: output(&mut y[1..]),
-                ..tensors.buffers()
-            },
-        );
+        let strided = Problem::Rows(Rows { x_stride, y_stride, ..problem });
+        run(strided, Buffers { x: input(&x[1..]), y: output(&mut y[1..]), ..tensors.buffers() });
         assert_eq!(y[0].to_f64(), -7.0);
         for row in 0..rows_count {
             let row_of_y = &y[1 + row * y_stride..][..y_stride];
-            assert_eq!(
-                bits(&row_of_y[..length]),
-                expected[row * length..][..length],
-                "{what}, strided"
-            );
+            assert_eq!(bits(&row_of_y[..length]), expected[row * length..][..length], "{what}, strided");
             assert_eq!(row_of_y[length].to_f64(), -7.0, "{what}: a gap was written");
         }
         let mut in_place = x.clone();
         let address = output(&mut in_place[1..]);
-        let strided = Problem::Rows(Rows {
-            x_stride,
-            y_stride: x_stride,
-            ..problem
-        });
-        run(
-            strided,
-            Buffers {
-                x: address,
-                y: address,
-                ..tensors.buffers()
-            },
-        );
+        let strided = Problem::Rows(Rows { x_stride, y_stride: x_stride, ..problem });
+        run(strided, Buffers { x: address, y: address, ..tensors.buffers() });
         for row in 0..rows_count {
             let row_of_y = &in_place[1 + row * x_stride..][..length];
             assert_eq!(bits(row_of_y), expected[row * length..][..length], "{what}, in place");
         }
     }
-    for (rows, length) in [
-        (700, 100),
-        (5, 1),
-        (50, 1024),
-        (40, 1500),
-        (3, 40_000),
-        (1, 100_000),
-        (2, 131_072),
-    ] {
+    for (rows, length) in [(700, 100), (5, 1), (50, 1024), (40, 1500), (3, 40_000), (1, 100_000), (2, 131_072)] {
         check::<f32>(rows, length);
         check::<f16>(rows, length);
         check::<bf16>(rows, length);
@@ -366,11 +279,7 @@ fn bits_depend_on_the_row_alone() {
 fn wider_vectors_change_no_bit() {
     fn check<T: Convert>(activation: Activation) {
         for length in [77, 1000, 5000, 70_000] {
-            let problem = Rows {
-                activation,
-                weight: Some(DType::F32),
-                ..rows::<T>(2, length)
-            };
+            let problem = Rows { activation, weight: Some(DType::F32), ..rows::<T>(2, length) };
             let tensors = Tensors::<T>::of(&problem, &mut Numbers(12));
             let widest = tensors.forward(&problem);
             FOR_ANY_MACHINE.store(true, Ordering::Relaxed);
@@ -379,13 +288,7 @@ fn wider_vectors_change_no_bit() {
             assert_eq!(bits(&any), bits(&widest), "{} {length} {activation:?}", T::DTYPE);
         }
     }
-    for activation in [
-        Activation::None,
-        Activation::Relu,
-        Activation::Silu,
-        Activation::Gelu,
-        Activation::GeluTanh,
-    ] {
+    for activation in [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
         check::<f32>(activation);
         check::<f16>(activation);
         check::<bf16>(activation);
@@ -395,30 +298,19 @@ fn wider_vectors_change_no_bit() {
 #[test]
 fn residual_and_sum_in_every_exact_alias() {
     fn check<T: Convert>(rows_count: usize, length: usize) {
-        let problem = Rows {
-            weight: Some(DType::F32),
-            ..rows::<T>(rows_count, length)
-        };
+        let problem = Rows { weight: Some(DType::F32), ..rows::<T>(rows_count, length) };
         let mut tensors = Tensors::<T>::of(&problem, &mut Numbers(7));
         tensors.residual = Some(Numbers(8).take(rows_count * length, 100.0, 1.0));
         tensors.check(&problem, "residual");
         let x = tensors.x.clone();
         let residual = tensors.residual.clone().unwrap();
         let y = bits(&tensors.forward(&problem));
-        let sum: Vec<T> = x
-            .iter()
-            .zip(&residual)
-            .map(|(x, r)| T::from_f32(x.to_f32() + r.to_f32()))
-            .collect();
+        let sum: Vec<T> = x.iter().zip(&residual).map(|(x, r)| T::from_f32(x.to_f32() + r.to_f32())).collect();
         let sum = bits(&sum);
 
         let mut found = vec![T::default(); x.len()];
         let mut found_sum = vec![T::default(); x.len()];
-        let apart = Buffers {
-            y: output(&mut found),
-            sum: output(&mut found_sum),
-            ..tensors.buffers()
-        };
+        let apart = Buffers { y: output(&mut found), sum: output(&mut found_sum), ..tensors.buffers() };
         run(Problem::Rows(problem), apart);
         assert_eq!((bits(&found), bits(&found_sum)), (y.clone(), sum.clone()));
 
@@ -460,33 +352,14 @@ fn residual_and_sum_in_every_exact_alias() {
 
 #[test]
 fn affine_per_channel() {
-    for (groups, channels_per_group, spatial) in [
-        (1, 1, 1),
-        (4, 3, 1),
-        (2, 5, 7),
-        (8, 1, 49),
-        (2, 2, 1024),
-        (3, 2, 1500),
-        (1, 64, 31),
-        (2, 1, 70_000),
-    ] {
+    for (groups, channels_per_group, spatial) in
+        [(1, 1, 1), (4, 3, 1), (2, 5, 7), (8, 1, 49), (2, 2, 1024), (3, 2, 1500), (1, 64, 31), (2, 1, 70_000)]
+    {
         let length = channels_per_group * spatial;
-        for (weight, bias) in [
-            (Some(DType::F32), Some(DType::F32)),
-            (None, Some(DType::F32)),
-            (None, None),
-        ] {
-            let affine = Affine::PerChannel {
-                groups,
-                channels_per_group,
-                spatial,
-            };
-            let problem = Rows {
-                affine,
-                weight,
-                bias,
-                ..rows::<f32>(groups * if length > 9000 { 1 } else { 2 }, length)
-            };
+        for (weight, bias) in [(Some(DType::F32), Some(DType::F32)), (None, Some(DType::F32)), (None, None)] {
+            let affine = Affine::PerChannel { groups, channels_per_group, spatial };
+            let problem =
+                Rows { affine, weight, bias, ..rows::<f32>(groups * if length > 9000 { 1 } else { 2 }, length) };
             Tensors::<f32>::of(&problem, &mut Numbers(9)).check(&problem, "per channel");
         }
     }
@@ -496,14 +369,9 @@ fn affine_per_channel() {
 fn coefficients_of_either_type_and_one_plus_weight() {
     fn check<T: Convert>() {
         for length in [5, 900, 2500] {
-            for affine in [
-                Affine::PerElement,
-                Affine::PerChannel {
-                    groups: 1,
-                    channels_per_group: 5,
-                    spatial: length / 5,
-                },
-            ] {
+            for affine in
+                [Affine::PerElement, Affine::PerChannel { groups: 1, channels_per_group: 5, spatial: length / 5 }]
+            {
                 for weight_plus_one in [false, true] {
                     let wide = Rows {
                         affine,
@@ -519,18 +387,10 @@ fn coefficients_of_either_type_and_one_plus_weight() {
                     tensors.bias = bias.iter().map(|b| b.to_f32()).collect();
                     tensors.check(&wide, "wide coefficients");
                     let expected = tensors.forward(&wide);
-                    let narrow = Rows {
-                        weight: Some(T::DTYPE),
-                        bias: Some(T::DTYPE),
-                        ..wide
-                    };
+                    let narrow = Rows { weight: Some(T::DTYPE), bias: Some(T::DTYPE), ..wide };
                     let mut y = vec![T::default(); expected.len()];
-                    let buffers = Buffers {
-                        weight: input(&weight),
-                        bias: input(&bias),
-                        y: output(&mut y),
-                        ..tensors.buffers()
-                    };
+                    let buffers =
+                        Buffers { weight: input(&weight), bias: input(&bias), y: output(&mut y), ..tensors.buffers() };
                     run(Problem::Rows(narrow), buffers);
                     assert_eq!(bits(&y), bits(&expected));
                 }
@@ -544,12 +404,7 @@ fn coefficients_of_either_type_and_one_plus_weight() {
 
 #[test]
 fn activations_follow() {
-    for activation in [
-        Activation::Relu,
-        Activation::Silu,
-        Activation::Gelu,
-        Activation::GeluTanh,
-    ] {
+    for activation in [Activation::Relu, Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
         for length in [100, 1500] {
             let plain = rows::<f32>(2, length);
             let tensors = Tensors::<f32>::of(&plain, &mut Numbers(11));
@@ -557,10 +412,7 @@ fn activations_follow() {
             let after = tensors.forward(&Rows { activation, ..plain });
             for (before, after) in before.iter().zip(after) {
                 let reference = activated(f64::from(*before), activation);
-                assert!(
-                    (f64::from(after) - reference).abs() <= ulp(DType::F32, reference),
-                    "{activation:?} {before}"
-                );
+                assert!((f64::from(after) - reference).abs() <= ulp(DType::F32, reference), "{activation:?} {before}");
             }
         }
     }
@@ -575,10 +427,8 @@ fn nothing_to_do() {
 #[test]
 fn narrowing_is_that_of_single_elements() {
     fn check<T: Convert>() {
-        let mut wide: Vec<f32> = (0..200_000_u32)
-            .map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9)))
-            .chain([f32::MAX, -0.0])
-            .collect();
+        let mut wide: Vec<f32> =
+            (0..200_000_u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9))).chain([f32::MAX, -0.0]).collect();
         wide.push(f32::from_bits(0x7f80_0001));
         let mut narrow = vec![T::default(); wide.len()];
         T::narrow(&wide, &mut narrow);
