@@ -19,13 +19,30 @@ __device__ __forceinline__ float tree_sum(const float (&in)[kCount]) {
     return level[0];
 }
 
-// Count, mean and sum of squared deviations of a set of numbers. The mean is the unevaluated sum high + low, so that a
-// mean of 1e4 beside a deviation of 1 costs nothing of the deviation's precision.
-struct Moments {
-    float count;
+// A sum as an unevaluated pair: adding to it loses nothing, however long it goes on. Not a luxury: where the terms are
+// equal, as in a row that repeats itself, the rounding errors of a plain sum are equal too, in every lane, and add up.
+struct PairSum {
     float high;
     float low;
-    float m2;
+
+    __device__ __forceinline__ void add(float term) {
+        // Knuth's two-sum: high + low == the old high + term exactly.
+        const float sum = high + term;
+        const float taken = sum - high;
+        low += (high - (sum - taken)) + (term - taken);
+        high = sum;
+    }
+
+    // Of an infinite sum the remainder is NaN and means nothing.
+    __device__ __forceinline__ float value() const { return high - high == 0.0f ? high + low : high; }
+};
+
+// Count, mean and sum of squared deviations of a set of numbers. The mean is a pair, so that a mean of 1e4 beside
+// a deviation of 1 costs nothing of the deviation's precision.
+struct Moments {
+    float count;
+    PairSum mean;
+    PairSum m2;
 };
 
 // The moments of two disjoint sets together (Chan, Golub and LeVeque, 1979). Not symmetric in its rounding: callers
@@ -33,15 +50,15 @@ struct Moments {
 __device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
     if (b.count == 0.0f) return a;
     if (a.count == 0.0f) return b;
-    const float count = a.count + b.count;
-    const float share = b.count / count;
-    const float delta = (b.high - a.high) + (b.low - a.low);
-    const float step = delta * share + a.low;
-    // Knuth's two-sum: high + low == a.high + step exactly.
-    const float high = a.high + step;
-    const float taken = high - a.high;
-    const float low = (a.high - (high - taken)) + (step - taken);
-    return Moments{count, high, low, a.m2 + b.m2 + delta * delta * (a.count * share)};
+    Moments both = a;
+    both.count += b.count;
+    const float share = b.count / both.count;
+    const float delta = (b.mean.high - a.mean.high) + (b.mean.low - a.mean.low);
+    both.mean.add(delta * share);
+    both.m2.add(b.m2.high);
+    both.m2.add(delta * delta * (a.count * share));
+    both.m2.low += b.m2.low;
+    return both;
 }
 
 // The moments of the first `count` of a few neighbouring elements, two sweeps over registers.
@@ -61,7 +78,7 @@ __device__ __forceinline__ Moments moments_of(const float (&x)[kCount], uint32_t
         square[e] = part[e] * part[e];
     }
     const float low = tree_sum(part) * inverse;
-    return Moments{n, high, low, tree_sum(square) - n * (low * low)};
+    return Moments{n, {high, low}, {tree_sum(square) - n * (low * low), 0.0f}};
 }
 
 // `lanes` neighbouring lanes of a warp, a power of two. Sums are butterflies: every lane ends with the same bits.
@@ -82,8 +99,9 @@ struct LaneTeam {
 
     __device__ __forceinline__ Moments merge_all(Moments mine) const {
         for (uint32_t mask = lanes / 2; mask > 0; mask /= 2) {
-            const Moments other{from_lane_xor(mine.count, mask), from_lane_xor(mine.high, mask),
-                                from_lane_xor(mine.low, mask), from_lane_xor(mine.m2, mask)};
+            const Moments other{from_lane_xor(mine.count, mask),
+                                {from_lane_xor(mine.mean.high, mask), from_lane_xor(mine.mean.low, mask)},
+                                {from_lane_xor(mine.m2.high, mask), from_lane_xor(mine.m2.low, mask)}};
             mine = (threadIdx.x & mask) != 0 ? merge(other, mine) : merge(mine, other);
         }
         return mine;
@@ -111,21 +129,21 @@ struct BlockTeam {
 
     __device__ __forceinline__ Moments part_of_lane(const Moments* buffer) const {
         const uint32_t lane = threadIdx.x % WN_WARP;
-        return lane < blockDim.x / WN_WARP ? buffer[lane] : Moments{0.0f, 0.0f, 0.0f, 0.0f};
+        return lane < blockDim.x / WN_WARP ? buffer[lane] : Moments{0.0f, {0.0f, 0.0f}, {0.0f, 0.0f}};
     }
 
     __device__ __forceinline__ float sum(float value) {
         const LaneTeam warp{WN_WARP};
-        const Moments* buffer = exchange(Moments{0.0f, warp.sum(value), 0.0f, 0.0f});
-        return warp.sum(part_of_lane(buffer).high);
+        const Moments* buffer = exchange(Moments{0.0f, {warp.sum(value), 0.0f}, {0.0f, 0.0f}});
+        return warp.sum(part_of_lane(buffer).mean.high);
     }
 
     __device__ __forceinline__ void sum(float& first, float& second) {
         const LaneTeam warp{WN_WARP};
         warp.sum(first, second);
-        const Moments part = part_of_lane(exchange(Moments{0.0f, first, second, 0.0f}));
-        first = part.high;
-        second = part.low;
+        const Moments part = part_of_lane(exchange(Moments{0.0f, {first, second}, {0.0f, 0.0f}}));
+        first = part.mean.high;
+        second = part.mean.low;
         warp.sum(first, second);
     }
 

@@ -4,8 +4,9 @@
 //     y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)
 //     RMSNorm: y = activation(s / sqrt(mean(s^2) + eps) * weight + bias)
 //
-// A row is [length] elements at x + row * x_stride. Each byte of x, residual, sum and y moves once, as 16-byte words;
-// weight and bias come from L2 after the first rows. The regimes differ in who holds a row:
+// A row is [length] elements at x + row * x_stride. In the regimes that hold a row, each byte of x, residual, sum and y
+// moves once, as 16-byte words where rows are aligned to them; weight and bias come from L2 after the first rows. The
+// regimes differ in who holds a row:
 //
 //     rows_group_E     1..32 lanes of a warp, E elements a lane: rows up to 32 * E; shuffles only, no barrier
 //     rows_block_ExB   a block of up to B threads, E elements a thread, in registers: rows up to E * B; two barriers
@@ -201,7 +202,7 @@ __device__ __forceinline__ void rows_stream(const WnRowsParams& p) {
     const uint64_t sweeps = (p.length + step - 1) / step;
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         const Input<T> input = input_of_row<T>(p, row);
-        Moments mine{0.0f, 0.0f, 0.0f, 0.0f};
+        Moments mine{0.0f, {0.0f, 0.0f}, {0.0f, 0.0f}};
         for (uint64_t first = threadIdx.x * kVector<T>; first < p.length; first += step) {
             float value[kVector<T>];
             input.load(first, value);
@@ -209,18 +210,21 @@ __device__ __forceinline__ void rows_stream(const WnRowsParams& p) {
                 float square[kVector<T>];
 #pragma unroll
                 for (uint32_t e = 0; e < kVector<T>; e++) square[e] = value[e] * value[e];
-                mine.m2 += tree_sum(square);  // past the end of the row stand zeros
+                mine.m2.add(tree_sum(square));  // past the end of the row stand zeros
             } else {
                 const uint64_t left = p.length - first;
                 const uint32_t count = left < kVector<T> ? static_cast<uint32_t>(left) : kVector<T>;
                 mine = merge(mine, moments_of(value, count));
             }
         }
-        const Moments all = mean_square ? Moments{0.0f, 0.0f, 0.0f, team.sum(mine.m2)} : team.merge_all(mine);
-        const float rstd = reciprocal_deviation(all.m2 / static_cast<float>(p.length), p.eps);
+        const Moments all =
+            mean_square ? Moments{0.0f, {0.0f, 0.0f}, {team.sum(mine.m2.value()), 0.0f}} : team.merge_all(mine);
+        const float rstd = reciprocal_deviation(all.m2.value() / static_cast<float>(p.length), p.eps);
 
-        // Each thread reads again only what it alone writes, so `y` may be `x`, and `sum` the residual.
-        const RowEpilogue<T> epilogue(p, row, all.high, all.low, rstd);
+        // Each thread uses again only what it alone writes, so `y` may be `x`, and `sum` the residual. (Off a 16-byte
+        // boundary the words that it loads hold elements of its neighbours too, perhaps written by now; those are
+        // dropped.)
+        const RowEpilogue<T> epilogue(p, row, all.mean.high, all.mean.low, rstd);
         for (uint64_t sweep = sweeps; sweep-- > 0;) {
             const uint64_t first = sweep * step + threadIdx.x * kVector<T>;
             if (first >= p.length) continue;

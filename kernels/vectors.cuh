@@ -5,6 +5,10 @@
 // owns which element, and so the order of every sum, does not depend on where the tensor lies. A stretch that starts
 // off a 16-byte boundary is read as the two aligned words that cover a vector, shifted into place; the vectors at its
 // ends, where those words would reach over the stretch, are read element by element.
+//
+// A liberty: the covering words hold elements of the neighbouring lanes, which in place may be storing theirs at that
+// moment. What is read of those is dropped, and no store is wider than the elements that its lane owns. Between blocks
+// even that does not happen: a stretch belongs to one block.
 #pragma once
 
 #include "device.cuh"

@@ -1,5 +1,6 @@
 //! The buffers of one call.
 
+use crate::backend::sealed::Token;
 use crate::backend::{Backend, Sink, Source};
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
@@ -14,6 +15,8 @@ pub struct Operand<'a, B: Backend> {
     /// In elements.
     pub(crate) len: usize,
     pub(crate) dtype: DType,
+    /// Whether it lies in the memory of another device than the call's.
+    pub(crate) elsewhere: bool,
     /// Dropped after the launch.
     pub(crate) _guard: B::Guard<'a>,
 }
@@ -92,63 +95,63 @@ impl<'a, B: Backend> Args<'a, B> {
 
     /// The input, of the output's type.
     pub fn input<T: Element>(mut self, x: &'a (impl Source<B, T> + ?Sized)) -> Self {
-        self.input = Some(x.read(self.on));
+        self.input = Some(x.read(self.on, Token));
         self
     }
 
     /// Where the result goes; also the input, if there is no other.
     pub fn output<T: Element>(mut self, y: &'a mut (impl Sink<B, T> + ?Sized)) -> Self {
-        self.output = Some(y.write(self.on));
+        self.output = Some(y.write(self.on, Token));
         self
     }
 
     /// Added to the input before everything else, in f32; of the output's type.
     pub fn residual<T: Element>(mut self, residual: &'a (impl Source<B, T> + ?Sized)) -> Self {
-        self.residual = Some(residual.read(self.on));
+        self.residual = Some(residual.read(self.on, Token));
         self
     }
 
     /// Receives input + residual, rounded once to its type; the layer itself goes on with the unrounded sum.
     pub fn sum<T: Element>(mut self, sum: &'a mut (impl Sink<B, T> + ?Sized)) -> Self {
-        self.sum = Some(sum.write(self.on));
+        self.sum = Some(sum.write(self.on, Token));
         self
     }
 
     /// The residual, which the sum overwrites: the residual stream of a transformer, updated in place.
     pub fn sum_in_residual<T: Element>(mut self, residual: &'a mut (impl Sink<B, T> + ?Sized)) -> Self {
-        self.residual = Some(residual.write(self.on));
+        self.residual = Some(residual.write(self.on, Token));
         self.sum_in_residual = true;
         self
     }
 
     /// The weight, of the input's type or f32. Its shape is the layer's `weight_shape`. Without one it is 1.
     pub fn weight<T: Element>(mut self, weight: &'a (impl Source<B, T> + ?Sized)) -> Self {
-        self.weight = Some(weight.read(self.on));
+        self.weight = Some(weight.read(self.on, Token));
         self
     }
 
     /// The bias, of the input's type or f32, shaped as the weight. Without one it is 0.
     pub fn bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
-        self.bias = Some(bias.read(self.on));
+        self.bias = Some(bias.read(self.on, Token));
         self
     }
 
     /// The running mean of each channel.
     pub fn running_mean(mut self, mean: &'a (impl Source<B, f32> + ?Sized)) -> Self {
-        self.running_mean = Some(mean.read(self.on));
+        self.running_mean = Some(mean.read(self.on, Token));
         self
     }
 
     /// The running variance of each channel.
     pub fn running_var(mut self, variance: &'a (impl Source<B, f32> + ?Sized)) -> Self {
-        self.running_var = Some(variance.read(self.on));
+        self.running_var = Some(variance.read(self.on, Token));
         self
     }
 
     /// The constants of each channel, as [`BatchNorm::channel_table`](crate::BatchNorm::channel_table) made them, in
     /// place of running statistics, weight and bias.
     pub fn channel_table(mut self, table: &'a (impl Source<B, f32> + ?Sized)) -> Self {
-        self.channel_table = Some(table.read(self.on));
+        self.channel_table = Some(table.read(self.on, Token));
         self
     }
 
@@ -182,22 +185,16 @@ impl<'a, B: Backend> Args<'a, B> {
     /// [`Error::Missing`] without an output, whose type is the call's.
     pub(crate) fn signature(&self, layer: &'static str) -> Result<Signature> {
         let output = self.output.as_ref().ok_or(Error::Missing { layer, argument: "output" })?;
-        let mut strides = self.strides;
+        let mut signature = Signature::new(self.shape, output.dtype);
+        signature.weight = self.weight.as_ref().map(|operand| operand.dtype);
+        signature.bias = self.bias.as_ref().map(|operand| operand.dtype);
+        signature.residual = self.residual.is_some();
+        signature.sum = self.sum.is_some();
+        signature.channel_table = self.channel_table.is_some();
+        signature = signature.with_strides(self.strides);
         if self.input.is_none() {
-            strides.input = strides.output;
+            signature = signature.in_place();
         }
-        if self.sum_in_residual {
-            strides.sum = strides.residual;
-        }
-        Ok(Signature {
-            shape: self.shape,
-            dtype: output.dtype,
-            weight: self.weight.as_ref().map(|operand| operand.dtype),
-            bias: self.bias.as_ref().map(|operand| operand.dtype),
-            residual: self.residual.is_some(),
-            sum: self.sum.is_some() || self.sum_in_residual,
-            channel_table: self.channel_table.is_some(),
-            strides,
-        })
+        Ok(if self.sum_in_residual { signature.sum_in_residual() } else { signature })
     }
 }

@@ -11,6 +11,10 @@ pub(crate) mod sealed {
     use crate::error::Result;
     use crate::problem::{Buffers, Problem};
 
+    /// Only this crate can name it, so only this crate implements `Source` and `Sink`: their word is trusted.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Token;
+
     /// What a backend does. Out of reach of other crates: addresses are trusted here.
     pub trait Execute: Sized {
         /// Kept by an operand until its call is on the way.
@@ -26,16 +30,18 @@ pub(crate) mod sealed {
 pub trait Backend: sealed::Execute {}
 impl<B: sealed::Execute> Backend for B {}
 
-/// Something a backend can read elements from: slices on the CPU, cudarc's slices and views on a GPU.
+/// Something a backend can read elements from: slices on the CPU, cudarc's slices and views on a GPU. Sealed.
 pub trait Source<B: Backend, T: Element> {
     /// The elements as an operand.
-    fn read<'a>(&'a self, on: &'a B) -> Operand<'a, B>;
+    #[doc(hidden)]
+    fn read<'a>(&'a self, on: &'a B, _: sealed::Token) -> Operand<'a, B>;
 }
 
-/// Something a backend can write elements to.
+/// Something a backend can write elements to. Sealed.
 pub trait Sink<B: Backend, T: Element> {
     /// The elements as an operand.
-    fn write<'a>(&'a mut self, on: &'a B) -> Operand<'a, B>;
+    #[doc(hidden)]
+    fn write<'a>(&'a mut self, on: &'a B, _: sealed::Token) -> Operand<'a, B>;
 }
 
 /// A call of which everything but the buffers is decided.
@@ -67,35 +73,37 @@ impl<B: Backend> Prepared<B> {
     /// layer's `forward`.
     pub fn forward(&self, args: Args<'_, B>) -> Result<()> {
         let found = args.signature(self.layer)?;
-        if found != self.signature {
-            return Err(not_as_prepared(&found, &self.signature));
+        if let Some(difference) = difference(&found, &self.signature) {
+            return Err(difference);
         }
         let buffers: Buffers = check(self.layer, &self.problem, &args)?;
         args.on.submit(&self.resolved, &buffers)
     }
 }
 
-/// The first difference between what was given and what was prepared.
-#[cold]
-fn not_as_prepared(found: &Signature, expected: &Signature) -> Error {
+/// The first difference between what was given and what was prepared, if there is one.
+fn difference(found: &Signature, prepared: &Signature) -> Option<Error> {
+    let (found_strides, prepared_strides) = (found.strides(), prepared.strides());
     macro_rules! first_difference {
-        ($($field:ident as $argument:literal),*) => {
-            $(if found.$field != expected.$field {
-                return Error::NotAsPrepared {
-                    argument: $argument,
-                    found: format!("{:?}", found.$field),
-                    expected: format!("{:?}", expected.$field),
-                };
+        ($($found:expr, $prepared:expr => $argument:literal;)*) => {
+            $(if $found != $prepared {
+                let (found, expected) = (format!("{:?}", $found), format!("{:?}", $prepared));
+                return Some(Error::NotAsPrepared { argument: $argument, found, expected });
             })*
         };
     }
-    first_difference!(
-        shape as "shape", dtype as "output", weight as "weight", bias as "bias", residual as "residual", sum as "sum",
-        channel_table as "channel_table"
-    );
-    Error::NotAsPrepared {
-        argument: "row strides",
-        found: format!("{:?}", found.strides),
-        expected: format!("{:?}", expected.strides),
+    first_difference! {
+        found.shape, prepared.shape => "shape";
+        found.dtype, prepared.dtype => "output";
+        found.weight, prepared.weight => "weight";
+        found.bias, prepared.bias => "bias";
+        found.residual, prepared.residual => "residual";
+        found.sum, prepared.sum => "sum";
+        found.channel_table, prepared.channel_table => "channel_table";
+        found_strides.input, prepared_strides.input => "input_row_stride";
+        found_strides.residual, prepared_strides.residual => "residual_row_stride";
+        found_strides.sum, prepared_strides.sum => "sum_row_stride";
+        found_strides.output, prepared_strides.output => "output_row_stride";
     }
+    None
 }

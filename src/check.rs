@@ -95,8 +95,8 @@ fn check_rows<B: Backend>(layer: &'static str, rows: &Rows, args: &Args<'_, B>) 
     let mut regions = Regions::default();
     let mut buffers = regions.tensors(layer, args, rows.dtype, extents)?;
     let coefficient = Extent::flat(coefficients);
-    buffers.weight = regions.optional("weight", args.weight.as_ref(), coefficient, Types::Coefficient(rows.dtype))?;
-    buffers.bias = regions.optional("bias", args.bias.as_ref(), coefficient, Types::Coefficient(rows.dtype))?;
+    buffers.weight = regions.optional("weight", args.weight.as_ref(), coefficient, None)?;
+    buffers.bias = regions.optional("bias", args.bias.as_ref(), coefficient, None)?;
     regions.check_overlaps()?;
     Ok(buffers)
 }
@@ -113,7 +113,7 @@ fn check_pointwise<B: Backend>(layer: &'static str, map: &Pointwise, args: &Args
         let extent = Extent::flat(3 * map.channels);
         buffers.table = regions.required(layer, "channel_table", args.channel_table.as_ref(), extent)?;
     } else {
-        regions.statistics(layer, args, map.channels, map.dtype, &mut buffers)?;
+        regions.statistics(layer, args, map.channels, &mut buffers)?;
     }
     regions.check_overlaps()?;
     Ok(buffers)
@@ -127,9 +127,7 @@ fn check_table<B: Backend>(layer: &'static str, table: &ChannelTable, args: &Arg
     refuse(layer, "channel_table", args.channel_table.as_ref(), HINT)?;
     let mut regions = Regions::default();
     let mut buffers = Buffers::default();
-    let coefficients = [table.weight, table.bias];
-    let dtype = coefficients.into_iter().flatten().find(|&dtype| dtype != DType::F32).unwrap_or(DType::F32);
-    regions.statistics(layer, args, table.channels, dtype, &mut buffers)?;
+    regions.statistics(layer, args, table.channels, &mut buffers)?;
     buffers.y = regions.required(layer, "output", args.output.as_ref(), Extent::flat(3 * table.channels))?;
     regions.written = 1 << (regions.count - 1);
     regions.check_overlaps()?;
@@ -145,28 +143,6 @@ fn refuse<B: Backend>(
     match operand {
         Some(_) => Err(Error::Unexpected { layer, argument, hint }),
         None => Ok(()),
-    }
-}
-
-/// The element types that an argument may have.
-#[derive(Clone, Copy)]
-enum Types {
-    Exactly(DType),
-    /// The tensors' type, or f32.
-    Coefficient(DType),
-}
-
-impl Types {
-    fn admit(self, argument: &'static str, found: DType) -> Result<()> {
-        let expected = match self {
-            Self::Exactly(dtype) if found == dtype => return Ok(()),
-            Self::Coefficient(dtype) if found == dtype || found == DType::F32 => return Ok(()),
-            Self::Exactly(dtype) => dtype.name(),
-            Self::Coefficient(DType::F16) => "f16 (the input's type) or f32",
-            Self::Coefficient(DType::Bf16) => "bf16 (the input's type) or f32",
-            Self::Coefficient(DType::F32) => "f32",
-        };
-        Err(Error::ElementType { argument, found, expected })
     }
 }
 
@@ -188,16 +164,22 @@ impl Regions {
         }
     }
 
-    /// One buffer: its type, its length, its alignment.
+    /// One buffer: its device, its type, its length, its alignment. Weight and bias come without a type: theirs was
+    /// checked when the problem was made of it.
     fn operand<B: Backend>(
         &mut self,
         argument: &'static str,
         operand: &Operand<'_, B>,
         extent: Extent,
-        types: Types,
+        dtype: Option<DType>,
         written: bool,
     ) -> Result<u64> {
-        types.admit(argument, operand.dtype)?;
+        if operand.elsewhere {
+            return Err(Error::Device { argument });
+        }
+        if let Some(expected) = dtype.filter(|&dtype| dtype != operand.dtype) {
+            return Err(Error::ElementType { argument, found: operand.dtype, expected: expected.name() });
+        }
         if extent.stride < extent.length && extent.rows > 1 {
             return Err(Error::RowStride { argument, found: extent.stride, length: extent.length });
         }
@@ -222,7 +204,7 @@ impl Regions {
         extent: Extent,
     ) -> Result<u64> {
         let operand = operand.ok_or(Error::Missing { layer, argument })?;
-        self.operand(argument, operand, extent, Types::Exactly(DType::F32), false)
+        self.operand(argument, operand, extent, Some(DType::F32), false)
     }
 
     fn optional<B: Backend>(
@@ -230,9 +212,9 @@ impl Regions {
         argument: &'static str,
         operand: Option<&Operand<'_, B>>,
         extent: Extent,
-        types: Types,
+        dtype: Option<DType>,
     ) -> Result<u64> {
-        operand.map_or(Ok(0), |operand| self.operand(argument, operand, extent, types, false))
+        operand.map_or(Ok(0), |operand| self.operand(argument, operand, extent, dtype, false))
     }
 
     /// Input, residual, sum and output.
@@ -243,7 +225,7 @@ impl Regions {
         dtype: DType,
         [x, residual, sum, y]: [Extent; 4],
     ) -> Result<Buffers> {
-        let types = Types::Exactly(dtype);
+        let types = Some(dtype);
         let output = args.output.as_ref().ok_or(Error::Missing { layer, argument: "output" })?;
         let mut buffers = Buffers { y: self.operand("output", output, y, types, true)?, ..Buffers::default() };
         buffers.x = match &args.input {
@@ -275,14 +257,13 @@ impl Regions {
         layer: &'static str,
         args: &Args<'_, B>,
         channels: usize,
-        dtype: DType,
         buffers: &mut Buffers,
     ) -> Result<()> {
         let extent = Extent::flat(channels);
         buffers.running_mean = self.required(layer, "running_mean", args.running_mean.as_ref(), extent)?;
         buffers.running_var = self.required(layer, "running_var", args.running_var.as_ref(), extent)?;
-        buffers.weight = self.optional("weight", args.weight.as_ref(), extent, Types::Coefficient(dtype))?;
-        buffers.bias = self.optional("bias", args.bias.as_ref(), extent, Types::Coefficient(dtype))?;
+        buffers.weight = self.optional("weight", args.weight.as_ref(), extent, None)?;
+        buffers.bias = self.optional("bias", args.bias.as_ref(), extent, None)?;
         Ok(())
     }
 

@@ -37,7 +37,7 @@ pub enum Error {
         /// What the layer takes, in words.
         expected: String,
     },
-    /// A layer of no channels, no groups or an empty `normalized_shape`.
+    /// A parameter that must not be zero or empty, such as the number of groups.
     #[error("{layer}: {parameter} must not be zero or empty")]
     Empty {
         /// The layer.
@@ -97,7 +97,7 @@ pub enum Error {
         /// The types that are accepted, in words.
         expected: &'static str,
     },
-    /// A row stride shorter than the row, or one for a layer without rows.
+    /// A row stride shorter than the row.
     #[error("`{argument}` has a row stride of {found} elements, expected at least the row's length, {length}")]
     RowStride {
         /// The argument.
@@ -118,12 +118,21 @@ pub enum Error {
         size: usize,
     },
     /// Two buffers, at least one of them written, that share memory without being the same.
-    #[error("`{written}` overlaps `{other}`: they must be apart, or exactly the same elements")]
+    #[error(
+        "`{written}` overlaps `{other}`: only `output` and `sum` may share memory with another argument, with `input` or \
+         `residual`, and then exactly"
+    )]
     Overlap {
         /// The argument that is written.
         written: &'static str,
         /// The other one.
         other: &'static str,
+    },
+    /// A buffer in the memory of another device than the call's.
+    #[error("`{argument}` lies on another device than the one that this call is for")]
+    Device {
+        /// The argument.
+        argument: &'static str,
     },
     /// A prepared call was given other arguments than it was prepared for.
     #[error("`{argument}` differs from what the call was prepared for: found {found}, expected {expected}")]
@@ -161,7 +170,7 @@ pub enum Error {
     OldDriver {
         /// The CUDA version of the driver, as `major.minor`.
         found: String,
-        /// The least version that serves.
+        /// The least version that serves, in words where it is not known.
         needed: String,
     },
     /// The crate was built without CUDA kernels.
@@ -175,16 +184,15 @@ pub enum Error {
     },
     /// The kernels were built for other chips.
     #[error(
-        "this build of warpnorm holds kernels for {built}, not for a device of compute capability {found}: build it with \
-         WARPNORM_CUDA_ARCHS={architecture}"
+        "this build of warpnorm holds kernels for {built}, not for a device of compute capability {found}: {advice}"
     )]
     Architecture {
         /// The device's compute capability, as `major.minor`.
         found: String,
         /// The architectures of the image.
         built: &'static str,
-        /// What the list should hold.
-        architecture: String,
+        /// What to do about it.
+        advice: String,
     },
     /// The image lacks a kernel that the crate knows: image and crate are of different versions.
     #[error("the CUDA image lacks the kernel {name}: it was made from other sources than this crate")]

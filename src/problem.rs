@@ -29,7 +29,7 @@ pub struct Rows {
     pub affine: Affine,
     pub weight: Coefficient,
     pub bias: Coefficient,
-    /// The stored weight is an offset from 1.
+    /// The stored weight is an offset from 1. Only with a weight.
     pub weight_plus_one: bool,
     pub eps: f32,
     pub activation: Activation,
@@ -83,6 +83,8 @@ pub enum Constants {
 /// Makes the table of [`Constants::Table`] from running statistics; `y` is the table.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ChannelTable {
+    /// The type of a coefficient that is not f32; f32 if there is none.
+    pub dtype: DType,
     pub channels: usize,
     pub weight: Coefficient,
     pub bias: Coefficient,

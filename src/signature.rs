@@ -20,7 +20,9 @@ pub struct Signature {
     pub(crate) residual: bool,
     pub(crate) sum: bool,
     pub(crate) channel_table: bool,
-    pub(crate) strides: Strides,
+    strides: Strides,
+    in_place: bool,
+    sum_in_residual: bool,
 }
 
 /// Elements between the starts of rows, where a caller has given them.
@@ -44,7 +46,25 @@ impl Signature {
             sum: false,
             channel_table: false,
             strides: Strides::default(),
+            in_place: false,
+            sum_in_residual: false,
         }
+    }
+
+    /// The strides of all tensors: one that is the same buffer as another has the other's.
+    pub(crate) fn strides(&self) -> Strides {
+        let Strides { input, residual, sum, output } = self.strides;
+        Strides {
+            input: if self.in_place { output } else { input },
+            residual,
+            sum: if self.sum_in_residual { residual } else { sum },
+            output,
+        }
+    }
+
+    pub(crate) const fn with_strides(mut self, strides: Strides) -> Self {
+        self.strides = strides;
+        self
     }
 
     /// There is a weight of this type: the input's, or f32.
@@ -68,6 +88,20 @@ impl Signature {
     /// The sum of input and residual is written out.
     pub const fn sum(mut self) -> Self {
         self.sum = true;
+        self
+    }
+
+    /// There is no input of its own: the layer works in place on the output.
+    pub const fn in_place(mut self) -> Self {
+        self.in_place = true;
+        self
+    }
+
+    /// A residual is added to the input, and the sum overwrites it.
+    pub const fn sum_in_residual(mut self) -> Self {
+        self.residual = true;
+        self.sum = true;
+        self.sum_in_residual = true;
         self
     }
 
@@ -95,7 +129,7 @@ impl Signature {
         self
     }
 
-    /// Elements between the starts of the output's rows.
+    /// Elements between the starts of the output's rows; in place, also of the input's.
     pub const fn output_row_stride(mut self, elements: usize) -> Self {
         self.strides.output = Some(elements);
         self

@@ -30,17 +30,23 @@ impl sealed::Execute for Cpu {
 }
 
 impl<T: Element, S: AsRef<[T]> + ?Sized> Source<Cpu, T> for S {
-    fn read<'a>(&'a self, _: &'a Cpu) -> Operand<'a, Cpu> {
+    fn read<'a>(&'a self, _: &'a Cpu, _: sealed::Token) -> Operand<'a, Cpu> {
         let slice = self.as_ref();
         // The provenance is exposed here and taken up again by `run`.
-        Operand { address: slice.as_ptr().expose_provenance() as u64, len: slice.len(), dtype: T::DTYPE, _guard: () }
+        Operand {
+            address: slice.as_ptr().expose_provenance() as u64,
+            len: slice.len(),
+            dtype: T::DTYPE,
+            elsewhere: false,
+            _guard: (),
+        }
     }
 }
 
 impl<T: Element, S: AsMut<[T]> + ?Sized> Sink<Cpu, T> for S {
-    fn write<'a>(&'a mut self, _: &'a Cpu) -> Operand<'a, Cpu> {
+    fn write<'a>(&'a mut self, _: &'a Cpu, _: sealed::Token) -> Operand<'a, Cpu> {
         let slice = self.as_mut();
         let address = slice.as_mut_ptr().expose_provenance() as u64;
-        Operand { address, len: slice.len(), dtype: T::DTYPE, _guard: () }
+        Operand { address, len: slice.len(), dtype: T::DTYPE, elsewhere: false, _guard: () }
     }
 }

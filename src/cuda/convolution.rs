@@ -6,7 +6,7 @@ use super::Cuda;
 use crate::error::{Error, Result};
 use crate::norm::Activation;
 use crate::plan::params::{ConvolutionParams, Kernel, WN_CONVOLUTION_THREADS};
-use crate::plan::{Launch, Params, activation_code, grid};
+use crate::plan::{Launch, Params, activation_code};
 use crate::problem::Buffers;
 use crate::shape::product;
 
@@ -68,6 +68,11 @@ impl DirectConvolution {
     ) -> Result<()> {
         let [height, width] = size;
         let [out_height, out_width] = self.output_size(size);
+        for (parameter, value) in [("stride", self.stride), ("kernel", self.kernel[0].min(self.kernel[1]))] {
+            if value == 0 {
+                return Err(Error::Empty { layer: "DirectConvolution", parameter });
+            }
+        }
         for num_channels in [self.in_channels, self.out_channels] {
             if self.groups == 0 || !num_channels.is_multiple_of(self.groups) {
                 return Err(Error::Groups { num_channels, num_groups: self.groups });
@@ -101,11 +106,18 @@ impl DirectConvolution {
         };
         let launch = Launch {
             kernel: Kernel::convolution_direct_f32,
-            grid: grid(length as u64, u64::from(WN_CONVOLUTION_THREADS)),
+            grid: cuda.limits.grid(length as u64, u64::from(WN_CONVOLUTION_THREADS)),
             block: WN_CONVOLUTION_THREADS,
             params: Params::Convolution(params),
         };
         let stream = cuda.stream();
+        let given =
+            [("x", Some(x)), ("weight", Some(weight)), ("bias", bias), ("residual", residual), ("y", Some(&*y))];
+        for (argument, slice) in given {
+            if slice.is_some_and(|slice| cuda.is_elsewhere(slice.stream())) {
+                return Err(Error::Device { argument });
+            }
+        }
         let (x, _x) = x.device_ptr(stream);
         let (weight, _weight) = weight.device_ptr(stream);
         let bias = bias.map(|bias| bias.device_ptr(stream));

@@ -39,15 +39,18 @@ fn check_version() -> Result<()> {
         .result()
         .map_err(|error| failure("cuDriverGetVersion", error))?;
     let found = (version / 1000, version % 1000 / 10);
-    if found >= LEAST_VERSION { Ok(()) } else { Err(old_driver(LEAST_VERSION)) }
+    if found >= LEAST_VERSION { Ok(()) } else { Err(old_driver(version_name(LEAST_VERSION))) }
 }
 
-pub(super) fn old_driver(needed: (i32, i32)) -> Error {
+fn version_name((major, minor): (i32, i32)) -> String {
+    format!("{major}.{minor}")
+}
+
+pub(super) fn old_driver(needed: String) -> Error {
     let mut version = 0;
     // SAFETY: as above; left at 0 if the call fails.
     let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
-    let named = |(major, minor): (i32, i32)| format!("{major}.{minor}");
-    Error::OldDriver { found: named((version / 1000, version % 1000 / 10)), needed: named(needed) }
+    Error::OldDriver { found: version_name((version / 1000, version % 1000 / 10)), needed }
 }
 
 /// A driver's error as ours. The text is fetched now, while the driver is known to be there: cudarc's own error panics

@@ -17,8 +17,8 @@ const ARCHITECTURES: &str = env!("WARPNORM_IMAGE_ARCHS");
 /// Why there is nothing, if so.
 const BUILD_NOTE: &str = env!("WARPNORM_BUILD_NOTE");
 
-/// The CUDA version that the kernels were compiled by; what older drivers refuse, they refuse because of it.
-const TOOLKIT: (i32, i32) = (13, 0);
+/// The oldest chip that nvcc 13 compiles for.
+const LEAST_CAPABILITY: (i32, i32) = (7, 5);
 
 /// A fatbin begins with these four bytes, then u16 version, u16 length of the header, u64 length of what follows.
 const FATBIN_MAGIC: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
@@ -92,10 +92,16 @@ fn explain(context: &CudaContext, error: DriverError) -> Error {
     match error.0 {
         sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
             let (major, minor) = context.compute_capability().unwrap_or((0, 0));
-            let (found, architecture) = (format!("{major}.{minor}"), format!("{major}{minor}"));
-            Error::Architecture { found, built: ARCHITECTURES, architecture }
+            let advice = if (major, minor) < LEAST_CAPABILITY {
+                "CUDA's compiler knows it no longer; use the CPU backend".to_owned()
+            } else {
+                format!("build it with WARPNORM_CUDA_ARCHS={major}{minor}")
+            };
+            Error::Architecture { found: format!("{major}.{minor}"), built: ARCHITECTURES, advice }
         }
-        sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => old_driver(TOOLKIT),
+        sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            old_driver("that of the toolkit which compiled its kernels".to_owned())
+        }
         _ => failure("cuModuleLoadData", error),
     }
 }
@@ -113,7 +119,7 @@ mod tests {
     #[test]
     fn kernels_and_rust_agree_on_parameter_sizes() {
         if !emulator::real_gpu() {
-            emulator::preload(emulator::Variant::Plain);
+            emulator::preload(emulator::Variant::Checked);
         }
         let kernels = Kernels::load(&driver::open(0).unwrap()).unwrap();
         for (kernel, name) in KERNELS.into_iter().zip(KERNEL_NAMES) {

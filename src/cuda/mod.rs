@@ -13,7 +13,7 @@ use crate::args::Operand;
 use crate::backend::{Sink, Source, sealed};
 use crate::element::Element;
 use crate::error::Result;
-use crate::plan::{Launch, Limits, plan};
+use crate::plan::{Launch, Limits, MAX_GRID, plan};
 use crate::problem::{Buffers, Problem};
 use driver::failure;
 use image::Kernels;
@@ -91,11 +91,18 @@ impl Cuda {
         Ok(format!("{name} (sm_{major}{minor})"))
     }
 
+    /// Whether memory that was allocated on `stream` belongs to another context, and so to another device.
+    fn is_elsewhere(&self, stream: &CudaStream) -> bool {
+        stream.context() != self.stream.context()
+    }
+
     /// One driver call: everything was decided before.
     fn launch(&self, launch: &Launch, buffers: &Buffers) -> Result<()> {
         let function = self.kernels.function(launch.kernel)?;
-        let bind = |error: DriverError| failure("cuCtxSetCurrent", error);
-        self.stream.context().bind_to_thread().map_err(bind)?;
+        // cudarc keeps what failed where it could not be returned (a destructor, an event), and returns it here.
+        let earlier = |error: DriverError| failure("an earlier call on this context", error);
+        self.stream.context().check_err().map_err(earlier)?;
+        self.stream.context().bind_to_thread().map_err(|error| failure("cuCtxSetCurrent", error))?;
         let mut params = launch.params.with(buffers);
         let mut arguments = [params.pointer()];
         let config = sys::CUlaunchConfig {
@@ -121,7 +128,7 @@ impl Cuda {
 fn limits(context: &CudaContext) -> Result<Limits> {
     let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
     let multiprocessors = context.attribute(attribute).map_err(|error| failure("cuDeviceGetAttribute", error))?;
-    Ok(Limits { multiprocessors: multiprocessors.unsigned_abs().max(1) })
+    Ok(Limits { multiprocessors: multiprocessors.unsigned_abs().max(1), max_grid: MAX_GRID })
 }
 
 impl std::fmt::Debug for Cuda {
@@ -145,16 +152,75 @@ impl sealed::Execute for Cuda {
 }
 
 impl<T: Element, S: DevicePtr<T> + ?Sized> Source<Cuda, T> for S {
-    fn read<'a>(&'a self, on: &'a Cuda) -> Operand<'a, Cuda> {
+    fn read<'a>(&'a self, on: &'a Cuda, _: sealed::Token) -> Operand<'a, Cuda> {
+        let elsewhere = on.is_elsewhere(self.stream());
         let (address, guard) = self.device_ptr(&on.stream);
-        Operand { address, len: self.len(), dtype: T::DTYPE, _guard: guard }
+        Operand { address, len: self.len(), dtype: T::DTYPE, elsewhere, _guard: guard }
     }
 }
 
 impl<T: Element, S: DevicePtrMut<T> + ?Sized> Sink<Cuda, T> for S {
-    fn write<'a>(&'a mut self, on: &'a Cuda) -> Operand<'a, Cuda> {
-        let len = self.len();
+    fn write<'a>(&'a mut self, on: &'a Cuda, _: sealed::Token) -> Operand<'a, Cuda> {
+        let (len, elsewhere) = (self.len(), on.is_elsewhere(self.stream()));
         let (address, guard) = self.device_ptr_mut(&on.stream);
-        Operand { address, len, dtype: T::DTYPE, _guard: guard }
+        Operand { address, len, dtype: T::DTYPE, elsewhere, _guard: guard }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cudarc::driver::CudaSlice;
+    use emulator::{Schedule, Settings, Variant};
+
+    use super::Cuda;
+    use crate::{Args, BatchNorm, GroupNorm, LayerNorm, Layout, RmsNorm};
+
+    /// Where there are more rows or tiles than blocks, blocks walk on, reusing their shared memory. Grids that large need
+    /// more memory than machines have, so here the largest grid is made small.
+    #[test]
+    fn blocks_walk_on() {
+        let emulator = (!emulator::real_gpu()).then(|| emulator::preload(Variant::Checked));
+        for (seed, schedule) in [(0, Schedule::LockStep), (1, Schedule::RunAhead), (2, Schedule::RunAhead)] {
+            if let Some(emulator) = emulator {
+                emulator.configure(&Settings { seed, schedule, ..Settings::default() });
+            }
+            let full = Cuda::open(0).unwrap();
+            for max_grid in [1, 2] {
+                let mut short = full.clone();
+                short.limits.max_grid = max_grid;
+                for length in [3, 100, 300, 1000, 1500, 17_000, 33_001] {
+                    let rows = if length < 200 { 600 } else { 7 };
+                    let layer = LayerNorm::new([length]).unwrap();
+                    agree(&full, &short, rows * length, |cuda, x, y| {
+                        layer.forward(Args::new(cuda, [rows, length]).input(x).output(y)).unwrap();
+                    });
+                    let layer = RmsNorm::new([length], 1e-6).unwrap();
+                    agree(&full, &short, rows * length, |cuda, x, y| {
+                        layer.forward(Args::new(cuda, [rows, length]).input(x).output(y)).unwrap();
+                    });
+                }
+                let layer = GroupNorm::new(2, 6).unwrap();
+                agree(&full, &short, 3 * 6 * 400, |cuda, x, y| {
+                    layer.forward(Args::new(cuda, [3, 6, 20, 20]).input(x).output(y)).unwrap();
+                });
+                agree(&full, &short, 3 * 6 * 2500, |cuda, x, y| {
+                    let statistics = cuda.stream().clone_htod(&[0.5_f32; 6]).unwrap();
+                    let args = Args::new(cuda, [3, 6, 50, 50]).running_mean(&statistics).running_var(&statistics);
+                    BatchNorm::new(6).unwrap().layout(Layout::Nchw).forward(args.input(x).output(y)).unwrap();
+                });
+            }
+        }
+        assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
+    }
+
+    fn agree(full: &Cuda, short: &Cuda, length: usize, call: impl Fn(&Cuda, &CudaSlice<f32>, &mut CudaSlice<f32>)) {
+        let x: Vec<f32> = (0..length).map(|i| (i as f32 * 0.7).sin() + 0.3).collect();
+        let run = |cuda: &Cuda| {
+            let x = cuda.stream().clone_htod(&x).unwrap();
+            let mut y = cuda.stream().clone_htod(&vec![f32::NAN; length]).unwrap();
+            call(cuda, &x, &mut y);
+            cuda.stream().clone_dtoh(&y).unwrap()
+        };
+        assert!(run(full) == run(short), "{length} elements: a grid of {} blocks differs", short.limits.max_grid);
     }
 }

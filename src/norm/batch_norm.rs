@@ -118,15 +118,15 @@ impl Layer for TableOf {
             let expected = self.0.weight_shape().to_string();
             return Err(Error::Shape { layer: Self::NAME, found: signature.shape, expected });
         }
-        refuse_strides(Self::NAME, &signature.strides)?;
-        if let (Some(weight), Some(bias)) = (signature.weight, signature.bias) {
-            let types = if weight == DType::F32 { bias } else { weight };
-            coefficient("weight", Some(weight), types)?;
-            coefficient("bias", Some(bias), types)?;
+        refuse_strides(Self::NAME, &signature.strides())?;
+        let (weight, bias) = (signature.weight, signature.bias);
+        let dtype = [weight, bias].into_iter().flatten().find(|&dtype| dtype != DType::F32).unwrap_or(DType::F32);
+        if let Some(found) = bias.filter(|&bias| bias != DType::F32 && bias != dtype) {
+            let expected = "the weight's type or f32";
+            return Err(Error::ElementType { argument: "bias", found, expected });
         }
         channels.checked_mul(3).ok_or(Error::ShapeOverflow { shape: signature.shape })?;
-        let (weight, bias) = (signature.weight, signature.bias);
-        Ok(Problem::ChannelTable(ChannelTable { channels, weight, bias, eps: self.0.eps }))
+        Ok(Problem::ChannelTable(ChannelTable { dtype, channels, weight, bias, eps: self.0.eps }))
     }
 }
 
@@ -139,9 +139,10 @@ pub(super) fn channel_map(
     eps: f32,
     activation: Activation,
 ) -> Result<Pointwise> {
-    refuse_strides(layer, &signature.strides)?;
+    refuse_strides(layer, &signature.strides())?;
     let (_, spatial) = image_axes(layer, &signature.shape, channels, layout)?;
     let constants = if signature.channel_table {
+        channels.checked_mul(3).ok_or(Error::ShapeOverflow { shape: signature.shape })?;
         Constants::Table
     } else {
         let weight = coefficient("weight", signature.weight, signature.dtype)?;

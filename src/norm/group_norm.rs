@@ -78,7 +78,7 @@ impl Layer for GroupNorm {
 
 /// In NCHW a group of channels is one contiguous stretch: a row for each sample and group.
 pub(super) fn group_rows(layer: &'static str, signature: &Signature, groups: usize, channels: usize) -> Result<Rows> {
-    refuse_strides(layer, &signature.strides)?;
+    refuse_strides(layer, &signature.strides())?;
     let (batch, spatial) = image_axes(layer, &signature.shape, channels, Layout::Nchw)?;
     let overflow = || Error::ShapeOverflow { shape: signature.shape };
     let channels_per_group = channels / groups;

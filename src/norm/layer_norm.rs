@@ -92,7 +92,7 @@ pub(super) fn trailing_rows(
     })?;
     shape.elements()?;
     let rows = crate::shape::product(leading).ok_or(Error::ShapeOverflow { shape })?;
-    let strides = signature.strides;
+    let strides = signature.strides();
     Ok(Rows {
         dtype: signature.dtype,
         rows,

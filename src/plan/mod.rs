@@ -6,12 +6,7 @@
 mod divisor;
 mod kernels;
 // Made by bindgen from kernels/params.h: the structures that kernels take by value, and the list of kernels.
-#[cfg(not(feature = "generate-bindings"))]
 pub(crate) mod params;
-#[cfg(feature = "generate-bindings")]
-pub(crate) mod params {
-    include!(concat!(env!("OUT_DIR"), "/params.rs"));
-}
 mod pointwise;
 mod rows;
 
@@ -22,13 +17,15 @@ use crate::norm::Activation;
 use crate::problem::{Buffers, Problem};
 use params::{ChannelTableParams, ConvolutionParams, Kernel, PointwiseParams, RowsParams};
 
-/// The largest grid in its first dimension. Kernels walk on where there is more work than blocks.
-const MAX_GRID: u64 = i32::MAX as u64;
+/// The largest grid in its first dimension, on every chip.
+pub(crate) const MAX_GRID: u32 = i32::MAX as u32;
 
 /// What a plan may depend on of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub multiprocessors: u32,
+    /// Blocks of a launch. Kernels walk on where there is more work than blocks.
+    pub max_grid: u32,
 }
 
 /// One kernel launch, all but its addresses.
@@ -90,16 +87,17 @@ impl Params {
 /// The launch that computes a problem; `None` where there is nothing to compute.
 pub(crate) fn plan(problem: &Problem, limits: &Limits) -> Option<Launch> {
     match problem {
-        Problem::Rows(rows) => rows::plan(rows),
+        Problem::Rows(rows) => rows::plan(rows, limits),
         Problem::Pointwise(map) => pointwise::plan(map, limits),
-        Problem::ChannelTable(table) => pointwise::plan_table(table),
+        Problem::ChannelTable(table) => pointwise::plan_table(table, limits),
     }
 }
 
-/// As many blocks as there are pieces of work, up to the largest grid.
-pub(crate) fn grid(work: u64, per_block: u64) -> u32 {
-    // At most 2^31 - 1, so the cast keeps the value.
-    work.div_ceil(per_block).min(MAX_GRID) as u32
+impl Limits {
+    /// As many blocks as there are pieces of work, up to the largest grid.
+    pub(crate) fn grid(&self, work: u64, per_block: u64) -> u32 {
+        u32::try_from(work.div_ceil(per_block)).map_or(self.max_grid, |blocks| blocks.min(self.max_grid))
+    }
 }
 
 pub(crate) const fn activation_code(activation: Activation) -> u32 {

@@ -2,12 +2,11 @@
 
 use super::kernels::{CHANNEL_TABLE, POINTWISE_CHANNELS_LAST, POINTWISE_PLANES};
 use super::params::{self, ChannelTableParams, PointwiseParams};
-use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor, grid};
-use crate::element::DType;
+use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor};
 use crate::problem::{ChannelTable, Constants, Pointwise};
 
-/// Threads that a multiprocessor can hold at most, on every chip of the list but sm_75 (1,024) and the sm_8x without
-/// an HBM (1,536).
+/// Threads that a multiprocessor of the big chips (sm_80, 90, 100) can hold; smaller ones hold 1,024 or 1,536 and get
+/// a little more than they can keep at once.
 const RESIDENT_THREADS: u64 = 2048;
 
 pub(super) fn plan(map: &Pointwise, limits: &Limits) -> Option<Launch> {
@@ -23,9 +22,9 @@ pub(super) fn plan(map: &Pointwise, limits: &Limits) -> Option<Launch> {
     };
     let (family, blocks, stride) = if map.spatial == 1 {
         let stride = channels_last_stride(map.channels as u64, per_vector, vectors, limits);
-        (POINTWISE_CHANNELS_LAST, grid(stride.min(vectors), u64::from(block)), stride)
+        (POINTWISE_CHANNELS_LAST, limits.grid(stride.min(vectors), u64::from(block)), stride)
     } else {
-        (POINTWISE_PLANES, grid(vectors, u64::from(block * params::WN_POINTWISE_VECTORS)), 0)
+        (POINTWISE_PLANES, limits.grid(vectors, u64::from(block * params::WN_POINTWISE_VECTORS)), 0)
     };
     Some(Launch {
         kernel: family.of(map.dtype),
@@ -56,17 +55,14 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-pub(super) fn plan_table(table: &ChannelTable) -> Option<Launch> {
+pub(super) fn plan_table(table: &ChannelTable, limits: &Limits) -> Option<Launch> {
     if table.channels == 0 {
         return None;
     }
-    // The instance is that of the coefficient which is not f32, if there is one.
-    let coefficients = [table.weight, table.bias];
-    let dtype = coefficients.into_iter().flatten().find(|&dtype| dtype != DType::F32).unwrap_or(DType::F32);
     let block = params::WN_POINTWISE_THREADS;
     Some(Launch {
-        kernel: CHANNEL_TABLE.of(dtype),
-        grid: grid(table.channels as u64, u64::from(block)),
+        kernel: CHANNEL_TABLE.of(table.dtype),
+        grid: limits.grid(table.channels as u64, u64::from(block)),
         block,
         params: Params::ChannelTable(ChannelTableParams {
             channels: table.channels as u64,
@@ -80,10 +76,12 @@ pub(super) fn plan_table(table: &ChannelTable) -> Option<Launch> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::element::DType;
     use crate::norm::Activation;
+    use crate::plan::MAX_GRID;
     use crate::plan::params::Kernel;
 
-    const H200: Limits = Limits { multiprocessors: 132 };
+    const H200: Limits = Limits { multiprocessors: 132, max_grid: MAX_GRID };
 
     fn map(length: usize, channels: usize, spatial: usize) -> Pointwise {
         let activation = Activation::None;
@@ -106,7 +104,7 @@ mod tests {
             assert_eq!(params.length, length as u64);
         }
         // Past the largest grid, blocks walk on.
-        assert_eq!(planned(&map(1 << 46, 1, 2)).0.grid, i32::MAX as u32);
+        assert_eq!(planned(&map(1 << 46, 1, 2)).0.grid, MAX_GRID);
     }
 
     /// A thread's vectors lie whole pixels apart, and every vector has a thread.
@@ -127,17 +125,18 @@ mod tests {
     #[test]
     fn nothing_to_do() {
         assert_eq!(plan(&map(0, 4, 9), &H200), None);
-        assert_eq!(plan_table(&ChannelTable { channels: 0, weight: None, bias: None, eps: 0.0 }), None);
+        assert_eq!(plan_table(&table(DType::F32, 0), &H200), None);
+    }
+
+    fn table(dtype: DType, channels: usize) -> ChannelTable {
+        ChannelTable { dtype, channels, weight: Some(dtype), bias: Some(DType::F32), eps: 0.0 }
     }
 
     #[test]
     fn the_table_is_made_by_the_instance_of_the_narrow_coefficient() {
-        let table = |weight, bias| plan_table(&ChannelTable { channels: 300, weight, bias, eps: 0.0 }).unwrap();
-        assert_eq!(table(None, None).kernel, Kernel::channel_table_f32);
-        assert_eq!(table(Some(DType::F32), Some(DType::Bf16)).kernel, Kernel::channel_table_bf16);
-        assert_eq!(
-            (table(Some(DType::F16), None).kernel, table(Some(DType::F16), None).grid),
-            (Kernel::channel_table_f16, 2)
-        );
+        let planned = |dtype| plan_table(&table(dtype, 300), &H200).unwrap();
+        assert_eq!(planned(DType::F32).kernel, Kernel::channel_table_f32);
+        assert_eq!(planned(DType::Bf16).kernel, Kernel::channel_table_bf16);
+        assert_eq!((planned(DType::F16).kernel, planned(DType::F16).grid), (Kernel::channel_table_f16, 2));
     }
 }

@@ -4,7 +4,7 @@ use super::kernels::{
     Family, ROWS_BLOCK_32X512, ROWS_BLOCK_32X1024, ROWS_GROUP_8, ROWS_GROUP_16, ROWS_GROUP_32, ROWS_STREAM,
 };
 use super::params::{self, RowsParams};
-use super::{Launch, Params, activation_code, coefficient_flags, divisor, grid};
+use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor};
 use crate::problem::{Affine, Moments, Rows};
 
 const WARP: usize = params::WN_WARP as usize;
@@ -48,7 +48,7 @@ impl Regime {
     }
 }
 
-pub(super) fn plan(rows: &Rows) -> Option<Launch> {
+pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
     if rows.rows == 0 || rows.length == 0 {
         return None;
     }
@@ -69,7 +69,7 @@ pub(super) fn plan(rows: &Rows) -> Option<Launch> {
     let rows_per_block = u64::from(regime.block / regime.lanes);
     Some(Launch {
         kernel: regime.family.of(rows.dtype),
-        grid: grid(rows.rows as u64, rows_per_block),
+        grid: limits.grid(rows.rows as u64, rows_per_block),
         block: regime.block,
         params: Params::Rows(RowsParams {
             rows: rows.rows as u64,
@@ -96,7 +96,10 @@ mod tests {
     use super::*;
     use crate::element::DType;
     use crate::norm::Activation;
+    use crate::plan::MAX_GRID;
     use crate::plan::params::Kernel;
+
+    const H200: Limits = Limits { multiprocessors: 132, max_grid: MAX_GRID };
 
     fn rows(rows: usize, length: usize) -> Rows {
         Rows {
@@ -118,7 +121,7 @@ mod tests {
     }
 
     fn planned(problem: &Rows) -> (Launch, RowsParams) {
-        let launch = plan(problem).unwrap();
+        let launch = plan(problem, &H200).unwrap();
         let Params::Rows(params) = launch.params else { panic!("rows plan rows") };
         (launch, params)
     }
@@ -174,17 +177,17 @@ mod tests {
             let (launch, params) = planned(&problem);
             assert_eq!((params.rows, params.length), (count as u64, length as u64));
             assert_eq!(params.x_stride, length as u64 + 8);
-            assert!(launch.grid >= 1 && launch.grid <= i32::MAX as u32);
+            assert!(launch.grid >= 1 && launch.grid <= MAX_GRID);
             let per_round = u64::from(launch.grid) * u64::from(launch.block / params.lanes);
             // The kernels walk on by whole grids; only the largest grid may leave rows for another round.
-            assert!(per_round >= count as u64 || launch.grid == i32::MAX as u32, "{count} x {length}");
+            assert!(per_round >= count as u64 || launch.grid == MAX_GRID, "{count} x {length}");
         }
     }
 
     #[test]
     fn nothing_to_do() {
-        assert_eq!(plan(&rows(0, 5)), None);
-        assert_eq!(plan(&rows(5, 0)), None);
+        assert_eq!(plan(&rows(0, 5), &H200), None);
+        assert_eq!(plan(&rows(5, 0), &H200), None);
     }
 
     #[test]

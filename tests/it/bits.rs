@@ -3,7 +3,7 @@
 use warpnorm::Cpu;
 use warpnorm::half::{bf16, f16};
 
-use crate::call::{Call, Inputs, Layer, Residual, run};
+use crate::call::{Call, Inputs, Layer, PerTensor, Residual, run};
 use crate::data::bits;
 use crate::device;
 use crate::place::{Place, Real};
@@ -28,12 +28,14 @@ fn rows_agree<P: Place, T: Real>(place: &P) {
                 let reference = y(&batch, &inputs);
                 assert_eq!(y(&batch, &inputs), reference, "{batch:?}: two runs");
                 assert_eq!(y(&Call { in_place: true, ..batch.clone() }, &inputs), reference, "{batch:?}: in place");
-                for (offset, gap) in [(1, 0), (3, 1), (7, 8), (4, 5)] {
-                    let moved = Call { offset, gap, ..batch.clone() };
+                for (start, gaps) in [(1, [0, 0]), (3, [1, 8]), (7, [8, 8]), (4, [5, 0])] {
+                    let offsets = PerTensor::unlike(start, &[0, 1, 2, 3, 4, 5, 6, 7]);
+                    let moved = Call { offsets, gaps: PerTensor::unlike(start, &gaps), ..batch.clone() };
                     assert_eq!(y(&moved, &inputs), reference, "{moved:?}: another address");
                 }
                 for row in 0..ROWS {
-                    let alone = Call { offset: row, ..Call { residual, ..Call::new(layer, &[1, length]) } };
+                    let offsets = PerTensor::all(row);
+                    let alone = Call { offsets, residual, ..Call::new(layer, &[1, length]) };
                     let found = y(&alone, &row_of(&inputs, row, length));
                     assert_eq!(found, reference[row * length..][..length], "{alone:?}: a row alone");
                 }
@@ -51,7 +53,8 @@ fn samples_agree<P: Place, T: Real>(place: &P) {
             let reference = bits(&run(place, &batch, &inputs).expect("a valid call").y);
             let sample = batch.elements() / shape[0];
             for n in 0..shape[0] {
-                let alone = Call { offset: n, ..Call::new(layer, &[1, shape[1], shape[2], shape[3]]) };
+                let offsets = PerTensor::all(n);
+                let alone = Call { offsets, ..Call::new(layer, &[1, shape[1], shape[2], shape[3]]) };
                 let found = bits(&run(place, &alone, &row_of(&inputs, n, sample)).expect("a valid call").y);
                 assert_eq!(found, reference[n * sample..][..sample], "{alone:?}");
             }

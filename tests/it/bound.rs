@@ -2,7 +2,7 @@
 
 use warpnorm::half::{bf16, f16};
 
-use crate::call::{Call, Coefficient, Inputs, Layer, Outputs, run, verify_cpu, verify_cuda};
+use crate::call::{Call, Coefficient, Inputs, Layer, Outputs, Residual, run, verify_cpu, verify_cuda};
 use crate::data::bits;
 use crate::device::{self, Device};
 use crate::place::{Place, Real};
@@ -41,6 +41,7 @@ fn far_means<T: Real>(device: Option<&Device>) {
             let mut inputs = inputs.clone();
             inputs.x.iter_mut().for_each(|x| *x = T::from_f64(mean + deviation * x.to_f64()));
             verify(&call, &inputs);
+            verify(&Call { residual: Residual::SumWritten, ..call.clone() }, &inputs);
         }
     });
 }
@@ -180,6 +181,35 @@ fn unlike_channels_on_cuda() {
 fn unlike_channels_on_cpu() {
     unlike_channels::<f32>(&verify_cpu);
     unlike_channels::<bf16>(&verify_cpu);
+}
+
+/// Long rows that repeat themselves: every partial sum rounds the same way, in every lane, and nothing averages out.
+fn periodic_rows<T: Real>(verify: Verify<'_, T>) {
+    let checked = crate::device::variant() == emulator::Variant::Checked;
+    for length in if checked { [1 << 16, 40_000] } else { [1 << 20, 1 << 21] } {
+        for (layer, level) in [(layers()[0], 0.7), (layers()[0], 1.3), (layers()[1], 0.7), (layers()[1], 0.123)] {
+            let mut call = Call::new(layer, &[1, length]);
+            (call.weight, call.bias) = (Coefficient::Absent, Coefficient::Absent);
+            let mut inputs = Inputs::<T>::normal(&call, 1);
+            let period = if layer == Layer::LayerNorm { 2 } else { 1 };
+            inputs.x.iter_mut().enumerate().for_each(|(i, x)| {
+                *x = T::from_f64(if i % period == 0 { level } else { 0.0 });
+            });
+            verify(&call, &inputs);
+        }
+    }
+}
+
+#[test]
+fn periodic_rows_on_cuda() {
+    let device = device::cuda();
+    periodic_rows::<f32>(&|call, inputs| verify_cuda(&device, call, inputs));
+}
+
+#[test]
+fn periodic_rows_on_cpu() {
+    periodic_rows::<f32>(&verify_cpu);
+    periodic_rows::<bf16>(&verify_cpu);
 }
 
 #[test]

@@ -81,6 +81,10 @@ fn refusals<P: Place>(place: &P) {
             "BatchNorm: the shape [2, 2, 3] does not fit, expected [N, 4] with up to 3 spatial axes between"
         );
 
+        let vast = BatchNorm::new(usize::MAX).unwrap();
+        let vast = vast.forward(Args::new(place, [0, usize::MAX]).channel_table(&x(0..0)).output(&mut out));
+        assert!(matches!(vast, Err(Error::ShapeOverflow { .. })), "{vast:?}");
+
         let rank = InstanceNorm::new(1).unwrap().forward(Args::new(place, [1, 1, 1, 1, 3, 4]).output(&mut out));
         assert!(matches!(rank, Err(Error::Shape { .. })), "{rank:?}");
 

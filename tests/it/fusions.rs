@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use warpnorm::half::{bf16, f16};
 use warpnorm::{Activation, Layout};
 
-use crate::call::{Call, Coefficient, Inputs, Layer, Residual, verify_cpu, verify_cuda};
+use crate::call::{Call, Coefficient, Inputs, Layer, PerTensor, Residual, verify_cpu, verify_cuda};
 use crate::device;
 use crate::place::Real;
 
@@ -25,7 +25,7 @@ const RESIDUALS: [Residual; 4] = [Residual::Absent, Residual::Added, Residual::S
 const ACTIVATIONS: [Activation; 5] =
     [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::GeluTanh];
 const OFFSETS: [usize; 4] = [0, 1, 3, 4];
-const GAPS: [usize; 3] = [0, 1, 8];
+const GAPS: [usize; 4] = [0, 1, 8, 3];
 /// A length, and a spatial size, for each regime.
 const SIZES: [(usize, [usize; 2]); 7] = [
     (37, [1, 1]),
@@ -98,11 +98,16 @@ fn calls() -> impl Iterator<Item = Call> {
             residual: RESIDUALS[residual],
             activation: ACTIVATIONS[activation],
             in_place: in_place == 1,
-            offset: OFFSETS[place / GAPS.len()],
-            gap: if rows { GAPS[place % GAPS.len()] } else { 0 },
+            offsets: places(&OFFSETS, place / GAPS.len()),
+            gaps: if rows { places(&GAPS, place % GAPS.len()) } else { PerTensor::default() },
             ..Call::new(layer, &shape)
         }
     })
+}
+
+/// The first choice is the plain case, the same for every tensor; the others are unlike.
+fn places(choices: &[usize], start: usize) -> PerTensor {
+    if start == 0 { PerTensor::all(choices[0]) } else { PerTensor::unlike(start, choices) }
 }
 
 fn all<T: Real>(verify: &dyn Fn(&Call, &Inputs<T>)) {

@@ -17,5 +17,6 @@ mod oracle;
 mod place;
 mod pointwise;
 mod prepared;
+mod profiles;
 mod rows;
 mod vectors;

@@ -94,7 +94,7 @@ fn a_batch_of_one_is_classified_as_in_company() {
 
 /// What the network has no layer for: every device says the same, and that is the definition.
 #[test]
-fn devices_convolve_by_the_definition() {
+fn both_devices_convolve_by_the_definition_on_cuda() {
     let device = crate::device::cuda();
     let cases = [
         // channels, kernel, stride, padding, groups, size
@@ -121,7 +121,13 @@ fn devices_convolve_by_the_definition() {
 
         let expected = convolution.by_definition();
         assert_close(&convolution.on(&Cpu), &expected, &format!("{geometry:?} on the CPU"));
-        assert_close(&convolution.on(&device.cuda), &expected, &format!("{geometry:?} on CUDA"));
+        let mut first: Option<Vec<u64>> = None;
+        device.under_schedules(|cuda| {
+            let found = convolution.on(cuda);
+            assert_close(&found, &expected, &format!("{geometry:?} on CUDA"));
+            let found = data::bits(&found);
+            assert_eq!(first.get_or_insert(found.clone()), &found, "{geometry:?}: two schedules differ");
+        });
     }
 }
 

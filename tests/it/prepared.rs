@@ -38,6 +38,32 @@ fn prepared_like_forward<P: Place>(place: &P) {
     assert!(matches!(refused, Err(Error::NotAsPrepared { argument: "shape", .. })), "{refused:?}");
 }
 
+/// In place, output and input have one stride; and a stride that differs is named.
+fn prepared_with_strides<P: Place>(place: &P) {
+    let layer = LayerNorm::new([64]).unwrap();
+    let signature = Signature::new([4, 64], DType::F32).in_place().output_row_stride(80);
+    let prepared = layer.prepare(place, &signature).unwrap();
+    let mut y = place.put(&stored::<f32>(normal(3 * 80 + 64, 1)));
+    {
+        let mut y = place.view_mut(&mut y, 0..3 * 80 + 64);
+        prepared.forward(Args::new(place, [4, 64]).output(&mut y).output_row_stride(80)).expect("as prepared");
+        let refused = prepared.forward(Args::new(place, [4, 64]).output(&mut y).output_row_stride(72));
+        assert!(matches!(refused, Err(Error::NotAsPrepared { argument: "input_row_stride", .. })), "{refused:?}");
+    }
+    let mean: f32 = place.get(&y)[80..144].iter().sum::<f32>() / 64.0;
+    approx::assert_abs_diff_eq!(mean, 0.0, epsilon = 1e-6);
+}
+
+#[test]
+fn prepared_with_strides_on_cpu() {
+    prepared_with_strides(&Cpu);
+}
+
+#[test]
+fn prepared_with_strides_on_cuda() {
+    prepared_with_strides(&device::cuda().cuda);
+}
+
 #[test]
 fn prepared_like_forward_on_cpu() {
     prepared_like_forward(&Cpu);
@@ -72,7 +98,8 @@ fn streams_of_the_caller_on_cuda() {
     });
 }
 
-/// A prepared call is one launch and no other work of the driver: no allocation, no synchronization, no lookup.
+/// A prepared call is one launch and no other work of the driver: no allocation, no synchronization, no lookup. (With
+/// cudarc's event tracking on, and a second stream in its context, cudarc adds its own waits and records.)
 #[test]
 fn a_prepared_call_is_one_launch() {
     let device = device::cuda();

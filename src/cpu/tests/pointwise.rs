@@ -53,7 +53,8 @@ impl<T: Convert> Tensors<T> {
     fn table(&self) -> Vec<f32> {
         let channels = self.mean.len();
         let mut table = vec![0.0; 3 * channels];
-        let problem = ChannelTable { channels, weight: Some(DType::F32), bias: Some(DType::F32), eps: 1e-5 };
+        let problem =
+            ChannelTable { dtype: DType::F32, channels, weight: Some(DType::F32), bias: Some(DType::F32), eps: 1e-5 };
         run(Problem::ChannelTable(problem), Buffers { y: output(&mut table), ..self.buffers() });
         table
     }
@@ -222,5 +223,8 @@ fn what_is_not_finite() {
 fn nothing_to_do() {
     run(Problem::Pointwise(pointwise::<f32>(0, 5, 3, STATISTICS)), Buffers::default());
     run(Problem::Pointwise(pointwise::<f32>(0, 5, 1, STATISTICS)), Buffers::default());
-    run(Problem::ChannelTable(ChannelTable { channels: 0, weight: None, bias: None, eps: 1e-5 }), Buffers::default());
+    run(
+        Problem::ChannelTable(ChannelTable { dtype: DType::F32, channels: 0, weight: None, bias: None, eps: 1e-5 }),
+        Buffers::default(),
+    );
 }

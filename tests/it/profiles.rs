@@ -1,0 +1,46 @@
+//! Chips of other generations: the same answers, bit for bit, whatever the plan makes of the device's limits.
+
+use emulator::{Profile, Settings};
+use warpnorm::half::bf16;
+use warpnorm::{Cuda, Layout};
+
+use crate::call::{Call, Inputs, Layer, expected, verify};
+use crate::data::bits;
+use crate::device;
+
+const CHIPS: [(Profile, &str); 5] = [
+    (Profile::Sm75, "(sm_75)"),
+    (Profile::Sm80, "(sm_80)"),
+    (Profile::Sm86, "(sm_86)"),
+    (Profile::Sm86WithoutPools, "(sm_86)"),
+    (Profile::Sm90, "(sm_90)"),
+];
+
+fn calls() -> [Call; 6] {
+    [
+        Call::new(Layer::LayerNorm, &[5, 100]),
+        Call::new(Layer::LayerNorm, &[3, 5000]),
+        Call::new(Layer::RmsNorm { weight_plus_one: false }, &[2, 40_000]),
+        Call::new(Layer::GroupNorm { groups: 2 }, &[2, 6, 9, 9]),
+        Call::new(Layer::BatchNorm { layout: Layout::Nchw, table: false }, &[2, 40, 31, 31]),
+        Call::new(Layer::BatchNorm { layout: Layout::Nhwc, table: true }, &[2, 31, 31, 40]),
+    ]
+}
+
+#[test]
+fn every_chip_agrees() {
+    let device = device::cuda();
+    let Some(emulator) = device.emulator else { return println!("a GPU is of one kind") };
+    for call in calls() {
+        let inputs = Inputs::<bf16>::normal(&call, 47);
+        let mut first: Option<Vec<u64>> = None;
+        for (profile, chip) in CHIPS {
+            emulator.configure(&Settings { profile, ..Settings::default() });
+            let cuda = Cuda::open(0).expect("an emulated device");
+            let name = cuda.device_name().expect("a name");
+            assert!(name.ends_with(chip), "{name} for {profile:?}");
+            let found = bits(&verify(&cuda, &call, &inputs, &expected(&call, &inputs)).y);
+            assert_eq!(first.get_or_insert(found.clone()), &found, "{call:?} on {profile:?}");
+        }
+    }
+}
