@@ -128,8 +128,8 @@ fn check_table<B: Backend>(layer: &'static str, table: &ChannelTable, args: &Arg
     let mut regions = Regions::default();
     let mut buffers = Buffers::default();
     regions.statistics(layer, args, table.channels, &mut buffers)?;
-    buffers.y = regions.required(layer, "output", args.output.as_ref(), Extent::flat(3 * table.channels))?;
-    regions.written = 1 << (regions.count - 1);
+    let output = args.output.as_ref().ok_or(Error::Missing { layer, argument: "output" })?;
+    buffers.y = regions.operand("output", output, Extent::flat(3 * table.channels), Some(DType::F32), true)?;
     regions.check_overlaps()?;
     Ok(buffers)
 }

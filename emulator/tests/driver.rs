@@ -1,10 +1,10 @@
 //! The driver's refusals, its bookkeeping, and the devices that it can be.
 
-mod common;
+mod harness;
 
-use common::{Device, Launch, Params, address, code, data};
 use cudarc::driver::{CudaContext, result, sys};
 use emulator::{Profile, Settings, Variant};
+use harness::{Device, Launch, Params, address, code, data};
 
 fn load(device: &Device, image: &str) -> Result<(), u32> {
     device.context.load_module(cudarc::nvrtc::Ptx::from_binary(image.into())).map(|_| ()).map_err(code)
@@ -43,7 +43,7 @@ fn dynamic_shared_memory_beyond_48_kib_must_be_asked_for() {
     let y = device.stream.alloc_zeros::<f32>(256).unwrap();
     let params = Params { input: address(&x), output: address(&y), count: 256, eps: 1e-5 };
     let launch = Launch { shared: 200 * 1024, ..Default::default() };
-    common::launch_on(&device.stream, &kernel, launch, params).unwrap();
+    harness::launch_on(&device.stream, &kernel, launch, params).unwrap();
     device.stream.synchronize().unwrap();
     assert_eq!(device.emulator.take_report().lines().count(), 1);
 }
@@ -83,10 +83,10 @@ fn a_leak_is_reported_when_the_context_goes() {
 #[test]
 fn images() {
     let device = Device::open(Variant::Plain);
-    load(&device, common::IMAGE).unwrap();
+    load(&device, harness::IMAGE).unwrap();
     assert_eq!(load(&device, "WARPNORM-NO-KERNELS 0123456789abcdef\0"), Err(200));
     let report = device.emulator.take_report();
-    let own = &common::IMAGE[20..36];
+    let own = &harness::IMAGE[20..36];
     assert!(report.contains("0123456789abcdef") && report.contains(own), "{report}");
     assert_eq!(load(&device, "// some PTX\0"), Err(200));
     assert!(device.emulator.take_report().contains("neither a fatbin nor the marker"));
@@ -177,9 +177,9 @@ fn profiles() {
         assert_eq!(answer, if clusters == 1 { None } else { Some(912) });
     }
     become_a(Profile::Sm61);
-    assert_eq!(load(&device, common::IMAGE), Err(209));
+    assert_eq!(load(&device, harness::IMAGE), Err(209));
     become_a(Profile::OldDriver);
-    assert_eq!(load(&device, common::IMAGE), Err(222));
+    assert_eq!(load(&device, harness::IMAGE), Err(222));
     become_a(Profile::NoDevice);
     assert_eq!(CudaContext::new(0).map_err(code).err(), Some(100));
     become_a(Profile::Sm86WithoutPools);

@@ -1,10 +1,10 @@
 //! The checked build names every planted bug, with kernel, block, thread and source line, and accuses no correct
 //! kernel.
 
-mod common;
+mod harness;
 
-use common::{Device, Launch, Params, address, data, planted};
 use emulator::{Schedule, Settings, Variant};
+use harness::{Device, Launch, Params, address, data, planted};
 
 /// Runs a faulty kernel and checks the error and the report: the words, and the places in the source.
 #[track_caller]
@@ -133,7 +133,7 @@ fn use_after_free() {
     let params = Params { input: address(&x), output: address(&y), count: 256, eps: 0.0 };
     drop(x);
     device.launch("fault_host_pointer", Launch::default(), params).unwrap();
-    assert_eq!(device.stream.clone_dtoh(&y).map_err(common::code), Err(ILLEGAL_ADDRESS));
+    assert_eq!(device.stream.clone_dtoh(&y).map_err(harness::code), Err(ILLEGAL_ADDRESS));
     let report = device.emulator.take_report();
     assert!(report.contains("use after free: 4-byte read at offset 0"), "{report}");
     assert!(report.contains(&planted("host-pointer")), "{report}");
@@ -147,7 +147,7 @@ fn host_pointer() {
     let y = device.stream.alloc_zeros::<f32>(256).unwrap();
     let params = Params { input: x.as_ptr() as u64, output: address(&y), count: 256, eps: 0.0 };
     device.launch("fault_host_pointer", Launch::default(), params).unwrap();
-    assert_eq!(device.stream.clone_dtoh(&y).map_err(common::code), Err(ILLEGAL_ADDRESS));
+    assert_eq!(device.stream.clone_dtoh(&y).map_err(harness::code), Err(ILLEGAL_ADDRESS));
     let report = device.emulator.take_report();
     assert!(report.contains("neither device nor shared memory"), "{report}");
     assert!(report.contains(&planted("host-pointer")), "{report}");
@@ -174,7 +174,7 @@ fn correct_kernels_are_not_accused() {
     for seed in 0..6 {
         let schedule = if seed == 0 { Schedule::LockStep } else { Schedule::RunAhead };
         device.emulator.configure(&Settings { seed, schedule, ..Default::default() });
-        common::correct::all(&device);
+        harness::correct::all(&device);
         assert_eq!(device.emulator.report(), "", "seed {seed}");
     }
 }

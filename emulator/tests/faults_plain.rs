@@ -1,10 +1,10 @@
 //! What the plain build finds of the planted bugs: everything that crashes or waits for ever, damage beside an
 //! allocation, and, by wrong results under some seeds, missing barriers.
 
-mod common;
+mod harness;
 
-use common::{Device, Launch, Params, address, code, data, planted};
 use emulator::{Schedule, Settings, Variant};
+use harness::{Device, Launch, Params, address, code, data, planted};
 
 const ILLEGAL_ADDRESS: u32 = 700;
 const LAUNCH_FAILED: u32 = 719;

@@ -1,12 +1,12 @@
 //! Capture and replay, and the mistakes that spoil a capture.
 
-mod common;
+mod harness;
 
 use std::sync::Arc;
 
-use common::{Device, assert_close, code, data, launch_layer_norm, layer_norm};
 use cudarc::driver::{CudaGraph, CudaStream, sys};
 use emulator::{Settings, Variant};
+use harness::{Device, assert_close, code, data, launch_layer_norm, layer_norm};
 
 const COLUMNS: usize = 512;
 const COUNT: usize = 4 * COLUMNS;

@@ -1,9 +1,9 @@
 //! Correct kernels give correct results under every schedule.
 
-mod common;
+mod harness;
 
-use common::Device;
 use emulator::{Schedule, Settings, Variant};
+use harness::Device;
 
 #[test]
 fn correct_kernels() {
@@ -13,7 +13,7 @@ fn correct_kernels() {
         let settings =
             Settings { seed, schedule, lazy_streams: seed != 3, threads: seed as usize % 3, ..Default::default() };
         device.emulator.configure(&settings);
-        common::correct::all(&device);
+        harness::correct::all(&device);
         assert_eq!(device.emulator.report(), "", "{settings:?}");
     }
 }

@@ -1,12 +1,12 @@
 //! Streams and events: lazy execution shows missing joins and synchronizations by wrong results.
 
-mod common;
+mod harness;
 
 use std::sync::Arc;
 
-use common::{Device, assert_close, code, data, launch_layer_norm, layer_norm};
 use cudarc::driver::{CudaStream, sys};
 use emulator::{Settings, Variant};
+use harness::{Device, assert_close, code, data, launch_layer_norm, layer_norm};
 
 const COLUMNS: usize = 512;
 
@@ -56,7 +56,7 @@ fn a_host_read_before_synchronization_shows() {
     let x = stream.clone_htod(&data(COLUMNS)).unwrap();
     let mut pinned = PinnedFloats::new(COLUMNS);
     // SAFETY: the pinned memory outlives the copy.
-    unsafe { cudarc::driver::result::memcpy_dtoh_async(pinned.slice(), common::address(&x), stream.cu_stream()) }
+    unsafe { cudarc::driver::result::memcpy_dtoh_async(pinned.slice(), harness::address(&x), stream.cu_stream()) }
         .unwrap();
     assert!(pinned.slice().iter().all(|v| v.is_nan()), "not yet");
     stream.synchronize().unwrap();
@@ -72,7 +72,7 @@ fn a_host_write_before_synchronization_shows() {
     let mut pinned = PinnedFloats::new(COLUMNS);
     pinned.slice().fill(1.0);
     // SAFETY: the pinned memory outlives the copy.
-    unsafe { cudarc::driver::result::memcpy_htod_async(common::address(&x), pinned.slice(), stream.cu_stream()) }
+    unsafe { cudarc::driver::result::memcpy_htod_async(harness::address(&x), pinned.slice(), stream.cu_stream()) }
         .unwrap();
     pinned.slice().fill(2.0);
     assert_eq!(stream.clone_dtoh(&x).unwrap(), [2.0; COLUMNS]);

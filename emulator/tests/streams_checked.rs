@@ -1,12 +1,12 @@
 //! The checked build finds a missing join between streams exactly, in whatever order the operations happened to run.
 
-mod common;
+mod harness;
 
 use std::sync::Arc;
 
-use common::{Device, code, data, launch_layer_norm};
 use cudarc::driver::{CudaStream, sys};
 use emulator::{Settings, Variant};
+use harness::{Device, code, data, launch_layer_norm};
 
 const COLUMNS: usize = 512;
 

@@ -1,10 +1,10 @@
 //! What a block costs, in processor time. Printed by
 //! `cargo test -p emulator --test timing -- --ignored --nocapture --exact plain`, or `checked`.
 
-mod common;
+mod harness;
 
-use common::{Device, Launch, Params, address, data};
 use emulator::{Schedule, Settings, Variant};
+use harness::{Device, Launch, Params, address, data};
 
 /// Of all threads: what others do on the machine disturbs it less than it does the clock on the wall.
 fn processor_nanoseconds() -> u64 {

@@ -1,5 +1,5 @@
 use super::{
-    Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, forward, image_axes, refuse_strides,
+    Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, forward, image_axes, refuse_strides,
 };
 use crate::args::Args;
 use crate::backend::Backend;
@@ -56,20 +56,6 @@ impl BatchNorm {
         Self { layout, ..self }
     }
 
-    /// Added to the variance, inside the root.
-    ///
-    /// # Errors
-    /// [`Error::Eps`] if it is negative or not finite.
-    pub fn eps(self, eps: f64) -> Result<Self> {
-        Ok(Self { eps: checked_eps(eps)?, ..self })
-    }
-
-    /// Applied to the result, in the same pass over memory.
-    #[must_use]
-    pub const fn activation(self, activation: Activation) -> Self {
-        Self { activation, ..self }
-    }
-
     /// The shape of weight, bias and running statistics: `[C]`.
     #[must_use]
     pub fn weight_shape(&self) -> Shape {
@@ -95,6 +81,7 @@ impl BatchNorm {
     }
 }
 
+eps!(BatchNorm);
 entry_points!(BatchNorm);
 
 impl Layer for BatchNorm {

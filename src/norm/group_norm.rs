@@ -1,4 +1,4 @@
-use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, image_axes, refuse_strides};
+use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, image_axes, refuse_strides};
 use crate::error::{Error, Result};
 use crate::problem::{Affine, Moments, Problem, Rows};
 use crate::shape::{Layout, Shape};
@@ -44,20 +44,6 @@ impl GroupNorm {
         Ok(Self { num_groups, num_channels, eps: checked_eps(DEFAULT_EPS)?, activation: Activation::None })
     }
 
-    /// Added to the variance, inside the root.
-    ///
-    /// # Errors
-    /// [`Error::Eps`] if it is negative or not finite.
-    pub fn eps(self, eps: f64) -> Result<Self> {
-        Ok(Self { eps: checked_eps(eps)?, ..self })
-    }
-
-    /// Applied to the result, in the same pass over memory.
-    #[must_use]
-    pub const fn activation(self, activation: Activation) -> Self {
-        Self { activation, ..self }
-    }
-
     /// The shape of weight and bias: `[C]`.
     #[must_use]
     pub fn weight_shape(&self) -> Shape {
@@ -65,6 +51,7 @@ impl GroupNorm {
     }
 }
 
+eps!(GroupNorm);
 entry_points!(GroupNorm);
 
 impl Layer for GroupNorm {

@@ -1,6 +1,6 @@
 use super::batch_norm::channel_map;
 use super::group_norm::group_rows;
-use super::{Activation, DEFAULT_EPS, Layer, checked_eps, entry_points};
+use super::{Activation, DEFAULT_EPS, Layer, checked_eps, entry_points, eps};
 use crate::error::Result;
 use crate::problem::{Problem, Rows};
 use crate::shape::{Layout, Shape};
@@ -41,24 +41,10 @@ impl InstanceNorm {
         Ok(Self { num_features, eps, track_running_stats: false, activation: Activation::None })
     }
 
-    /// Added to the variance, inside the root.
-    ///
-    /// # Errors
-    /// [`Error::Eps`](crate::Error::Eps) if it is negative or not finite.
-    pub fn eps(self, eps: f64) -> Result<Self> {
-        Ok(Self { eps: checked_eps(eps)?, ..self })
-    }
-
     /// Whether mean and variance are running statistics, given with each call, instead of the input's own.
     #[must_use]
     pub const fn track_running_stats(self, track_running_stats: bool) -> Self {
         Self { track_running_stats, ..self }
-    }
-
-    /// Applied to the result, in the same pass over memory.
-    #[must_use]
-    pub const fn activation(self, activation: Activation) -> Self {
-        Self { activation, ..self }
     }
 
     /// The shape of weight, bias and running statistics: `[C]`.
@@ -68,6 +54,7 @@ impl InstanceNorm {
     }
 }
 
+eps!(InstanceNorm);
 entry_points!(InstanceNorm);
 
 impl Layer for InstanceNorm {

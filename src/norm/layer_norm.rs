@@ -1,4 +1,4 @@
-use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points};
+use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps};
 use crate::error::{Error, Result};
 use crate::problem::{Affine, Moments, Problem, Rows};
 use crate::shape::Shape;
@@ -38,20 +38,6 @@ impl LayerNorm {
         Ok(Self { normalized_shape, length, eps: checked_eps(DEFAULT_EPS)?, activation: Activation::None })
     }
 
-    /// Added to the variance, inside the root.
-    ///
-    /// # Errors
-    /// [`Error::Eps`] if it is negative or not finite.
-    pub fn eps(self, eps: f64) -> Result<Self> {
-        Ok(Self { eps: checked_eps(eps)?, ..self })
-    }
-
-    /// Applied to the result, in the same pass over memory.
-    #[must_use]
-    pub const fn activation(self, activation: Activation) -> Self {
-        Self { activation, ..self }
-    }
-
     /// The shape of weight and bias: the `normalized_shape`.
     #[must_use]
     pub const fn weight_shape(&self) -> Shape {
@@ -59,6 +45,7 @@ impl LayerNorm {
     }
 }
 
+eps!(LayerNorm);
 entry_points!(LayerNorm);
 
 impl Layer for LayerNorm {

@@ -44,10 +44,32 @@ pub(crate) fn prepare<L: Layer, B: Backend>(layer: &L, on: &B, signature: &Signa
     Prepared::new(L::NAME, on, *signature, layer.problem(signature)?)
 }
 
-/// The entry points that every layer has.
+/// The setter of `eps`, for the layers that have a default.
+macro_rules! eps {
+    ($layer:ty) => {
+        impl $layer {
+            /// Added to the variance, inside the root.
+            ///
+            /// # Errors
+            /// [`Error::Eps`](crate::Error::Eps) if it is negative or not finite.
+            pub fn eps(self, eps: f64) -> crate::Result<Self> {
+                Ok(Self { eps: crate::norm::checked_eps(eps)?, ..self })
+            }
+        }
+    };
+}
+pub(crate) use eps;
+
+/// What every layer has beside its parameters: the activation behind it, and the entry points.
 macro_rules! entry_points {
     ($layer:ty) => {
         impl $layer {
+            /// Applied to the result, in the same pass over memory.
+            #[must_use]
+            pub const fn activation(self, activation: crate::Activation) -> Self {
+                Self { activation, ..self }
+            }
+
             /// Runs the layer on these buffers: on the caller's stream, without waiting for it, where they are a GPU's.
             ///
             /// # Errors

@@ -51,12 +51,6 @@ impl RmsNorm {
         Self { weight_plus_one, ..self }
     }
 
-    /// Applied to the result, in the same pass over memory.
-    #[must_use]
-    pub const fn activation(self, activation: Activation) -> Self {
-        Self { activation, ..self }
-    }
-
     /// The shape of weight and bias: the `normalized_shape`.
     #[must_use]
     pub const fn weight_shape(&self) -> Shape {

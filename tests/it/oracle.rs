@@ -56,7 +56,7 @@ pub fn activate(x: f64, activation: Activation) -> f64 {
         Activation::GeluTanh => {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
         }
-        other => unimplemented!("no oracle for {other:?}"),
+        other => panic!("no oracle for {other:?}"),
     }
 }
 
@@ -94,7 +94,7 @@ pub fn half_ulp(value: f64, dtype: warpnorm::DType) -> f64 {
         warpnorm::DType::F32 => (23, -126),
         warpnorm::DType::F16 => (10, -14),
         warpnorm::DType::Bf16 => (7, -126),
-        other => unimplemented!("no oracle for {other}"),
+        other => panic!("no oracle for {other}"),
     };
     let exponent = if value == 0.0 { least_exponent } else { (value.abs().log2().floor() as i32).max(least_exponent) };
     0.5 * 2.0_f64.powi(exponent - fraction_bits)
