@@ -25,11 +25,11 @@ fn cpu(criterion: &mut Criterion) {
     group.bench_function("copy/bf16/4096x4096", |b| b.iter(|| black_box(&mut y).copy_from_slice(black_box(&x))));
     let layer = LayerNorm::new([ROWS[1]]).expect("a layer");
     group.bench_function("LayerNorm/bf16/4096x4096", |b| {
-        b.iter(|| layer.forward(Args::new(&Cpu, ROWS).input(&x).weight(&weight).output(&mut y)));
+        b.iter(|| layer.forward(Args::new(&Cpu, ROWS).input(&x).weight(&weight).output(&mut y)).expect("a call"));
     });
     let layer = RmsNorm::new([ROWS[1]], 1e-6).expect("a layer");
     group.bench_function("RMSNorm/bf16/4096x4096", |b| {
-        b.iter(|| layer.forward(Args::new(&Cpu, ROWS).input(&x).weight(&weight).output(&mut y)));
+        b.iter(|| layer.forward(Args::new(&Cpu, ROWS).input(&x).weight(&weight).output(&mut y)).expect("a call"));
     });
 
     let x = vec![1.0_f32; IMAGES.iter().product()];
@@ -38,7 +38,7 @@ fn cpu(criterion: &mut Criterion) {
     group.bench_function("copy/f32/16x64x56x56", |b| b.iter(|| black_box(&mut y).copy_from_slice(black_box(&x))));
     let layer = GroupNorm::new(32, IMAGES[1]).expect("a layer");
     group.bench_function("GroupNorm/f32/16x64x56x56", |b| {
-        b.iter(|| layer.forward(Args::new(&Cpu, IMAGES).input(&x).output(&mut y)));
+        b.iter(|| layer.forward(Args::new(&Cpu, IMAGES).input(&x).output(&mut y)).expect("a call"));
     });
     let statistics = vec![1.0_f32; IMAGES[1]];
     for (layout, name) in [(Layout::Nchw, "NCHW"), (Layout::Nhwc, "NHWC")] {
@@ -47,7 +47,7 @@ fn cpu(criterion: &mut Criterion) {
         group.bench_function(format!("BatchNorm/f32/16x64x56x56/{name}"), |b| {
             b.iter(|| {
                 let args = Args::new(&Cpu, shape).running_mean(&statistics).running_var(&statistics);
-                layer.forward(args.input(&x).output(&mut y))
+                layer.forward(args.input(&x).output(&mut y)).expect("a call");
             });
         });
     }
