@@ -3,7 +3,7 @@
 use warpnorm::Cpu;
 use warpnorm::half::{bf16, f16};
 
-use crate::call::{Call, Inputs, Layer, PerTensor, Residual, run};
+use crate::call::{Call, Coefficient, Inputs, Layer, PerTensor, Residual, run};
 use crate::data::bits;
 use crate::device;
 use crate::place::{Place, Real};
@@ -42,6 +42,31 @@ fn rows_agree<P: Place, T: Real>(place: &P) {
             }
         }
     }
+}
+
+/// Equal elements of one row become equal: every lane has the same mean and the same deviation, to the last bit.
+fn lanes_agree<P: Place>(place: &P) {
+    for layer in [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: false }] {
+        for length in LENGTHS {
+            let mut call = Call::new(layer, &[1, length]);
+            (call.weight, call.bias) = (Coefficient::Absent, Coefficient::Absent);
+            let mut inputs = Inputs::<f32>::normal(&call, 53);
+            let period = length.div_ceil(7); // no multiple of a vector or of the lanes
+            (period..length).for_each(|i| inputs.x[i] = inputs.x[i - period]);
+            let y = bits(&run(place, &call, &inputs).expect("a valid call").y);
+            assert_eq!(y[period..], y[..length - period], "{call:?}: equal elements differ");
+        }
+    }
+}
+
+#[test]
+fn lanes_agree_on_cuda() {
+    lanes_agree(&device::cuda().cuda);
+}
+
+#[test]
+fn lanes_agree_on_cpu() {
+    lanes_agree(&Cpu);
 }
 
 /// A sample alone, and in a batch.
