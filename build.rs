@@ -18,6 +18,8 @@ mod environment;
 mod image;
 #[path = "build/toolkit.rs"]
 mod toolkit;
+#[path = "build/wish.rs"]
+mod wish;
 
 use std::{
     fs,
@@ -25,7 +27,6 @@ use std::{
 };
 
 use environment::{fail, out_dir, read, variable};
-use toolkit::Toolkit;
 
 include!("build/kernel_hash.rs");
 
@@ -36,42 +37,15 @@ fn main() {
 
     match kernels() {
         Ok(image) => embed(&image, &architectures_in(&image), ""),
-        Err(reason) => embed(&marker(), "", &reason),
+        Err(reason) => embed(&marker(Path::new("kernels")), "", &reason),
     }
 }
 
 /// The image, or one clause that says why there is none.
 fn kernels() -> Result<Vec<u8>, String> {
-    if let Some(file) = ready_image() {
-        return Ok(read(&file));
-    }
-    let wish = wish();
-    if wish == Wish::Off {
-        return Err("WARPNORM_CUDA=off".to_owned());
-    }
-    match Toolkit::find() {
-        Ok(toolkit) => Ok(compile::image(&toolkit, &toolkit.architectures())),
-        Err(reason) if wish == Wish::Required => fail(&format!("WARPNORM_CUDA=required, but {reason}")),
-        Err(reason) => Err(reason),
-    }
-}
-
-#[derive(PartialEq, Eq)]
-enum Wish {
-    /// No kernels, even with nvcc.
-    Off,
-    /// Kernels where nvcc is found.
-    Auto,
-    /// Kernels, or the build fails.
-    Required,
-}
-
-fn wish() -> Wish {
-    match variable("WARPNORM_CUDA").as_deref() {
-        Some("off") => Wish::Off,
-        None | Some("auto") => Wish::Auto,
-        Some("required") => Wish::Required,
-        Some(other) => fail(&format!("WARPNORM_CUDA={other:?}: it may be off, auto or required")),
+    match ready_image() {
+        Some(file) => Ok(read(&file)),
+        None => wish::compile_if_wished(Path::new("kernels"), &[]),
     }
 }
 
@@ -86,11 +60,6 @@ fn architectures_in(image: &[u8]) -> String {
         Some(architectures) => architectures.join(" "),
         None => fail("the image of kernels is not a sequence of fatbins"),
     }
-}
-
-/// What a driver refuses and the emulator, if it was made of the same kernels, accepts.
-fn marker() -> Vec<u8> {
-    format!("WARPNORM-NO-KERNELS {}\0", kernel_hash(Path::new("kernels"))).into_bytes()
 }
 
 fn embed(image: &[u8], architectures: &str, note: &str) {

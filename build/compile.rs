@@ -1,4 +1,4 @@
-//! From `kernels/*.cu` to the image: one run of nvcc for each file and architecture, one fatbin for each file.
+//! From `.cu` files to the image: one run of nvcc for each file and architecture, one fatbin for each file.
 
 use std::{
     fs,
@@ -16,12 +16,11 @@ use crate::{
     toolkit::Toolkit,
 };
 
-const KERNELS: &str = "kernels";
-
-/// Compiles what the cache does not hold, and joins all of it.
-pub fn image(toolkit: &Toolkit, architectures: &[Architecture]) -> Vec<u8> {
-    let compiler = Compiler::new(toolkit);
-    let sources = files_of_kernels(&["cu"]);
+/// Compiles what the cache does not hold of the `.cu` files in `kernels`, and joins all of it. Headers are found there
+/// and in `includes`.
+pub fn image(toolkit: &Toolkit, architectures: &[Architecture], kernels: &Path, includes: &[&Path]) -> Vec<u8> {
+    let compiler = Compiler::new(toolkit, &[&[kernels], includes].concat());
+    let sources = files(kernels, &["cu"]);
     let jobs: Vec<Vec<Job>> = sources
         .iter()
         .map(|source| architectures.iter().map(|&architecture| compiler.job(source, architecture)).collect())
@@ -47,15 +46,15 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(toolkit: &'a Toolkit) -> Self {
+    fn new(toolkit: &'a Toolkit, includes: &[&Path]) -> Self {
         let cache = target_dir().join("warpnorm-kernels");
         fs::create_dir_all(&cache).unwrap_or_else(|error| fail(&format!("{}: {error}", cache.display())));
-        let flags = flags();
+        let flags = flags(includes);
         let mut hasher = DefaultHasher::new();
         (&toolkit.banner, &flags).hash(&mut hasher);
         // nvcc reads these by itself.
         ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"].map(variable).hash(&mut hasher);
-        for header in files_of_kernels(&["h", "cuh"]) {
+        for header in includes.iter().flat_map(|folder| files(folder, &["h", "cuh"])) {
             (&header, read(&header)).hash(&mut hasher);
         }
         Self { toolkit, cache, flags, fingerprint: hasher.finish() }
@@ -130,19 +129,22 @@ impl<'a> Compiler<'a> {
     }
 }
 
-fn flags() -> Vec<String> {
-    let mut flags = ["-std=c++17", "-Wno-deprecated-gpu-targets", "-I", KERNELS].map(str::to_owned).to_vec();
+fn flags(includes: &[&Path]) -> Vec<String> {
+    let mut flags = ["-std=c++17", "-Wno-deprecated-gpu-targets"].map(str::to_owned).to_vec();
+    flags.extend(includes.iter().flat_map(|folder| ["-I".to_owned(), folder.display().to_string()]));
     if let Some(host_compiler) = variable("NVCC_CCBIN") {
         flags.extend(["-ccbin".to_owned(), host_compiler]);
     }
     flags
 }
 
-/// The files of `kernels/` with one of these extensions, in the order of their names.
-fn files_of_kernels(extensions: &[&str]) -> Vec<PathBuf> {
-    let entries = fs::read_dir(KERNELS).unwrap_or_else(|error| fail(&format!("{KERNELS}: {error}")));
+/// The files of a folder with one of these extensions, in the order of their names.
+fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let mut files: Vec<PathBuf> = entries
-        .map(|entry| entry.unwrap_or_else(|error| fail(&format!("{KERNELS}: {error}"))).path())
+        .unwrap_or_else(|error| fail(&format!("{}: {error}", folder.display())))
+        .into_iter()
+        .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|found| extensions.iter().any(|&wanted| found == wanted)))
         .collect();
     files.sort();

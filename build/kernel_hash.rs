@@ -1,5 +1,12 @@
-// Shared by the build scripts of the crate and of the emulator (each `include!`s it): the fingerprint of `kernels/`,
-// by which an emulator tells a marker that belongs to its own sources from one that does not.
+// Shared by the build scripts of the crate, the probe and the emulator (each `include!`s it): the fingerprint of
+// `kernels/`, by which an emulator tells a marker that belongs to its own sources from one that does not.
+
+/// What stands for kernels where there is no nvcc: a driver refuses it, and the emulator, if it was made of the same
+/// kernels, accepts it.
+#[allow(dead_code)]
+fn marker(kernels: &std::path::Path) -> Vec<u8> {
+    format!("WARPNORM-NO-KERNELS {}\0", kernel_hash(kernels)).into_bytes()
+}
 
 /// FNV-1a over the names and contents of the files in `directory`, in the order of their names, as 16 hexadecimal digits.
 fn kernel_hash(directory: &std::path::Path) -> String {

@@ -1,5 +1,5 @@
-//! Compiles `../kernels/*.cu` as C++ together with the emulator into two shared libraries that call themselves
-//! `libcuda.so`: `plain`, and `checked`, whose kernels report every memory access.
+//! Compiles `../kernels/*.cu` and `../probe/kernels/*.cu` as C++ together with the emulator into two shared libraries
+//! that call themselves `libcuda.so`: `plain`, and `checked`, whose kernels report every memory access.
 
 use std::{
     env, fs,
@@ -39,7 +39,7 @@ struct Job {
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    for path in ["../kernels", "../build/kernel_hash.rs", "cpp", "faults", "build.rs"] {
+    for path in ["../kernels", "../probe/kernels", "../build/kernel_hash.rs", "cpp", "faults", "build.rs"] {
         println!("cargo:rerun-if-changed={path}");
     }
     let build = Build::new(root, out);
@@ -100,9 +100,9 @@ impl Build {
             name: format!("control.{}", variant.name),
             flags: own(variant.control_flags),
         }];
-        let mut files = sources(&self.kernels, &["cu"]);
-        files.extend(sources(&self.root.join("faults"), &["cu"]));
-        jobs.extend(files.into_iter().map(|source| Job {
+        let folders = [self.kernels.clone(), self.root.join("../probe/kernels"), self.root.join("faults")];
+        let files = folders.iter().flat_map(|folder| sources(folder, &["cu"]));
+        jobs.extend(files.map(|source| Job {
             name: format!("{}.{}", stem(&source), variant.name),
             source,
             flags: own(variant.kernel_flags),

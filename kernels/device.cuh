@@ -48,6 +48,42 @@ __device__ __forceinline__ bf16 to_bf16(float value) {
     return result;
 }
 
+// A chip without clusters runs every block as a cluster of one.
+namespace cluster {
+
+__device__ __forceinline__ unsigned rank() {
+    unsigned result = 0;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(result));
+#endif
+    return result;
+}
+
+__device__ __forceinline__ unsigned size() {
+    unsigned result = 1;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(result));
+#endif
+    return result;
+}
+
+}  // namespace cluster
+
+// Programmatic dependent launch: waits until the kernels before this one in the stream have finished and their writes
+// are visible. Immediate where the launch did not ask for overlap.
+__device__ __forceinline__ void pdl_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel of the stream begin, up to its own pdl_wait.
+__device__ __forceinline__ void pdl_trigger() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 }  // namespace wn
 
 #else
@@ -87,6 +123,23 @@ __device__ __forceinline__ T* as_global(T* pointer) {
 template <class T>
 __device__ __forceinline__ T* global(uint64_t address) {
     return as_global(reinterpret_cast<T*>(address));
+}
+
+// 16 bytes that nobody will want again soon: the caches may let them go first.
+__device__ __forceinline__ uint4 load_streaming(const uint4* address) {
+#if defined(__CUDACC__)
+    return __ldcs(address);
+#else
+    return *address;
+#endif
+}
+
+__device__ __forceinline__ void store_streaming(uint4* address, const uint4& word) {
+#if defined(__CUDACC__)
+    __stcs(address, word);
+#else
+    *address = word;
+#endif
 }
 
 // The value of the lane whose number differs by the bits of `mask`. Every lane of the warp must call.

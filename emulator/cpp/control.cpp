@@ -59,13 +59,14 @@ CONTROL(size_t) emu_take_report(char* buffer, size_t bytes) {
 }
 CONTROL(size_t) emu_calls(char* buffer, size_t bytes) { return give(driver::calls_text(), buffer, bytes); }
 
-// One kernel a line: name, file, largest block, and the sizes of its parameters.
+// One kernel a line: name, file, largest block, launches so far, and the sizes of its parameters.
 CONTROL(size_t) emu_kernels(char* buffer, size_t bytes) {
+    const driver::Call call(__func__);
     std::string text;
     for (const KernelDescription& kernel : kernel_table()) {
         const std::string file = kernel.file;
         text += std::string(kernel.name) + " " + file.substr(file.rfind('/') + 1) + " " +
-                std::to_string(kernel.max_threads);
+                std::to_string(kernel.max_threads) + " " + std::to_string(driver::objects().launches_of[&kernel]);
         for (unsigned i = 0; i < kernel.parameter_count; i++) text += " " + std::to_string(kernel.parameters[i].size);
         text += "\n";
     }

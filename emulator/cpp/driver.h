@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -152,6 +153,7 @@ struct Objects {
     std::set<Function*> functions;
     Random order{0};
     uint64_t launches = 0;
+    std::map<const emu::KernelDescription*, uint64_t> launches_of;
     std::vector<std::pair<char*, size_t>> pinned;
     // What the host has waited for, and so all that is issued from now on follows.
     order::Clock host_clock;

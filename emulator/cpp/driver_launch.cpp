@@ -135,6 +135,7 @@ int launch(void* handle, const Request& request, void* const* parameters, void* 
     launch->shared_limit = static_cast<uint32_t>(profile().shared_per_block_optin);
     if (const int error = copy_parameters(*function, parameters, *launch)) return error;
     const uint64_t number = ++objects().launches;
+    ++objects().launches_of[function->kernel];
     launch->seed = emu::settings.seed * 0x9E3779B97F4A7C15ull + number;
     return submit(stream, function->kernel->name, [launch] { return emu::run_grid(*launch); });
 }

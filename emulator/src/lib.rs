@@ -15,6 +15,7 @@ use std::{
     fs::File,
     io::Write as _,
     os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _},
+    path::{Path, PathBuf},
     sync::{Mutex, OnceLock},
 };
 
@@ -99,6 +100,8 @@ pub struct KernelInfo {
     pub file: String,
     /// The most threads of a block, from its launch bounds.
     pub max_threads: u32,
+    /// How often it was launched or captured in this process.
+    pub launches: u64,
     /// The size of every parameter, in bytes.
     pub parameter_sizes: Vec<usize>,
 }
@@ -127,6 +130,10 @@ struct Control {
     reset: unsafe extern "C" fn(),
     live_allocations: unsafe extern "C" fn() -> usize,
 }
+
+/// Names a folder with other builds of the two libraries, `plain/libcuda.so` and `checked/libcuda.so`: what a changed
+/// kernel would do to a test, without building the test anew.
+const OTHER_BUILD: &str = "WARPNORM_EMULATOR_OUT";
 
 static PLAIN: &[u8] = include_bytes!(concat!(env!("EMULATOR_OUT"), "/plain/libcuda.so"));
 static CHECKED: &[u8] = include_bytes!(concat!(env!("EMULATOR_OUT"), "/checked/libcuda.so"));
@@ -182,11 +189,14 @@ pub fn real_gpu() -> bool {
 
 impl Emulator {
     fn load(variant: Variant) -> Self {
-        let bytes = match variant {
-            Variant::Plain => PLAIN,
-            Variant::Checked => CHECKED,
+        let (bytes, name) = match variant {
+            Variant::Plain => (PLAIN, "plain"),
+            Variant::Checked => (CHECKED, "checked"),
         };
-        let path = memory_file(bytes);
+        let path = match std::env::var_os(OTHER_BUILD) {
+            Some(folder) => Path::new(&folder).join(name).join("libcuda.so"),
+            None => memory_file(bytes),
+        };
         // SAFETY: our own library, whose initialisers only fill its table of kernels.
         let library = unsafe { libloading::Library::new(path) }.expect("the emulated driver loads");
         // Never unloaded: CUDA's users keep pointers into it.
@@ -270,7 +280,8 @@ impl Emulator {
                 let file = words.next().expect("a file").to_owned();
                 let mut numbers = words.map(|word| word.parse::<usize>().expect("a number"));
                 let max_threads = u32::try_from(numbers.next().expect("launch bounds")).expect("a small number");
-                KernelInfo { name, file, max_threads, parameter_sizes: numbers.collect() }
+                let launches = numbers.next().expect("launches") as u64;
+                KernelInfo { name, file, max_threads, launches, parameter_sizes: numbers.collect() }
             })
             .collect()
     }
@@ -295,7 +306,7 @@ fn text(function: Text) -> String {
 
 /// Writes the bytes into a file that exists in memory alone, and returns its path. It stays open as long as the process
 /// lives: reports read it to name source lines.
-fn memory_file(bytes: &[u8]) -> String {
+fn memory_file(bytes: &[u8]) -> PathBuf {
     unsafe extern "C" {
         fn memfd_create(name: *const c_char, flags: c_uint) -> c_int;
     }
@@ -306,7 +317,7 @@ fn memory_file(bytes: &[u8]) -> String {
     // SAFETY: the descriptor is new and nobody else's.
     let mut file = unsafe { File::from_raw_fd(descriptor) };
     file.write_all(bytes).expect("memory for the emulated driver");
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let _stays_open = file.into_raw_fd();
     path
 }
