@@ -1,97 +1,73 @@
-//! Every layer on this machine, by criterion: throughput in bytes read and written, beside a copy of the same size.
+//! Every layer on this machine, by criterion: throughput in bytes read and written, beside a copy that moves as many.
 //!
-//! `cargo bench` measures the CPU and, where there is a GPU, CUDA by its events. `cargo bench -- cpu/LayerNorm` picks.
+//! `cargo bench --bench layers` measures the CPU and, where there is a GPU, CUDA by graphs and events. A filter picks, as
+//! in `cargo bench --bench layers -- cpu/layer_norm/4096x1024`.
 
-use std::hint::black_box;
+mod harness;
+
+#[path = "../tests/it/data.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod data;
+#[path = "../tests/it/oracle.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod oracle;
+#[path = "../tests/it/place.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod place;
+
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use warpnorm::cudarc::driver::sys::CUevent_flags;
-use warpnorm::half::bf16;
-use warpnorm::{Args, BatchNorm, Cpu, Cuda, DType, GroupNorm, LayerNorm, Layout, RmsNorm, Shape, Signature};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use harness::Result;
+use harness::case::Case;
+use harness::cell::{Cell, Work};
+use harness::cuda::Gpu;
+use harness::{cpu, cuda, suites};
 
-/// Rows and row length of the layers over rows.
-const ROWS: [usize; 2] = [4096, 4096];
-/// Of the layers over images.
-const IMAGES: [usize; 4] = [16, 64, 56, 56];
-
-fn cpu(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("cpu");
-    let rows: usize = ROWS.iter().product();
-    let x = vec![bf16::ONE; rows];
-    let weight = vec![1.0_f32; ROWS[1]];
-    let mut y = vec![bf16::ZERO; rows];
-    group.throughput(Throughput::Bytes(2 * size_of_val(x.as_slice()) as u64));
-    group.bench_function("copy/bf16/4096x4096", |b| b.iter(|| black_box(&mut y).copy_from_slice(black_box(&x))));
-    let layer = LayerNorm::new([ROWS[1]]).expect("a layer");
-    group.bench_function("LayerNorm/bf16/4096x4096", |b| {
-        b.iter(|| layer.forward(Args::new(&Cpu, ROWS).input(&x).weight(&weight).output(&mut y)).expect("a call"));
-    });
-    let layer = RmsNorm::new([ROWS[1]], 1e-6).expect("a layer");
-    group.bench_function("RMSNorm/bf16/4096x4096", |b| {
-        b.iter(|| layer.forward(Args::new(&Cpu, ROWS).input(&x).weight(&weight).output(&mut y)).expect("a call"));
-    });
-
-    let x = vec![1.0_f32; IMAGES.iter().product()];
-    let mut y = x.clone();
-    group.throughput(Throughput::Bytes(2 * size_of_val(x.as_slice()) as u64));
-    group.bench_function("copy/f32/16x64x56x56", |b| b.iter(|| black_box(&mut y).copy_from_slice(black_box(&x))));
-    let layer = GroupNorm::new(32, IMAGES[1]).expect("a layer");
-    group.bench_function("GroupNorm/f32/16x64x56x56", |b| {
-        b.iter(|| layer.forward(Args::new(&Cpu, IMAGES).input(&x).output(&mut y)).expect("a call"));
-    });
-    let statistics = vec![1.0_f32; IMAGES[1]];
-    for (layout, name) in [(Layout::Nchw, "NCHW"), (Layout::Nhwc, "NHWC")] {
-        let layer = BatchNorm::new(IMAGES[1]).expect("a layer").layout(layout);
-        let shape = in_layout(layout);
-        group.bench_function(format!("BatchNorm/f32/16x64x56x56/{name}"), |b| {
-            b.iter(|| {
-                let args = Args::new(&Cpu, shape).running_mean(&statistics).running_var(&statistics);
-                layer.forward(args.input(&x).output(&mut y)).expect("a call");
-            });
-        });
+fn on_cpu(criterion: &mut Criterion) {
+    let mut group = group(criterion, "cpu");
+    for case in suites::cpu() {
+        bench(&mut group, &case, &|| cpu::cell(&case));
     }
     group.finish();
 }
 
-fn in_layout(layout: Layout) -> Shape {
-    let [n, c, h, w] = IMAGES;
-    if layout == Layout::Nchw { IMAGES.into() } else { [n, h, w, c].into() }
-}
-
-fn cuda(criterion: &mut Criterion) {
-    let cuda = match Cuda::open(0) {
-        Ok(cuda) => cuda,
+fn on_cuda(criterion: &mut Criterion) {
+    let gpu = match Gpu::open(None) {
+        Ok(gpu) => gpu,
         Err(error) => return println!("cuda: not measured: {error}"),
     };
-    let stream = cuda.stream();
-    let mut group = criterion.benchmark_group("cuda");
-    let timed = |iterations: u64, call: &mut dyn FnMut()| {
-        let event = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).expect("an event");
-        let start = event();
-        (0..iterations).for_each(|_| call());
-        Duration::from_secs_f64(f64::from(start.elapsed_ms(&event()).expect("a time")) * 1e-3)
-    };
-    let rows: usize = ROWS.iter().product();
-    let x = stream.clone_htod(&vec![bf16::ONE; rows]).expect("memory");
-    let weight = stream.clone_htod(&vec![1.0_f32; ROWS[1]]).expect("memory");
-    let mut y = stream.alloc_zeros::<bf16>(rows).expect("memory");
-    group.throughput(Throughput::Bytes(4 * rows as u64));
-    group.bench_function("copy/bf16/4096x4096", |b| {
-        b.iter_custom(|iterations| timed(iterations, &mut || stream.memcpy_dtod(&x, &mut y).expect("a copy")));
-    });
-    let layer = LayerNorm::new([ROWS[1]]).expect("a layer");
-    let prepared = layer.prepare(&cuda, &Signature::new(ROWS, DType::Bf16).weight(DType::F32)).expect("a plan");
-    group.bench_function("LayerNorm/bf16/4096x4096", |b| {
-        b.iter_custom(|iterations| {
-            timed(iterations, &mut || {
-                let args = Args::new(&cuda, ROWS).input(&x).weight(&weight).output(&mut y);
-                prepared.forward(args).expect("a launch");
-            })
-        });
-    });
+    let mut group = group(criterion, "cuda");
+    for case in [suites::rows_on_gpu(), suites::images_on_gpu(), suites::decode()].concat() {
+        bench(&mut group, &case, &|| cuda::cell(&gpu, &case));
+    }
     group.finish();
 }
 
-criterion_group!(benches, cpu, cuda);
+fn group<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime> {
+    let mut group = criterion.benchmark_group(name);
+    // A sample is a whole window of the harness, and so a mean of many calls already.
+    group.sampling_mode(SamplingMode::Flat).sample_size(15);
+    group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(500));
+    group
+}
+
+/// The call, and a copy under the same name with `/copy` behind. The cell is made when criterion first wants it, which it
+/// never does for what its filter leaves out.
+fn bench<'a>(group: &mut BenchmarkGroup<'_, WallTime>, case: &Case, make: &dyn Fn() -> Result<Box<dyn Cell + 'a>>) {
+    let mut cell: Option<Box<dyn Cell + 'a>> = None;
+    group.throughput(Throughput::Bytes(case.bytes() as u64));
+    for (work, suffix) in [(Work::Call, ""), (Work::Copy, "/copy")] {
+        group.bench_function(BenchmarkId::from_parameter(format!("{case}{suffix}")), |bencher| {
+            let cell = cell.get_or_insert_with(|| make().unwrap_or_else(|error| panic!("{case}: {error}")));
+            bencher.iter_custom(|iterations| {
+                let seconds = cell.window(work).unwrap_or_else(|error| panic!("{case}: {error}"));
+                Duration::from_secs_f64(seconds * iterations as f64)
+            });
+        });
+    }
+}
+
+criterion_group!(benches, on_cpu, on_cuda);
 criterion_main!(benches);

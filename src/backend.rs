@@ -66,6 +66,11 @@ impl<B: Backend> Prepared<B> {
         Ok(Self { layer, signature, problem, resolved: on.resolve(&problem)? })
     }
 
+    /// What was decided.
+    pub(crate) const fn resolved(&self) -> &B::Resolved {
+        &self.resolved
+    }
+
     /// Runs the call on these buffers.
     ///
     /// # Errors

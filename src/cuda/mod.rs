@@ -10,10 +10,10 @@ use cudarc::driver::{CudaContext, CudaStream, DevicePtr, DevicePtrMut, DriverErr
 use std::sync::Arc;
 
 use crate::args::Operand;
-use crate::backend::{Sink, Source, sealed};
+use crate::backend::{Prepared, Sink, Source, sealed};
 use crate::element::Element;
 use crate::error::Result;
-use crate::plan::{Launch, Limits, MAX_GRID, plan};
+use crate::plan::{Launch, Limits, MAX_GRID, params, plan};
 use crate::problem::{Buffers, Problem};
 use driver::failure;
 use image::Kernels;
@@ -148,6 +148,24 @@ impl sealed::Execute for Cuda {
 
     fn submit(&self, launch: &Self::Resolved, buffers: &Buffers) -> Result<()> {
         launch.as_ref().map_or(Ok(()), |launch| self.launch(launch, buffers))
+    }
+}
+
+impl Prepared<Cuda> {
+    /// The kernel that the call launches, by the name that a profiler shows; `None` for an empty tensor, which launches
+    /// nothing.
+    ///
+    /// ```no_run
+    /// use warpnorm::{Cuda, DType, LayerNorm, Signature};
+    ///
+    /// let prepared = LayerNorm::new([12_288])?.prepare(&Cuda::open(0)?, &Signature::new([1024, 12_288], DType::Bf16))?;
+    /// assert_eq!(prepared.kernel(), Some("rows_block_32x512_bf16"));
+    /// # Ok::<(), warpnorm::Error>(())
+    /// ```
+    #[must_use]
+    pub fn kernel(&self) -> Option<&'static str> {
+        let name = params::KERNEL_NAMES.get(self.resolved().as_ref()?.kernel as usize)?;
+        name.to_str().ok() // ASCII, all of them
     }
 }
 

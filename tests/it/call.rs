@@ -284,23 +284,7 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
             }
             _ => args = views.add(call, args),
         }
-        let (eps, activation) = (call.eps, call.activation);
-        match call.layer {
-            Layer::LayerNorm => LayerNorm::new([channels])?.eps(eps)?.activation(activation).forward(args)?,
-            Layer::RmsNorm { weight_plus_one } => {
-                RmsNorm::new([channels], eps)?.weight_plus_one(weight_plus_one).activation(activation).forward(args)?
-            }
-            Layer::GroupNorm { groups } => {
-                GroupNorm::new(groups, channels)?.eps(eps)?.activation(activation).forward(args)?;
-            }
-            Layer::InstanceNorm => InstanceNorm::new(channels)?.eps(eps)?.activation(activation).forward(args)?,
-            Layer::InstanceNormTracked => {
-                InstanceNorm::new(channels)?.track_running_stats(true).eps(eps)?.activation(activation).forward(args)?
-            }
-            Layer::BatchNorm { layout, .. } => {
-                BatchNorm::new(channels)?.layout(layout).eps(eps)?.activation(activation).forward(args)?;
-            }
-        }
+        forward(call, args)?;
     }
 
     let sum = match call.residual {
@@ -309,6 +293,25 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
         _ => None,
     };
     Ok(Outputs { y: gather(&place.get(&y), offsets.y, gaps.y, "output"), sum })
+}
+
+/// Runs the call's layer on these buffers.
+pub fn forward<P: Place>(call: &Call, args: Args<'_, P>) -> Result<()> {
+    let (channels, eps, activation) = (call.channels(), call.eps, call.activation);
+    match call.layer {
+        Layer::LayerNorm => LayerNorm::new([channels])?.eps(eps)?.activation(activation).forward(args),
+        Layer::RmsNorm { weight_plus_one } => {
+            RmsNorm::new([channels], eps)?.weight_plus_one(weight_plus_one).activation(activation).forward(args)
+        }
+        Layer::GroupNorm { groups } => GroupNorm::new(groups, channels)?.eps(eps)?.activation(activation).forward(args),
+        Layer::InstanceNorm => InstanceNorm::new(channels)?.eps(eps)?.activation(activation).forward(args),
+        Layer::InstanceNormTracked => {
+            InstanceNorm::new(channels)?.track_running_stats(true).eps(eps)?.activation(activation).forward(args)
+        }
+        Layer::BatchNorm { layout, .. } => {
+            BatchNorm::new(channels)?.layout(layout).eps(eps)?.activation(activation).forward(args)
+        }
+    }
 }
 
 /// What the oracle says. Input and residual are added in f32, which is part of what the layers promise: their sum may

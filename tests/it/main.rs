@@ -2,6 +2,7 @@
 //!
 //! `WARPNORM_REQUIRE_GPU=1` makes the emulator insufficient.
 
+mod benchmark;
 mod bits;
 mod bound;
 mod call;
@@ -11,7 +12,7 @@ mod device;
 mod errors;
 mod fold;
 mod fusions;
-
+mod huge;
 mod network;
 mod oracle;
 mod place;
@@ -19,4 +20,5 @@ mod pointwise;
 mod prepared;
 mod profiles;
 mod rows;
+mod sanitized;
 mod vectors;

@@ -1,6 +1,6 @@
 //! LayerNorm and RMSNorm over every row count and length; GroupNorm and InstanceNorm in NCHW over theirs.
 
-use emulator::Variant;
+use emulator::{Emulator, Variant};
 use warpnorm::half::{bf16, f16};
 
 use crate::call::{Call, Inputs, Layer, verify_cpu, verify_cuda};
@@ -10,14 +10,18 @@ use crate::place::Real;
 
 const RMS: Layer = Layer::RmsNorm { weight_plus_one: false };
 
-/// The most elements of a pair: small enough for the emulator, the more so for the checked one.
-fn emulated() -> usize {
-    if device::variant() == Variant::Checked { 20_000 } else { 300_000 }
+/// The most elements of a pair: on the emulator few enough to wait for, the more so on the checked one.
+fn most_elements(device: &Device) -> usize {
+    match device.emulator.map(Emulator::variant) {
+        None => 4_000_000,
+        Some(Variant::Plain) => 300_000,
+        Some(Variant::Checked) => 20_000,
+    }
 }
 
 fn matrix_on_cuda<T: Real>(layer: Layer) {
     let device = device::cuda();
-    for (rows, length) in row_matrix(emulated()) {
+    for (rows, length) in row_matrix(most_elements(&device)) {
         let call = Call::new(layer, &[rows, length]);
         verify_cuda(&device, &call, &Inputs::<T>::normal(&call, 7));
     }

@@ -1,0 +1,170 @@
+//! One cell of a benchmark.
+
+use warpnorm::{Activation, DType, Layout};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    LayerNorm,
+    RmsNorm,
+    GroupNorm { groups: usize },
+    InstanceNorm,
+    BatchNormInference,
+}
+
+/// A layer over a tensor. `Debug` is for messages; `Display` is its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Case {
+    pub op: Op,
+    /// `[rows, columns]`, or `[N, C, spatial…]` whatever the layout.
+    pub extents: Vec<usize>,
+    pub layout: Layout,
+    pub dtype: DType,
+    /// Of weight and bias.
+    pub weight: DType,
+    /// A residual is added and the sum written out, to a tensor of its own.
+    pub residual: bool,
+    pub activation: Activation,
+    /// One set of buffers, used again and again: what fits a cache stays there.
+    pub warm: bool,
+}
+
+impl Case {
+    pub fn new(op: Op, extents: &[usize], dtype: DType) -> Self {
+        Self {
+            op,
+            extents: extents.to_vec(),
+            layout: Layout::Nchw,
+            dtype,
+            weight: dtype,
+            residual: false,
+            activation: Activation::None,
+            warm: false,
+        }
+    }
+
+    pub fn has_rows(&self) -> bool {
+        matches!(self.op, Op::LayerNorm | Op::RmsNorm)
+    }
+
+    pub fn elements(&self) -> usize {
+        self.extents.iter().product()
+    }
+
+    /// Elements of weight and bias.
+    pub fn channels(&self) -> usize {
+        self.extents[1]
+    }
+
+    /// RMSNorm has none where it is used.
+    pub fn has_bias(&self) -> bool {
+        self.op != Op::RmsNorm
+    }
+
+    /// The shape as the layer takes it.
+    pub fn shape(&self) -> Vec<usize> {
+        if self.has_rows() || self.layout == Layout::Nchw {
+            return self.extents.clone();
+        }
+        let [batch, channels, spatial @ ..] = self.extents.as_slice() else { unreachable!("at least two axes") };
+        [&[*batch], spatial, &[*channels]].concat()
+    }
+
+    pub fn op_name(&self) -> &'static str {
+        match (self.op, self.residual) {
+            (Op::LayerNorm, false) => "layer_norm",
+            (Op::LayerNorm, true) => "add_layer_norm",
+            (Op::RmsNorm, false) => "rms_norm",
+            (Op::RmsNorm, true) => "add_rms_norm",
+            (Op::GroupNorm { .. }, _) => "group_norm",
+            (Op::InstanceNorm, _) => "instance_norm",
+            (Op::BatchNormInference, _) => "batch_norm_inference",
+        }
+    }
+
+    /// `ROWSxCOLUMNS` or `NxCxHxW`.
+    pub fn extents_name(&self) -> String {
+        self.extents.iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
+    }
+
+    /// Everything that op, extents, types and layout do not say; words joined by `+`.
+    pub fn variant(&self) -> String {
+        let mut words = Vec::new();
+        if let Op::GroupNorm { groups } = self.op {
+            words.push(format!("g{groups}"));
+        }
+        if self.residual && !self.has_rows() {
+            words.push("residual".to_owned());
+        }
+        match self.activation {
+            Activation::None => {}
+            activation => words.push(format!("{activation:?}").to_lowercase()),
+        }
+        if self.warm {
+            words.push("warm".to_owned());
+        }
+        words.join("+")
+    }
+
+    pub fn layout_name(&self) -> &'static str {
+        match self.layout {
+            _ if self.has_rows() => "rows",
+            Layout::Nhwc => "nhwc",
+            Layout::Nchw => "nchw",
+        }
+    }
+
+    /// Bytes of the inputs, each read once.
+    pub fn read_bytes(&self) -> usize {
+        let tensors = if self.residual { 2 } else { 1 };
+        let statistics = if self.op == Op::BatchNormInference { 2 * self.channels() * DType::F32.size() } else { 0 };
+        let coefficients = if self.has_bias() { 2 } else { 1 } * self.channels() * self.weight.size();
+        tensors * self.elements() * self.dtype.size() + coefficients + statistics
+    }
+
+    /// Bytes of the outputs, each written once.
+    pub fn written_bytes(&self) -> usize {
+        let tensors = if self.residual { 2 } else { 1 };
+        tensors * self.elements() * self.dtype.size()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.read_bytes() + self.written_bytes()
+    }
+
+    /// The same cell with few elements, by which everything but speed can be tried. Rows keep their length as long as
+    /// kernels are chosen by it.
+    pub fn shrunk(mut self) -> Self {
+        const MOST_ELEMENTS: usize = 40_000;
+        let mut left = MOST_ELEMENTS;
+        // Rows and samples first, then space, then channels: a group stays whole.
+        for extent in self.extents.iter_mut().rev() {
+            *extent = (*extent).min(left);
+            left = (left / *extent).max(1);
+        }
+        if self.has_rows() {
+            self.extents[0] = self.extents[0].min(3);
+            return self;
+        }
+        if let Op::GroupNorm { groups } = self.op {
+            self.extents[1] = self.extents[1].next_multiple_of(groups);
+        }
+        self
+    }
+}
+
+/// As in `rms_norm/8192x8192/bf16`, with what is not plain behind.
+impl std::fmt::Display for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.op_name(), self.extents_name(), self.dtype)?;
+        if self.weight != self.dtype {
+            write!(f, "/weight-{}", self.weight)?;
+        }
+        if !self.has_rows() {
+            write!(f, "/{}", self.layout_name())?;
+        }
+        match self.variant().as_str() {
+            "" => Ok(()),
+            variant => write!(f, "/{variant}"),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Cells on the CPU.
+
+use std::hint::black_box;
+use std::sync::atomic::{Ordering, compiler_fence};
+use std::time::Instant;
+
+use rayon::prelude::*;
+use warpnorm::{Cpu, Prepared};
+
+use super::Result;
+use super::case::Case;
+use super::cell::{Cell, Work};
+use super::check::{POISON, max_err};
+use super::measure::median;
+use super::tensors::{Constants, Numbers, Tensors, call, prepare};
+use crate::place::Real;
+use crate::with_type;
+
+/// A window is at least so long, so that a clock's grain and a thread's waking are small beside it.
+const WINDOW_SECONDS: f64 = 2e-3;
+
+/// Bytes up to which one thread moves them all: it would take longer to wake others.
+const ONE_THREAD: usize = 256 * 1024;
+
+/// Sixteen bytes, and aligned to them.
+type Word = u128;
+
+pub fn cell(case: &Case) -> Result<Box<dyn Cell>> {
+    with_type!(case.dtype, typed_cell(case))
+}
+
+fn typed_cell<T: Real>(case: &Case) -> Result<Box<dyn Cell>> {
+    Ok(Box::new(CpuCell::<T>::new(case)?))
+}
+
+/// What the caches hold, of the processor that this runs on; a guess where it does not say.
+pub fn last_level_cache() -> usize {
+    let read = |index: usize| {
+        let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size")).ok()?;
+        text.trim().strip_suffix('K')?.parse::<usize>().ok()
+    };
+    (0..8).filter_map(read).max().map_or(32 << 20, |kib| kib << 10)
+}
+
+/// The processor, as in `AMD EPYC 7B13`.
+pub fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = info.lines().find(|line| line.starts_with("model name"));
+    let model = line.and_then(|line| line.split_once(':')).map_or(std::env::consts::ARCH, |(_, model)| model.trim());
+    model.to_owned()
+}
+
+struct CpuCell<T: Real> {
+    case: Case,
+    numbers: Numbers<T>,
+    constants: Constants<Cpu, T>,
+    sets: Vec<Tensors<Cpu, T>>,
+    prepared: Prepared<Cpu>,
+    arenas: Vec<Arena>,
+    copier: Copier,
+    /// Calls of a window, for each kind of work.
+    calls: [usize; 3],
+    /// The set that comes next.
+    next: usize,
+}
+
+/// What a copy or a read moves: half of a call's bytes to each of the first two, and as much as a call reads.
+struct Arena {
+    source: Vec<Word>,
+    target: Vec<Word>,
+    read: Vec<Word>,
+}
+
+impl<T: Real> CpuCell<T> {
+    fn new(case: &Case) -> Result<Self> {
+        let numbers = Numbers::new(case);
+        // As many as no cache holds.
+        let sets = if case.warm { 1 } else { (2 * last_level_cache()).div_ceil(case.bytes().max(1)).clamp(1, 64) };
+        let words = |bytes: usize| vec![0x5A5A_1234_5678_9ABC_u128; bytes.div_ceil(size_of::<Word>())];
+        let half = case.bytes() / 2;
+        let mut cell = Self {
+            constants: Constants::new(&Cpu, case, &numbers),
+            sets: (0..sets)
+                .map(|_| Tensors {
+                    x: numbers.x.clone(),
+                    residual: case.residual.then(|| numbers.residual.clone()),
+                    sum: case.residual.then(|| vec![T::default(); case.elements()]),
+                    y: vec![T::default(); case.elements()],
+                })
+                .collect(),
+            arenas: (0..sets)
+                .map(|_| Arena { source: words(half), target: words(half), read: words(case.read_bytes()) })
+                .collect(),
+            prepared: prepare(&Cpu, case)?,
+            case: case.clone(),
+            numbers,
+            copier: Copier::Memcpy,
+            calls: [1; 3],
+            next: 0,
+        };
+        cell.calibrate()?;
+        Ok(cell)
+    }
+
+    /// Chooses the copy, and how many calls make a window.
+    fn calibrate(&mut self) -> Result<()> {
+        let mut best = f64::INFINITY;
+        for &copier in COPIERS {
+            let before = std::mem::replace(&mut self.copier, copier);
+            let windows: Vec<f64> = (0..5).map(|_| self.timed_window(Work::Copy)).collect::<Result<_>>()?;
+            let seconds = median(&windows[1..]);
+            if seconds < best {
+                best = seconds;
+            } else {
+                self.copier = before;
+            }
+        }
+        Ok(())
+    }
+
+    fn timed_window(&mut self, work: Work) -> Result<f64> {
+        let calls = &mut self.calls[work as usize];
+        let count = *calls;
+        let start = Instant::now();
+        for _ in 0..count {
+            self.run(work)?;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        if seconds < WINDOW_SECONDS {
+            self.calls[work as usize] =
+                (count * 2).max((WINDOW_SECONDS / seconds * count as f64) as usize).min(1 << 20);
+        }
+        Ok(seconds / count as f64)
+    }
+
+    fn run(&mut self, work: Work) -> Result<()> {
+        self.next = (self.next + 1) % self.sets.len();
+        let arena = &mut self.arenas[self.next];
+        match work {
+            Work::Call => {
+                let tensors = &mut self.sets[self.next];
+                call(&Cpu, &self.case, &self.prepared, &self.constants, tensors)?;
+            }
+            Work::Copy => self.copier.copy(&arena.source, &mut arena.target),
+            Work::Read => drop(black_box(read(&arena.read))),
+        }
+        Ok(())
+    }
+}
+
+impl<T: Real> Cell for CpuCell<T> {
+    fn kernel(&self) -> String {
+        String::new()
+    }
+
+    fn movers(&self) -> [String; 2] {
+        [format!("{:?}", self.copier).to_lowercase(), "sum".to_owned()]
+    }
+
+    fn max_err(&mut self) -> Result<f64> {
+        let tensors = &mut self.sets[0];
+        let poison = |buffer: &mut Vec<T>| {
+            // SAFETY: every pattern of bits is a value of the three element types.
+            unsafe { std::ptr::write_bytes(buffer.as_mut_ptr().cast::<u8>(), POISON, size_of_val(buffer.as_slice())) };
+        };
+        poison(&mut tensors.y);
+        tensors.sum.as_mut().map(poison);
+        call(&Cpu, &self.case, &self.prepared, &self.constants, tensors)?;
+        Ok(max_err(&self.case, &self.numbers, &tensors.y, tensors.sum.as_deref()))
+    }
+
+    fn window(&mut self, work: Work) -> Result<f64> {
+        self.timed_window(work)
+    }
+}
+
+/// The ways to copy. Which is the fastest depends on the size: the C library's own changes with it, a plain loop loads the
+/// line that it will overwrite, and one that stores past the caches does not.
+#[derive(Debug, Clone, Copy)]
+enum Copier {
+    Memcpy,
+    Loop,
+    #[cfg(target_arch = "x86_64")]
+    Streaming,
+}
+
+const COPIERS: &[Copier] = &[
+    Copier::Memcpy,
+    Copier::Loop,
+    #[cfg(target_arch = "x86_64")]
+    Copier::Streaming,
+];
+
+impl Copier {
+    fn copy(self, source: &[Word], target: &mut [Word]) {
+        let one = |source: &[Word], target: &mut [Word]| match self {
+            Self::Memcpy => black_box(target).copy_from_slice(black_box(source)),
+            Self::Loop => plain_loop(source, target),
+            #[cfg(target_arch = "x86_64")]
+            Self::Streaming => streaming_loop(source, target),
+        };
+        if size_of_val(source) <= ONE_THREAD {
+            return one(source, target);
+        }
+        let piece = source.len().div_ceil(rayon::current_num_threads());
+        target.par_chunks_mut(piece).zip(source.par_chunks(piece)).for_each(|(target, source)| one(source, target));
+    }
+}
+
+/// Words that a loop moves at a time: a cache line's.
+const LINE: usize = 64 / size_of::<Word>();
+
+fn plain_loop(source: &[Word], target: &mut [Word]) {
+    for (target, source) in target.chunks_mut(LINE).zip(source.chunks(LINE)) {
+        for (target, source) in target.iter_mut().zip(source) {
+            *target = *source;
+        }
+        // Else the compiler sees what this is, and calls memcpy.
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn streaming_loop(source: &[Word], target: &mut [Word]) {
+    use std::arch::x86_64::{__m128i, _mm_load_si128, _mm_sfence, _mm_stream_si128};
+    assert_eq!(source.len(), target.len());
+    let (from, to) = (source.as_ptr().cast::<__m128i>(), target.as_mut_ptr().cast::<__m128i>());
+    for i in 0..source.len() {
+        // SAFETY: both slices have a word at `i`, aligned to its 16 bytes.
+        unsafe { _mm_stream_si128(to.add(i), _mm_load_si128(from.add(i))) };
+    }
+    // SAFETY: orders the stores above before whatever follows; SSE2 is part of x86-64.
+    unsafe { _mm_sfence() };
+}
+
+fn read(source: &[Word]) -> u64 {
+    let one = |source: &[Word]| {
+        let mut sums = [0_u64; 2 * LINE];
+        for line in source.chunks_exact(LINE) {
+            for (at, word) in line.iter().enumerate() {
+                sums[2 * at] ^= *word as u64;
+                sums[2 * at + 1] ^= (*word >> 64) as u64;
+            }
+        }
+        sums.iter().fold(0, |all, sum| all ^ sum)
+    };
+    if size_of_val(source) <= ONE_THREAD {
+        return one(source);
+    }
+    source.par_chunks(source.len().div_ceil(rayon::current_num_threads())).map(one).reduce(|| 0, |a, b| a ^ b)
+}

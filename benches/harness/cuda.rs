@@ -1,0 +1,346 @@
+//! Cells on a GPU: CUDA graphs of many launches over rotating buffers, timed by events.
+
+use std::sync::Arc;
+
+use probe::{Mover, Probe};
+use warpnorm::cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, result, sys};
+use warpnorm::{Cuda, Prepared};
+
+use super::Result;
+use super::case::Case;
+use super::cell::{Cell, Work};
+use super::check::{POISON, max_err};
+use super::measure::median;
+use super::tensors::{Constants, Numbers, Tensors, call, prepare};
+use crate::place::{Place as _, Real};
+use crate::with_type;
+
+/// Launches of a graph.
+pub const LAUNCHES: usize = 20;
+
+/// Graphs are launched until a window lasts so long, where nothing has to be flushed in between.
+const WINDOW_SECONDS: f64 = 5e-4;
+
+/// The part of the device's memory that a cell may take.
+const MOST_OF_MEMORY: f64 = 0.85;
+
+/// A device, and what cells share there.
+pub struct Gpu {
+    pub cuda: Cuda,
+    pub probe: Probe,
+    /// Bytes of buffers that no cache holds.
+    cold_bytes: usize,
+    memory: usize,
+    flush: CudaSlice<u8>,
+}
+
+impl Gpu {
+    /// The first device. `cold_bytes`: how many bytes its caches shall be taken to hold; by default what it says.
+    pub fn open(cold_bytes: Option<usize>) -> Result<Self> {
+        let context = Cuda::open(0)?.stream().context().clone();
+        // SAFETY: everything here goes to one stream.
+        unsafe { context.disable_event_tracking() };
+        // The null stream cannot be captured.
+        let stream = context.new_stream()?;
+        let l2 = context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
+        let cold_bytes = cold_bytes.unwrap_or_else(|| (2 * l2.unsigned_abs() as usize).max(256 << 20));
+        Ok(Self {
+            probe: Probe::load(&context)?,
+            cold_bytes,
+            memory: context.total_mem()?,
+            flush: stream.alloc_zeros(cold_bytes)?,
+            cuda: Cuda::on(&stream)?,
+        })
+    }
+
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        self.cuda.stream()
+    }
+
+    pub fn context(&self) -> &Arc<CudaContext> {
+        self.stream().context()
+    }
+
+    /// The driver's CUDA version, as in `13.0`.
+    pub fn driver_version(&self) -> Result<String> {
+        let mut version = 0;
+        // SAFETY: writes one integer.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+    }
+
+    /// How many sets of buffers of `bytes` each, so that a graph meets each of them cold; and whether the caches must be
+    /// flushed before every graph, because even a set for each launch would fit them.
+    pub fn sets(&self, bytes: usize) -> (usize, bool) {
+        let sets = self.cold_bytes.div_ceil(bytes.max(1)).clamp(1, LAUNCHES);
+        (sets, sets * bytes < self.cold_bytes)
+    }
+
+    /// A graph of launches; `one` is told which set of buffers is the next one's.
+    pub fn capture(&self, sets: usize, mut one: impl FnMut(usize) -> Result<()>) -> Result<CudaGraph> {
+        let stream = self.stream();
+        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+        let captured = (0..LAUNCHES).try_for_each(|launch| one(launch % sets));
+        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0))?;
+        captured?;
+        let graph = graph.ok_or("nothing was captured")?;
+        graph.upload()?;
+        Ok(graph)
+    }
+
+    /// Seconds of one launch, of a graph that is launched `repeats` times.
+    pub fn window(&self, graph: &CudaGraph, repeats: usize, flush: bool) -> Result<f64> {
+        let stream = self.stream();
+        if flush {
+            self.flush()?;
+        }
+        let event = || stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
+        let start = event()?;
+        for _ in 0..repeats {
+            graph.launch()?;
+        }
+        let milliseconds = start.elapsed_ms(&event()?)?;
+        Ok(1e-3 * f64::from(milliseconds) / (repeats * LAUNCHES) as f64)
+    }
+
+    /// Graphs for a window.
+    pub fn repeats(&self, graph: &CudaGraph, flush: bool) -> Result<usize> {
+        if flush {
+            return Ok(1);
+        }
+        self.window(graph, 1, false)?;
+        let seconds = self.window(graph, 1, false)? * LAUNCHES as f64;
+        Ok((WINDOW_SECONDS / seconds.max(1e-6)).ceil().clamp(1.0, 100.0) as usize)
+    }
+
+    fn flush(&self) -> Result<()> {
+        let (address, _) = self.flush.device_ptr(self.stream());
+        // SAFETY: the whole of an allocation that nothing else uses.
+        Ok(unsafe { result::memset_d8_async(address, 0, self.cold_bytes, self.stream().cu_stream()) }?)
+    }
+
+    fn poison<T: Real>(&self, buffer: &mut CudaSlice<T>) -> Result<()> {
+        let bytes = buffer.num_bytes();
+        let (address, _) = buffer.device_ptr_mut(self.stream());
+        // SAFETY: the whole of an allocation, and every pattern of bits is a value of its type.
+        Ok(unsafe { result::memset_d8_async(address, POISON, bytes, self.stream().cu_stream()) }?)
+    }
+}
+
+/// Where copies and reads of one size go, as many sets as the call has.
+pub struct Arenas {
+    source: CudaSlice<u8>,
+    target: CudaSlice<u8>,
+    /// Bytes that a copy reads, and as many writes.
+    half: usize,
+    /// Bytes that a read reads.
+    read: usize,
+    sets: usize,
+}
+
+/// Sets begin at multiples of this.
+const ALIGNMENT: usize = 256;
+
+impl Arenas {
+    /// `sample`: numbers to fill the sources with. What is all zeros may move faster.
+    pub fn new(gpu: &Gpu, half: usize, read: usize, sets: usize, sample: &CudaSlice<u8>) -> Result<Self> {
+        let stream = gpu.stream();
+        let source_bytes = half.max(read).next_multiple_of(ALIGNMENT) * sets;
+        let target_bytes = half.next_multiple_of(ALIGNMENT).max(ALIGNMENT) * sets;
+        // SAFETY: the source is filled below, and of the target nothing is read.
+        let (mut source, target) = unsafe { (stream.alloc::<u8>(source_bytes)?, stream.alloc::<u8>(target_bytes)?) };
+        for start in (0..source_bytes).step_by(sample.len()) {
+            let bytes = sample.len().min(source_bytes - start);
+            stream.memcpy_dtod(&sample.slice(..bytes), &mut source.slice_mut(start..start + bytes))?;
+        }
+        Ok(Self { source, target, half, read, sets })
+    }
+
+    /// Addresses of a set's source and target.
+    fn of_set(&self, gpu: &Gpu, set: usize) -> (u64, u64) {
+        let at = |arena: &CudaSlice<u8>| {
+            let (address, _) = arena.device_ptr(gpu.stream());
+            address + (arena.len() / self.sets * set) as u64
+        };
+        (at(&self.source), at(&self.target))
+    }
+
+    /// The driver's copy.
+    pub fn driver_copy(&self, gpu: &Gpu) -> Result<CudaGraph> {
+        gpu.capture(self.sets, |set| {
+            let (source, target) = self.of_set(gpu, set);
+            // SAFETY: a set of each arena, which do not overlap.
+            Ok(unsafe { result::memcpy_dtod_async(target, source, self.half, gpu.stream().cu_stream()) }?)
+        })
+    }
+
+    pub fn mover(&self, gpu: &Gpu, mover: &Mover) -> Result<CudaGraph> {
+        let is_copier = gpu.probe.copiers().iter().any(|copier| copier.name() == mover.name());
+        let bytes = if is_copier { self.half } else { self.read };
+        gpu.capture(self.sets, |set| {
+            let (source, target) = self.of_set(gpu, set);
+            // SAFETY: a set of each arena, which are multiples of 256 bytes and do not overlap. A reader's target is at
+            // least half as long as its source.
+            Ok(unsafe { mover.launch(gpu.stream(), source, target, bytes as u64) }?)
+        })
+    }
+
+    /// Every way to copy, by name.
+    pub fn copies(&self, gpu: &Gpu) -> Result<Vec<(String, CudaGraph)>> {
+        let mut ways = vec![("driver".to_owned(), self.driver_copy(gpu)?)];
+        for copier in gpu.probe.copiers() {
+            ways.push((copier.name().to_owned(), self.mover(gpu, copier)?));
+        }
+        Ok(ways)
+    }
+
+    /// Every way to read, by name.
+    pub fn reads(&self, gpu: &Gpu) -> Result<Vec<(String, CudaGraph)>> {
+        let way = |reader: &Mover| Ok((reader.name().to_owned(), self.mover(gpu, reader)?));
+        gpu.probe.readers().iter().map(way).collect()
+    }
+}
+
+/// The fastest of these, by a few windows each.
+fn fastest(gpu: &Gpu, ways: Vec<(String, CudaGraph)>, flush: bool) -> Result<Timed> {
+    let mut best: Option<(f64, Timed)> = None;
+    for (name, graph) in ways {
+        let repeats = gpu.repeats(&graph, flush)?;
+        let windows: Vec<f64> = (0..4).map(|_| gpu.window(&graph, repeats, flush)).collect::<Result<_>>()?;
+        let seconds = median(&windows[1..]);
+        if best.as_ref().is_none_or(|(least, _)| seconds < *least) {
+            best = Some((seconds, Timed { name, graph, repeats }));
+        }
+    }
+    Ok(best.ok_or("nothing to choose from")?.1)
+}
+
+struct Timed {
+    name: String,
+    graph: CudaGraph,
+    repeats: usize,
+}
+
+pub fn cell<'g>(gpu: &'g Gpu, case: &Case) -> Result<Box<dyn Cell + 'g>> {
+    with_type!(case.dtype, typed_cell(gpu, case))
+}
+
+fn typed_cell<'g, T: Real>(gpu: &'g Gpu, case: &Case) -> Result<Box<dyn Cell + 'g>> {
+    Ok(Box::new(CudaCell::<T>::new(gpu, case)?))
+}
+
+struct CudaCell<'g, T: Real> {
+    gpu: &'g Gpu,
+    case: Case,
+    numbers: Numbers<T>,
+    constants: Constants<Cuda, T>,
+    sets: Vec<Tensors<Cuda, T>>,
+    prepared: Prepared<Cuda>,
+    /// Held for the graphs, which know their addresses alone.
+    _arenas: Arenas,
+    call: Timed,
+    copy: Timed,
+    read: Timed,
+    flush: bool,
+}
+
+impl<'g, T: Real> CudaCell<'g, T> {
+    fn new(gpu: &'g Gpu, case: &Case) -> Result<Self> {
+        let (sets, flush) = if case.warm { (1, false) } else { gpu.sets(case.bytes()) };
+        let needed = sets * (2 * case.bytes() + case.read_bytes());
+        if needed as f64 > MOST_OF_MEMORY * gpu.memory as f64 {
+            return Err(format!("needs {} MiB, the device has {}", needed >> 20, gpu.memory >> 20).into());
+        }
+        let numbers = Numbers::new(case);
+        let constants = Constants::new(&gpu.cuda, case, &numbers);
+        let mut tensors = vec![first_set(gpu, case, &numbers)?];
+        for _ in 1..sets {
+            let another = another_set(gpu, &tensors[0])?;
+            tensors.push(another);
+        }
+        let prepared = prepare(&gpu.cuda, case)?;
+        // SAFETY: numbers as bytes.
+        let sample = unsafe { tensors[0].x.transmute::<u8>(tensors[0].x.num_bytes()) }.ok_or("not bytes")?;
+        let mut bytes = gpu.stream().alloc_zeros::<u8>(sample.len())?;
+        gpu.stream().memcpy_dtod(&sample, &mut bytes)?;
+        let arenas = Arenas::new(gpu, case.bytes() / 2, case.read_bytes(), sets, &bytes)?;
+
+        let graph = gpu.capture(sets, |set| call(&gpu.cuda, case, &prepared, &constants, &mut tensors[set]))?;
+        let repeats = gpu.repeats(&graph, flush)?;
+        let name = prepared.kernel().unwrap_or_default().to_owned();
+        Ok(Self {
+            call: Timed { name, graph, repeats },
+            copy: fastest(gpu, arenas.copies(gpu)?, flush)?,
+            read: fastest(gpu, arenas.reads(gpu)?, flush)?,
+            gpu,
+            case: case.clone(),
+            numbers,
+            constants,
+            sets: tensors,
+            prepared,
+            _arenas: arenas,
+            flush,
+        })
+    }
+}
+
+fn first_set<T: Real>(gpu: &Gpu, case: &Case, numbers: &Numbers<T>) -> Result<Tensors<Cuda, T>> {
+    let stream = gpu.stream();
+    // SAFETY: outputs, which nobody reads before they are written.
+    let output = || unsafe { stream.alloc::<T>(case.elements()) };
+    Ok(Tensors {
+        x: stream.clone_htod(&numbers.x)?,
+        residual: case.residual.then(|| stream.clone_htod(&numbers.residual)).transpose()?,
+        sum: case.residual.then(output).transpose()?,
+        y: output()?,
+    })
+}
+
+/// The same inputs once more, and outputs of its own.
+fn another_set<T: Real>(gpu: &Gpu, first: &Tensors<Cuda, T>) -> Result<Tensors<Cuda, T>> {
+    let stream = gpu.stream();
+    // SAFETY: as above.
+    let output = |like: &CudaSlice<T>| unsafe { stream.alloc::<T>(like.len()) };
+    Ok(Tensors {
+        x: stream.clone_dtod(&first.x)?,
+        residual: first.residual.as_ref().map(|residual| stream.clone_dtod(residual)).transpose()?,
+        sum: first.sum.as_ref().map(output).transpose()?,
+        y: output(&first.y)?,
+    })
+}
+
+impl<T: Real> Cell for CudaCell<'_, T> {
+    fn kernel(&self) -> String {
+        self.call.name.clone()
+    }
+
+    fn movers(&self) -> [String; 2] {
+        [self.copy.name.clone(), self.read.name.clone()]
+    }
+
+    /// Of the first set and the last, written by the graph that is timed.
+    fn max_err(&mut self) -> Result<f64> {
+        let last = self.sets.len() - 1;
+        for tensors in &mut self.sets {
+            self.gpu.poison(&mut tensors.y)?;
+            tensors.sum.as_mut().map(|sum| self.gpu.poison(sum)).transpose()?;
+        }
+        self.call.graph.launch()?;
+        let mut largest = 0.0_f64;
+        for set in if last == 0 { vec![0] } else { vec![0, last] } {
+            let y = self.gpu.cuda.get(&self.sets[set].y);
+            let sum = self.sets[set].sum.as_ref().map(|sum| self.gpu.cuda.get(sum));
+            largest = largest.max(max_err(&self.case, &self.numbers, &y, sum.as_deref()));
+        }
+        Ok(largest)
+    }
+
+    fn window(&mut self, work: Work) -> Result<f64> {
+        let timed = match work {
+            Work::Call => &self.call,
+            Work::Copy => &self.copy,
+            Work::Read => &self.read,
+        };
+        self.gpu.window(&timed.graph, timed.repeats, self.flush)
+    }
+}

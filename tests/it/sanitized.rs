@@ -1,0 +1,108 @@
+//! Every kernel once, with everything around it, small: what compute-sanitizer has time for on a GPU, where each of its
+//! tools makes a launch hundreds of times slower.
+
+use warpnorm::cudarc::driver::DevicePtr;
+use warpnorm::half::{bf16, f16};
+use warpnorm::{Activation, Cuda, DirectConvolution, Layout};
+
+use crate::call::{Call, Coefficient, Inputs, Layer, PerTensor, Residual, expected, verify};
+use crate::data::{normal, stored};
+use crate::device;
+use crate::place::{Place as _, Real};
+
+/// Nothing that a sanitizer looks at: if this fails under one, it cannot work on this machine.
+#[test]
+fn a_device_answers_on_cuda() {
+    let device = device::cuda();
+    assert_eq!(device.cuda.get(&device.cuda.put(&[1.0_f32, 2.0])), [1.0, 2.0]);
+}
+
+/// A call for each kernel, aligned and plain, and off alignment with all stages.
+fn calls() -> impl Iterator<Item = Call> {
+    // A length for each regime of the rows.
+    let rows = [5, 100, 300, 700, 1030, 17_000, 33_000].into_iter().flat_map(|length| {
+        [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: true }].map(|layer| Call::new(layer, &[3, length]))
+    });
+    let images = [
+        Call::new(Layer::GroupNorm { groups: 2 }, &[2, 6, 9, 9]),
+        Call::new(Layer::InstanceNorm, &[2, 3, 40, 41]),
+        Call::new(Layer::InstanceNormTracked, &[2, 3, 7, 7]),
+        Call::new(Layer::BatchNorm { layout: Layout::Nchw, table: false }, &[2, 10, 31, 31]),
+        Call::new(Layer::BatchNorm { layout: Layout::Nhwc, table: true }, &[2, 31, 31, 10]),
+    ];
+    rows.chain(images).flat_map(|call| {
+        let surrounded = Call {
+            residual: Residual::SumWritten,
+            activation: Activation::Gelu,
+            weight: Coefficient::F32,
+            offsets: PerTensor::unlike(0, &[1, 3, 2, 5, 7]),
+            ..call.clone()
+        };
+        [call, surrounded]
+    })
+}
+
+fn run<T: Real>(cuda: &Cuda) {
+    for call in calls() {
+        let inputs = Inputs::<T>::normal(&call, 3);
+        verify(cuda, &call, &inputs, &expected(&call, &inputs));
+    }
+}
+
+fn convolve(cuda: &Cuda) {
+    let convolution = DirectConvolution {
+        in_channels: 2,
+        out_channels: 4,
+        kernel: [3, 3],
+        stride: 1,
+        padding: 1,
+        groups: 1,
+        activation: Activation::Relu,
+    };
+    let random = |count: usize, seed| cuda.put(&stored::<f32>(normal(count, seed)));
+    let (x, weight, mut y) = (random(2 * 2 * 25, 1), random(4 * 2 * 9, 2), random(2 * 4 * 25, 3));
+    convolution.forward(cuda, 2, [5, 5], &x, &weight, None, None, &mut y).expect("a convolution");
+    assert!(cuda.get(&y).iter().all(|&y| y >= 0.0));
+}
+
+/// The kernels that norms are measured against.
+fn probe(cuda: &Cuda) {
+    let stream = cuda.stream();
+    let probe = probe::Probe::load(stream.context()).expect("the probe's kernels");
+    let source = cuda.put(&stored::<f32>(normal(25_000, 1)));
+    for mover in probe.copiers().iter().chain(probe.readers()) {
+        let target = cuda.put(&[7.0_f32; 25_000]);
+        let (from, to) = (source.device_ptr(stream).0, target.device_ptr(stream).0);
+        // SAFETY: both hold so many bytes, and live until the download.
+        unsafe { mover.launch(stream, from, to, 100_000) }.expect("a launch");
+        let is_copier = mover.name().contains("copy");
+        assert_eq!(
+            cuda.get(&target),
+            if is_copier { cuda.get(&source) } else { vec![7.0; 25_000] },
+            "{}",
+            mover.name()
+        );
+    }
+    probe.launch_nothing(stream, probe::Attributes::default()).expect("a launch");
+    assert_eq!(probe.places(stream, 1, 3).expect("a launch"), [(1, 0); 3]);
+}
+
+#[test]
+fn every_kernel_once_on_cuda() {
+    let device = device::cuda();
+    let launches = || device.emulator.map(|emulator| emulator.kernels()).unwrap_or_default();
+    let before = launches();
+    run::<f32>(&device.cuda);
+    run::<f16>(&device.cuda);
+    run::<bf16>(&device.cuda);
+    convolve(&device.cuda);
+    probe(&device.cuda);
+    // The emulator knows them all, its own two files of examples aside.
+    let never: Vec<String> = std::iter::zip(before, launches())
+        .filter(|(before, after)| before.launches == after.launches)
+        .map(|(kernel, _)| kernel)
+        .filter(|kernel| !["faults.cu", "smoke.cu"].contains(&kernel.file.as_str()))
+        .map(|kernel| kernel.name)
+        .collect();
+    assert!(never.is_empty(), "add a call for {never:?}");
+}
