@@ -1,0 +1,277 @@
+"""Tests of scripts/render-performance on small made-up records.
+
+usage: python3 -m unittest discover --start-directory scripts/tests
+"""
+
+import csv
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+import xml.dom.minidom
+
+SCRIPT = pathlib.Path(__file__).resolve().parent.parent / "render-performance"
+
+COLUMNS = (
+    "op,case,variant,dtype,weight_dtype,layout,n_bytes,n_read_bytes,impl,version,kernel,mode,samples,median_us,p5_us,"
+    "p95_us,copy_us,copy_fraction,read_us,read_fraction,max_err,status,threads,commit,device,driver,toolkit,date"
+).split(",")
+NOTHING_ON_A_GPU = "Nothing here has been measured on a GPU yet"
+
+
+def cell(**changes):
+    """10 MB in 5 us, that is 2,000 GB/s, at 0.9 of a copy."""
+    row = dict.fromkeys(COLUMNS, "")
+    row.update(
+        op="rms_norm", case="1024x2441", dtype="bf16", weight_dtype="f32", layout="rows", n_bytes="10000000",
+        n_read_bytes="5000000", impl="warpnorm", version="0.1.0", kernel="rows_block", mode="graph", samples="30",
+        median_us="5", p5_us="4.9", p95_us="5.2", copy_us="4.5", copy_fraction="0.9", read_us="2.4",
+        read_fraction="0.48", max_err="0.25", status="ok", commit="abcdef0", device="A Chip", driver="580.1",
+        toolkit="13.0", date="2025-12-01",
+    )  # fmt: skip
+    row.update(changes)
+    return row
+
+
+def unmeasured(**changes):
+    figures = "samples median_us p5_us p95_us copy_us copy_fraction read_us read_fraction max_err".split()
+    return cell(**dict.fromkeys(figures, ""), **changes)
+
+
+class RenderPerformance(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.records = pathlib.Path(scratch.name) / "benches/record"
+        self.out = pathlib.Path(scratch.name) / "docs"
+
+    def record(self, device, name, rows, columns=COLUMNS):
+        folder = self.records / device / name
+        folder.mkdir(parents=True)
+        with (folder / "bench.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore", restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        return folder
+
+    def run_script(self, *arguments):
+        command = [sys.executable, SCRIPT, "--records", self.records, "--out", self.out, *arguments]
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def page(self):
+        run = self.run_script()
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        return (self.out / "performance.md").read_text(encoding="utf-8")
+
+    def plots(self):
+        return sorted(path.name for path in (self.out / "performance").glob("*"))
+
+    def assert_refused(self, *parts):
+        run = self.run_script()
+        self.assertEqual(run.returncode, 1)
+        for part in parts:
+            self.assertIn(part, run.stderr)
+        self.assertNotIn("Traceback", run.stderr)
+        self.assertFalse(self.out.exists())
+
+    def assert_stale(self, *names):
+        run = self.run_script("--check")
+        self.assertEqual(run.returncode, 1)
+        for name in names:
+            self.assertIn(name, run.stderr)
+
+    def test_no_records(self):
+        page = self.page()
+        self.assertIn(NOTHING_ON_A_GPU, page)
+        self.assertIn("nor of a CPU", page)
+        self.assertNotIn("##", page)
+        self.assertEqual(self.plots(), [])
+        self.assertEqual(self.run_script("--check").returncode, 0)
+
+    def test_files_that_are_no_records(self):
+        self.records.mkdir(parents=True)
+        (self.records / "machine-code.csv").write_text("kernel\n")
+        (self.records / "cpu-empty").mkdir()
+        self.assertIn(NOTHING_ON_A_GPU, self.page())
+
+    def test_a_cpu_is_no_gpu(self):
+        rows = [cell(mode="cpu", threads=threads, device="A Processor") for threads in ("1", "16", "8")]
+        self.record("cpu-x", "2025-12-01T10-00-abcdef0", rows)
+        page = self.page()
+        self.assertIn(NOTHING_ON_A_GPU, page)
+        self.assertNotIn("nor of a CPU", page)
+        self.assertIn("## A Processor", page)
+        self.assertIn("threads 1, 16, 8", page)
+        self.assertRegex(page, r"Only cells of 16\sthreads\.")
+        self.assertEqual(self.plots(), ["cpu-x-rows.svg"])
+
+    def test_the_figures_of_a_cell(self):
+        self.record("chip", "2025-12-01T10-00-abcdef0", [cell()])
+        page = self.page()
+        self.assertNotIn(NOTHING_ON_A_GPU, page)
+        self.assertIn("No cell of warpnorm is wrong, none failed.", page)
+        self.assertIn(
+            "| 1024x2441 | bf16, f32 | 10.0 | 5.00 (4.90–5.20) | 2,000 | 90.0 % | 0.250 | rows_block |",
+            page,
+        )
+
+    def test_statistics_stand_beside_a_read(self):
+        self.record("chip", "2025-12-01T10-00-abcdef0", [cell(op="batch_norm_statistics", layout="nchw")])
+        page = self.page()
+        self.assertIn("| of read |", page)
+        self.assertIn("| 48.0 % |", page)
+        self.assertIn("of read", (self.out / "performance/chip-images.svg").read_text())
+
+    def test_wrong_and_failed_cells_come_first(self):
+        rows = [
+            cell(),
+            cell(op="group_norm", case="8x64x7x7", layout="nchw", status="wrong", max_err="3.2"),
+            unmeasured(op="layer_norm", case="7x7", status="failed"),
+            unmeasured(impl="pytorch", status="failed"),
+            unmeasured(op="instance_norm", case="2x2x9x9", layout="nhwc", status="unsupported"),
+        ]
+        self.record("chip", "2025-12-01T10-00-abcdef0", rows)
+        page = self.page()
+        self.assertIn("**2 cells of warpnorm wrong or failed:**", page)
+        self.assertIn("**wrong**: warpnorm group_norm 8x64x7x7 bf16/f32 nchw graph, error 3.20 of the bound", page)
+        self.assertIn("**failed**: warpnorm layer_norm 7x7", page)
+        self.assertIn("1 cell of others wrong or failed", page)
+        self.assertLess(page.index("**wrong**"), page.index("| warpnorm | 0.1.0 | 1 | 1 | 1 | 1 |"))
+        self.assertLess(page.index("**wrong**"), page.index("### "))
+        # Speed of what is wrong is no speed.
+        self.assertEqual(self.plots(), ["chip-rows.svg"])
+
+    def test_compares_with_the_fastest_that_is_right_in_the_same_mode(self):
+        rows = [
+            cell(),
+            cell(impl="pytorch", median_us="10"),
+            cell(impl="triton", median_us="6"),
+            cell(impl="cudnn", median_us="1", status="wrong", max_err="9"),
+            cell(impl="jax", median_us="1", mode="eager"),
+            cell(impl="copy", op="copy", median_us="1"),
+        ]
+        self.record("chip", "2025-12-01T10-00-abcdef0", rows)
+        page = self.page()
+        self.assertIn("| 6.00 triton | 1.20 |", page)
+        self.assertIn("| 1 | 2.00 |", page)
+
+    def test_the_newer_record_of_a_device_wins_and_gpus_come_first(self):
+        self.record("chip", "2025-12-02T10-00-aaaaaaa", [cell(device="New Chip")])
+        self.record("chip", "2025-12-01T10-00-fffffff", [cell(device="Old Chip")])
+        self.record("cpu-x", "2025-12-03T10-00-fffffff", [cell(device="A Processor", mode="cpu", threads="8")])
+        page = self.page()
+        self.assertNotIn("Old Chip", page)
+        self.assertIn("(../benches/record/chip/2025-12-02T10-00-aaaaaaa)", page)
+        self.assertLess(page.index("## New Chip"), page.index("## A Processor"))
+
+    def test_probe(self):
+        folder = self.record("chip", "2025-12-01T10-00-abcdef0", [cell()])
+        (folder / "probe.csv").write_text("name,value,unit,detail\nzz,2.12345,us,a | b\naa,1234,blocks,\nbb,yes,,\n")
+        page = self.page()
+        self.assertIn("| zz | 2.12 | us | a \\| b |\n| aa | 1234 | blocks | |\n| bb | yes | | |", page)
+
+    def test_ceilings_are_the_fastest_of_a_size(self):
+        ceiling = dict(n_bytes="1000000", case="1000000", layout="", dtype="", weight_dtype="", max_err="")
+        rows = [
+            cell(),
+            cell(impl="copy", op="copy", kernel="driver", median_us="2", **ceiling),
+            cell(impl="copy", op="copy", kernel="probe_copy_4", median_us="1", **ceiling),
+            cell(impl="read", op="read", kernel="probe_read_4", median_us="0.5", **ceiling),
+        ]
+        self.record("chip", "2025-12-01T10-00-abcdef0", rows)
+        page = self.page()
+        self.assertRegex(
+            page, r"\| 1\.00 \| graph \| 1\.00 .* \| 1,000 \| probe_copy_4 \| .* \| 2,000 \| probe_read_4 \|"
+        )
+
+    def test_plots(self):
+        rows = [
+            cell(case=f"{2**n}x4096", n_bytes=str(2**n * 16384), variant=variant, op=op, layout=layout, median_us="50")
+            for n in range(1, 15)
+            for variant in ("", "silu", "residual+warm")
+            for layout in ("rows", "nchw", "nhwc")
+            for op in ("rms_norm", "layer_norm", "batch_norm_statistics", "a_later_op")
+        ]
+        self.record("chip", "2025-12-01T10-00-abcdef0", rows)
+        self.page()
+        self.assertEqual(self.plots(), ["chip-images.svg", "chip-rows.svg", "chip-warm.svg"])
+        for path in (self.out / "performance").iterdir():
+            document = xml.dom.minidom.parse(str(path))
+            self.assertLess(path.stat().st_size, 100_000)
+            defined = {node.getAttribute("id") for node in document.getElementsByTagName("path")}
+            used = {node.getAttribute("href")[1:] for node in document.getElementsByTagName("use")}
+            self.assertLessEqual(used, defined)
+
+    def test_a_cell_as_fast_as_a_copy_lies_on_the_line(self):
+        self.record("chip", "2025-12-01T10-00-abcdef0", [cell(copy_us="5", copy_fraction="1")])
+        self.page()
+        document = xml.dom.minidom.parse(str(self.out / "performance/chip-rows.svg"))
+        points = document.getElementsByTagName("use")[:2]
+        lines = [path for path in document.getElementsByTagName("path") if path.getAttribute("class") == "copy"][:2]
+        heights = [re.match(r"M[\d.]+ ([\d.]+)", line.getAttribute("d"))[1] for line in lines]
+        self.assertEqual([point.getAttribute("y") for point in points], heights)
+
+    def test_a_column_that_is_missing_unknown_or_out_of_place(self):
+        name = "2025-12-01T10-00-abcdef0"
+        swapped = [*COLUMNS[1::-1], *COLUMNS[2:]]
+        for device, columns, complaint in (
+            ("a", [column for column in COLUMNS if column != "copy_us"], "lacks the column `copy_us`"),
+            ("b", [*COLUMNS, "colour"], "unknown column `colour`"),
+            ("c", swapped, "has the column `case` where `op` belongs"),
+            ("d", [*COLUMNS, "op"], "has the column `op` twice"),
+        ):
+            with self.subTest(device):
+                folder = self.record(device, name, [cell()], columns)
+                self.assert_refused("bench.csv", complaint)
+                (folder / "bench.csv").unlink()
+                folder.rmdir()
+
+    def test_records_that_contradict_themselves(self):
+        for number, (changes, complaint) in enumerate(
+            [
+                (dict(median_us="fast"), "line 2: median_us is `fast`, not a number"),
+                (dict(median_us=""), "line 2: status ok, but median_us is not a positive number"),
+                (dict(max_err="1.5"), "line 2: status ok, but max_err is not within 0 and 1"),
+                (dict(max_err="nan"), "line 2: status ok, but max_err is not within 0 and 1"),
+                (dict(status="fine"), "unknown status `fine`"),
+                (dict(threads="all"), "threads is `all`"),
+            ]
+        ):
+            with self.subTest(complaint):
+                folder = self.record(f"chip-{number}", "2025-12-01T10-00-abcdef0", [cell(**changes)])
+                self.assert_refused(complaint)
+                (folder / "bench.csv").unlink()
+                folder.rmdir()
+
+    def test_a_folder_that_is_no_record(self):
+        folder = self.record("chip", "old", [cell()])
+        self.assert_refused(str(folder), "is not named")
+
+    def test_a_record_without_bench_csv(self):
+        (self.records / "chip/2025-12-01T10-00-abcdef0").mkdir(parents=True)
+        self.assert_refused("holds no bench.csv")
+
+    def test_check(self):
+        folder = self.record("chip", "2025-12-01T10-00-abcdef0", [cell()])
+        self.assert_stale("performance.md is missing", "chip-rows.svg is missing")
+        self.assertFalse(self.out.exists())
+        self.page()
+        self.assertEqual(self.run_script("--check").returncode, 0)
+
+        page, stray = self.out / "performance.md", self.out / "performance/gone-rows.svg"
+        page.write_text(page.read_text(encoding="utf-8") + "By hand.\n", encoding="utf-8")
+        stray.write_text("<svg/>")
+        self.assert_stale("performance.md is not what", "gone-rows.svg lies there")
+        self.page()
+        self.assertFalse(stray.exists())
+        self.assertEqual(self.run_script("--check").returncode, 0)
+
+        # A file more in the record is a link more on the page.
+        (folder / "machine.txt").write_text("a machine\n")
+        self.assert_stale("performance.md")
+
+
+if __name__ == "__main__":
+    unittest.main()
