@@ -29,7 +29,7 @@ fn assert_right(cases: Vec<Case>, make: &dyn Fn(&Case) -> f64) {
 }
 
 #[test]
-fn its_cells_are_right_on_cpu() {
+fn its_cells_are_right_on_the_cpu() {
     let everything = [suites::cpu(), suites::rows_on_gpu(), suites::images_on_gpu(), suites::decode()].concat();
     assert_right(everything, &|case| {
         let mut cell = cpu::cell(&Case { warm: true, ..case.clone() }).expect("a cell");
@@ -38,7 +38,7 @@ fn its_cells_are_right_on_cpu() {
 }
 
 #[test]
-fn its_cells_are_right_on_cuda() {
+fn its_cells_are_right_on_a_device() {
     let _device = crate::device::cuda();
     // A thousandth of a real cache: every way of rotating buffers occurs.
     let gpu = Gpu::open(Some(50_000)).expect("a device");
@@ -49,7 +49,7 @@ fn its_cells_are_right_on_cuda() {
 }
 
 #[test]
-fn windows_are_times_on_cuda() {
+fn windows_are_times() {
     let _device = crate::device::cuda();
     let gpu = Gpu::open(Some(50_000)).expect("a device");
     let case = Case::new(Op::LayerNorm, &[2, 600], DType::Bf16);
