@@ -27,6 +27,7 @@ enum WnFlags {
     WN_FLAG_BIAS_F32 = 2,         // bias is f32 whatever the input's type
     WN_FLAG_WEIGHT_PLUS_ONE = 4,  // the stored weight is an offset from 1
     WN_FLAG_MEAN_SQUARE = 8,      // RMSNorm: the mean is not subtracted
+    WN_FLAG_CUMULATIVE = 16,      // batch statistics: running ones are averages over all batches
 };
 
 enum WnRegimes {
@@ -37,6 +38,8 @@ enum WnRegimes {
     WN_ROWS_STREAM_THREADS = 512,
     WN_POINTWISE_THREADS = 256,
     WN_POINTWISE_VECTORS = 4,      // vectors in flight per thread
+    WN_SLAB_THREADS = 256,
+    WN_COUNTERS = 4096,            // of a workspace, u32 each, at its start; the last one is the columns' own
     WN_CONVOLUTION_THREADS = 128,
 };
 
@@ -73,6 +76,62 @@ typedef struct WnRowsParams {
     float eps;
     uint32_t reserved;
 } WnRowsParams;
+
+// How slabs of [pixels, channels] are shared by blocks: see kernels/channel_moments.cuh. For planes, whose channels lie one
+// behind another, `length` is that of a plane, and a round is a vector of a channel.
+typedef struct WnSlabGeometry {
+    uint64_t counters;  // of the workspace, zero between launches
+    uint64_t partials;  // of the workspace
+    uint64_t slabs;
+    uint64_t length;
+    WnDivisor channels;
+    uint64_t groups;
+    uint64_t channels_per_group;
+    uint64_t columns;      // slabs, or channels, that have blocks of their own; each does every `columns`-th
+    uint64_t tiles;        // of a slab
+    uint64_t tile_rounds;  // of a tile
+    uint32_t period;       // vectors after which the channels repeat
+    uint32_t strip;        // of those, a block's
+    uint32_t strips;
+    uint32_t reserved;
+} WnSlabGeometry;
+
+// kernels/channels_last.cu: both launches of GroupNorm and InstanceNorm in NHWC.
+typedef struct WnChannelsLastParams {
+    uint64_t x;
+    uint64_t residual;
+    uint64_t sum;
+    uint64_t y;
+    uint64_t weight;
+    uint64_t bias;
+    uint64_t results;  // f32 [slabs, groups, 3] of the workspace: mean as a pair, 1 / deviation
+    WnSlabGeometry slab;
+    WnDivisor group;  // channels of a group
+    uint32_t activation;
+    uint32_t flags;
+    float eps;
+    uint32_t reserved;
+} WnChannelsLastParams;
+
+// kernels/batch_statistics.cu
+typedef struct WnBatchStatisticsParams {
+    uint64_t x;
+    uint64_t residual;
+    uint64_t weight;
+    uint64_t bias;
+    uint64_t running_mean;         // f32; absent: none are moved
+    uint64_t running_var;          // f32
+    uint64_t num_batches_tracked;  // i64 [1]
+    uint64_t table;                // f32 [3, channels] of the workspace, as WnPointwiseParams has it
+    uint64_t samples;
+    uint64_t values;  // of a channel
+    WnSlabGeometry slab;
+    WnDivisor plane_vectors;  // planes: vectors of a plane
+    float momentum;
+    uint32_t flags;
+    float eps;
+    uint32_t reserved;
+} WnBatchStatisticsParams;
 
 // kernels/pointwise.cu: y = (x - mean[c]) * scale[c] + bias[c], the constants given or made from running statistics.
 typedef struct WnPointwiseParams {
@@ -129,7 +188,7 @@ typedef struct WnConvolutionParams {
     uint32_t activation;
 } WnConvolutionParams;
 
-// Every kernel, once. A column is ENTRY(name, parameter struct, body, largest block): the .cu files expand it to define
+// Every kernel, once, its name beginning with its file's. A column is ENTRY(name, parameter struct, body, largest block): the .cu files expand it to define
 // and register the kernels, the enumeration below numbers them for the host, where bindgen also takes their names.
 #define WN_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                           \
     ENTRY(rows_group_8_##SUFFIX, WnRowsParams, (rows_group<T, 8>), WN_ROWS_GROUP_THREADS)                              \
@@ -142,7 +201,7 @@ typedef struct WnConvolutionParams {
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
     ENTRY(pointwise_planes_##SUFFIX, WnPointwiseParams, (pointwise_planes<T>), WN_POINTWISE_THREADS)                   \
     ENTRY(pointwise_channels_last_##SUFFIX, WnPointwiseParams, (pointwise_channels_last<T>), WN_POINTWISE_THREADS)     \
-    ENTRY(channel_table_##SUFFIX, WnChannelTableParams, (channel_table<T>), WN_POINTWISE_THREADS)
+    ENTRY(pointwise_table_##SUFFIX, WnChannelTableParams, (pointwise_table<T>), WN_POINTWISE_THREADS)
 
 #define WN_ROWS_KERNELS(ENTRY)                                                                                         \
     WN_ROWS_KERNELS_OF(ENTRY, f32, float)                                                                              \
@@ -154,11 +213,31 @@ typedef struct WnConvolutionParams {
     WN_POINTWISE_KERNELS_OF(ENTRY, f16, f16)                                                                           \
     WN_POINTWISE_KERNELS_OF(ENTRY, bf16, bf16)
 
+#define WN_CHANNELS_LAST_KERNELS_OF(ENTRY, SUFFIX, T)                                                                  \
+    ENTRY(channels_last_moments_##SUFFIX, WnChannelsLastParams, (channels_last_moments<T>), WN_SLAB_THREADS)           \
+    ENTRY(channels_last_apply_##SUFFIX, WnChannelsLastParams, (channels_last_apply<T>), WN_SLAB_THREADS)
+
+#define WN_BATCH_STATISTICS_KERNELS_OF(ENTRY, SUFFIX, T)                                                               \
+    ENTRY(batch_statistics_planes_##SUFFIX, WnBatchStatisticsParams, (batch_statistics_planes<T>), WN_SLAB_THREADS)    \
+    ENTRY(batch_statistics_channels_last_##SUFFIX, WnBatchStatisticsParams, (batch_statistics_channels_last<T>),       \
+          WN_SLAB_THREADS)
+
+#define WN_CHANNELS_LAST_KERNELS(ENTRY)                                                                                \
+    WN_CHANNELS_LAST_KERNELS_OF(ENTRY, f32, float)                                                                     \
+    WN_CHANNELS_LAST_KERNELS_OF(ENTRY, f16, f16)                                                                       \
+    WN_CHANNELS_LAST_KERNELS_OF(ENTRY, bf16, bf16)
+
+#define WN_BATCH_STATISTICS_KERNELS(ENTRY)                                                                             \
+    WN_BATCH_STATISTICS_KERNELS_OF(ENTRY, f32, float)                                                                  \
+    WN_BATCH_STATISTICS_KERNELS_OF(ENTRY, f16, f16)                                                                    \
+    WN_BATCH_STATISTICS_KERNELS_OF(ENTRY, bf16, bf16)
+
 #define WN_CONVOLUTION_KERNELS(ENTRY)                                                                                  \
     ENTRY(convolution_direct_f32, WnConvolutionParams, (convolution_direct), WN_CONVOLUTION_THREADS)
 
 #define WN_NUMBER_KERNEL(NAME, PARAMS, BODY, MAX_THREADS) WN_KERNEL_##NAME,
 enum WnKernel {
-    WN_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_POINTWISE_KERNELS(WN_NUMBER_KERNEL) WN_CONVOLUTION_KERNELS(WN_NUMBER_KERNEL)
+    WN_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_POINTWISE_KERNELS(WN_NUMBER_KERNEL) WN_CHANNELS_LAST_KERNELS(WN_NUMBER_KERNEL)
+        WN_BATCH_STATISTICS_KERNELS(WN_NUMBER_KERNEL) WN_CONVOLUTION_KERNELS(WN_NUMBER_KERNEL)
 };
 #undef WN_NUMBER_KERNEL

@@ -5,7 +5,7 @@
 //
 // The mean is subtracted first: a * x + b with b = bias - mean * a would cancel, and lose as many digits as the mean
 // has above the deviation. The constants are made from the running statistics on the way, or read from a table that
-// channel_table made once. Each byte of x, residual, sum and y moves once, as 16-byte words, in one launch.
+// pointwise_table made once. Each byte of x, residual, sum and y moves once, as 16-byte words, in one launch.
 //
 //     pointwise_planes          NCHW: a flat walk; a vector lies in one plane, or steps over to the next
 //     pointwise_channels_last   NHWC: a thread's vectors lie whole pixels apart, so its channels, and their constants
@@ -144,7 +144,7 @@ __device__ __forceinline__ void pointwise_channels_last(const WnPointwiseParams&
 }
 
 template <class T>
-__device__ __forceinline__ void channel_table(const WnChannelTableParams& p) {
+__device__ __forceinline__ void pointwise_table(const WnChannelTableParams& p) {
     float* table = global<float>(p.table);
     for (uint64_t channel = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x; channel < p.channels;
          channel += static_cast<uint64_t>(gridDim.x) * blockDim.x) {

@@ -6,6 +6,7 @@ use crate::element::{DType, Element};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::signature::{Signature, Strides};
+use crate::workspace::Workspace;
 
 /// A buffer without its Rust type: where it lies, how long it is, and what its elements are.
 ///
@@ -14,7 +15,8 @@ pub struct Operand<'a, B: Backend> {
     pub(crate) address: u64,
     /// In elements.
     pub(crate) len: usize,
-    pub(crate) dtype: DType,
+    /// `None` for what is no tensor: counters and workspaces.
+    pub(crate) dtype: Option<DType>,
     /// Whether it lies in the memory of another device than the call's.
     pub(crate) elsewhere: bool,
     /// Dropped after the launch.
@@ -50,12 +52,17 @@ pub struct Args<'a, B: Backend> {
     pub(crate) bias: Option<Operand<'a, B>>,
     pub(crate) running_mean: Option<Operand<'a, B>>,
     pub(crate) running_var: Option<Operand<'a, B>>,
+    pub(crate) num_batches_tracked: Option<Operand<'a, B>>,
     pub(crate) channel_table: Option<Operand<'a, B>>,
+    pub(crate) workspace: Option<Operand<'a, B>>,
+    /// Whether the running statistics may be written.
+    pub(crate) updates: bool,
 }
 
 impl<B: Backend> std::fmt::Debug for Operand<'_, B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} × {} at {:#x}", self.len, self.dtype, self.address)
+        let element = self.dtype.map_or("untyped", DType::name);
+        write!(f, "{} × {element} at {:#x}", self.len, self.address)
     }
 }
 
@@ -89,7 +96,10 @@ impl<'a, B: Backend> Args<'a, B> {
             bias: None,
             running_mean: None,
             running_var: None,
+            num_batches_tracked: None,
             channel_table: None,
+            workspace: None,
+            updates: false,
         }
     }
 
@@ -148,6 +158,30 @@ impl<'a, B: Backend> Args<'a, B> {
         self
     }
 
+    /// The running statistics of each channel, which batch statistics move.
+    pub fn update_running_statistics(
+        mut self,
+        mean: &'a mut (impl Sink<B, f32> + ?Sized),
+        variance: &'a mut (impl Sink<B, f32> + ?Sized),
+    ) -> Self {
+        self.running_mean = Some(mean.write(self.on, Token));
+        self.running_var = Some(variance.write(self.on, Token));
+        self.updates = true;
+        self
+    }
+
+    /// One number: how many batches the running statistics have seen. A call adds one to it.
+    pub fn num_batches_tracked(mut self, count: &'a mut (impl Sink<B, i64> + ?Sized)) -> Self {
+        self.num_batches_tracked = Some(count.write(self.on, Token));
+        self
+    }
+
+    /// Memory of a call that needs some (see [`Workspace`]).
+    pub fn workspace(mut self, workspace: &'a mut Workspace<B>) -> Self {
+        self.workspace = Some(self.on.memory(&mut workspace.memory));
+        self
+    }
+
     /// The constants of each channel, as [`BatchNorm::channel_table`](crate::BatchNorm::channel_table) made them, in
     /// place of running statistics, weight and bias.
     pub fn channel_table(mut self, table: &'a (impl Source<B, f32> + ?Sized)) -> Self {
@@ -185,12 +219,16 @@ impl<'a, B: Backend> Args<'a, B> {
     /// [`Error::Missing`] without an output, whose type is the call's.
     pub(crate) fn signature(&self, layer: &'static str) -> Result<Signature> {
         let output = self.output.as_ref().ok_or(Error::Missing { layer, argument: "output" })?;
-        let mut signature = Signature::new(self.shape, output.dtype);
-        signature.weight = self.weight.as_ref().map(|operand| operand.dtype);
-        signature.bias = self.bias.as_ref().map(|operand| operand.dtype);
+        // Always there: an output is made of elements.
+        let dtype = output.dtype.ok_or(Error::Missing { layer, argument: "output" })?;
+        let mut signature = Signature::new(self.shape, dtype);
+        signature.weight = self.weight.as_ref().and_then(|operand| operand.dtype);
+        signature.bias = self.bias.as_ref().and_then(|operand| operand.dtype);
         signature.residual = self.residual.is_some();
         signature.sum = self.sum.is_some();
         signature.channel_table = self.channel_table.is_some();
+        signature.updates = self.updates;
+        signature.counts = self.num_batches_tracked.is_some();
         signature = signature.with_strides(self.strides);
         if self.input.is_none() {
             signature = signature.in_place();

@@ -2,12 +2,13 @@
 
 use crate::args::{Args, Operand};
 use crate::check::check;
-use crate::element::Element;
+use crate::element::Stored;
 use crate::error::{Error, Result};
 use crate::problem::{Buffers, Problem};
 use crate::signature::Signature;
 
 pub(crate) mod sealed {
+    use crate::args::Operand;
     use crate::error::Result;
     use crate::problem::{Buffers, Problem};
 
@@ -21,7 +22,17 @@ pub(crate) mod sealed {
         type Guard<'a>;
         /// All decisions about a problem.
         type Resolved;
+        /// Of a workspace.
+        type Memory;
         fn resolve(&self, problem: &Problem) -> Result<Self::Resolved>;
+        /// Of the workspace that a call needs; 0 if none.
+        fn workspace_bytes(resolved: &Self::Resolved) -> usize;
+        /// At least so many bytes, all zero.
+        fn allocate(&self, bytes: usize) -> Result<Self::Memory>;
+        /// The whole of a workspace, its length in bytes.
+        fn memory<'a>(&'a self, memory: &'a mut Self::Memory) -> Operand<'a, Self>
+        where
+            Self: super::Backend;
         fn submit(&self, resolved: &Self::Resolved, buffers: &Buffers) -> Result<()>;
     }
 }
@@ -31,14 +42,14 @@ pub trait Backend: sealed::Execute {}
 impl<B: sealed::Execute> Backend for B {}
 
 /// Something a backend can read elements from: slices on the CPU, cudarc's slices and views on a GPU. Sealed.
-pub trait Source<B: Backend, T: Element> {
+pub trait Source<B: Backend, T: Stored> {
     /// The elements as an operand.
     #[doc(hidden)]
     fn read<'a>(&'a self, on: &'a B, _: sealed::Token) -> Operand<'a, B>;
 }
 
 /// Something a backend can write elements to. Sealed.
-pub trait Sink<B: Backend, T: Element> {
+pub trait Sink<B: Backend, T: Stored> {
     /// The elements as an operand.
     #[doc(hidden)]
     fn write<'a>(&'a mut self, on: &'a B, _: sealed::Token) -> Operand<'a, B>;
@@ -69,6 +80,12 @@ impl<B: Backend> Prepared<B> {
     /// What was decided.
     pub(crate) const fn resolved(&self) -> &B::Resolved {
         &self.resolved
+    }
+
+    /// Bytes of the [`Workspace`](crate::Workspace) that the call needs; 0 if it needs none.
+    #[must_use]
+    pub fn workspace_bytes(&self) -> usize {
+        B::workspace_bytes(&self.resolved)
     }
 
     /// Runs the call on these buffers.
@@ -105,6 +122,8 @@ fn difference(found: &Signature, prepared: &Signature) -> Option<Error> {
         found.residual, prepared.residual => "residual";
         found.sum, prepared.sum => "sum";
         found.channel_table, prepared.channel_table => "channel_table";
+        found.updates, prepared.updates => "update_running_statistics";
+        found.counts, prepared.counts => "num_batches_tracked";
         found_strides.input, prepared_strides.input => "input_row_stride";
         found_strides.residual, prepared_strides.residual => "residual_row_stride";
         found_strides.sum, prepared_strides.sum => "sum_row_stride";

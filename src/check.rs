@@ -4,7 +4,9 @@ use crate::args::{Args, Operand};
 use crate::backend::Backend;
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::problem::{Affine, Buffers, ChannelTable, Constants, Pointwise, Problem, Rows};
+use crate::problem::{
+    Affine, BatchStatistics, Buffers, ChannelTable, ChannelsLast, Constants, Pointwise, Problem, Rows,
+};
 
 /// The elements that a call touches in one buffer: `rows` stretches of `length`, `stride` apart.
 #[derive(Clone, Copy)]
@@ -74,18 +76,90 @@ impl Region {
 
 /// Checks the buffers of a call against its problem and returns their addresses.
 pub(crate) fn check<B: Backend>(layer: &'static str, problem: &Problem, args: &Args<'_, B>) -> Result<Buffers> {
-    match problem {
+    if !matches!(problem, Problem::BatchStatistics(_)) {
+        const HINT: &str = ": only batch statistics move running ones";
+        if args.updates {
+            return Err(Error::Unexpected { layer, argument: "update_running_statistics", hint: HINT });
+        }
+        refuse(layer, "num_batches_tracked", args.num_batches_tracked.as_ref(), HINT)?;
+    }
+    let buffers = match problem {
         Problem::Rows(rows) => check_rows(layer, rows, args),
+        Problem::ChannelsLast(tensor) => check_channels_last(layer, tensor, args),
+        Problem::BatchStatistics(batch) => check_batch_statistics(layer, batch, args),
         Problem::Pointwise(pointwise) => check_pointwise(layer, pointwise, args),
         Problem::ChannelTable(table) => check_table(layer, table, args),
+    }?;
+    with_workspace(buffers, args.workspace.as_ref())
+}
+
+/// Whether it is large enough is the backend's to say. Nothing else can overlap it: it is lent to this call alone.
+fn with_workspace<B: Backend>(mut buffers: Buffers, workspace: Option<&Operand<'_, B>>) -> Result<Buffers> {
+    if let Some(operand) = workspace {
+        if operand.elsewhere {
+            return Err(Error::Device { argument: "workspace" });
+        }
+        (buffers.workspace, buffers.workspace_bytes) = (operand.address, operand.len);
     }
+    Ok(buffers)
+}
+
+const OWN_MOMENTS: &str = ": it normalizes by the moments of its input";
+
+fn check_channels_last<B: Backend>(layer: &'static str, tensor: &ChannelsLast, args: &Args<'_, B>) -> Result<Buffers> {
+    refuse(layer, "running_mean", args.running_mean.as_ref(), OWN_MOMENTS)?;
+    refuse(layer, "running_var", args.running_var.as_ref(), OWN_MOMENTS)?;
+    refuse(layer, "channel_table", args.channel_table.as_ref(), OWN_MOMENTS)?;
+    let extent = Extent::flat(tensor.samples * tensor.spatial * tensor.channels);
+    let mut regions = Regions::default();
+    let mut buffers = regions.tensors(layer, args, tensor.dtype, [extent; 4])?;
+    let coefficient = Extent::flat(tensor.channels);
+    buffers.weight = regions.optional("weight", args.weight.as_ref(), coefficient, None)?;
+    buffers.bias = regions.optional("bias", args.bias.as_ref(), coefficient, None)?;
+    regions.check_overlaps()?;
+    Ok(buffers)
+}
+
+fn check_batch_statistics<B: Backend>(
+    layer: &'static str,
+    batch: &BatchStatistics,
+    args: &Args<'_, B>,
+) -> Result<Buffers> {
+    const MOVED: &str = ": batch statistics move them, so give them by update_running_statistics";
+    const HINT: &str = ": it normalizes by the statistics of the batch";
+    if !args.updates {
+        refuse(layer, "running_mean", args.running_mean.as_ref(), MOVED)?;
+        refuse(layer, "running_var", args.running_var.as_ref(), MOVED)?;
+        refuse(layer, "num_batches_tracked", args.num_batches_tracked.as_ref(), " without running statistics")?;
+    } else if batch.momentum.is_none() && args.num_batches_tracked.is_none() {
+        // The average over all batches needs their number.
+        return Err(Error::Missing { layer, argument: "num_batches_tracked" });
+    }
+    refuse(layer, "channel_table", args.channel_table.as_ref(), HINT)?;
+    let extent = Extent::flat(batch.samples * batch.spatial * batch.channels);
+    let mut regions = Regions::default();
+    let mut buffers = regions.tensors(layer, args, batch.dtype, [extent; 4])?;
+    let channels = Extent::flat(batch.channels);
+    buffers.weight = regions.optional("weight", args.weight.as_ref(), channels, None)?;
+    buffers.bias = regions.optional("bias", args.bias.as_ref(), channels, None)?;
+    let f32 = Some(DType::F32);
+    for (argument, operand, address) in [
+        ("running_mean", &args.running_mean, &mut buffers.running_mean),
+        ("running_var", &args.running_var, &mut buffers.running_var),
+    ] {
+        *address = operand.as_ref().map_or(Ok(0), |operand| regions.operand(argument, operand, channels, f32, true))?;
+    }
+    if let Some(operand) = &args.num_batches_tracked {
+        buffers.num_batches_tracked = regions.operand("num_batches_tracked", operand, Extent::flat(1), None, true)?;
+    }
+    regions.check_overlaps()?;
+    Ok(buffers)
 }
 
 fn check_rows<B: Backend>(layer: &'static str, rows: &Rows, args: &Args<'_, B>) -> Result<Buffers> {
-    const HINT: &str = ": it normalizes by the moments of its input";
-    refuse(layer, "running_mean", args.running_mean.as_ref(), HINT)?;
-    refuse(layer, "running_var", args.running_var.as_ref(), HINT)?;
-    refuse(layer, "channel_table", args.channel_table.as_ref(), HINT)?;
+    refuse(layer, "running_mean", args.running_mean.as_ref(), OWN_MOMENTS)?;
+    refuse(layer, "running_var", args.running_var.as_ref(), OWN_MOMENTS)?;
+    refuse(layer, "channel_table", args.channel_table.as_ref(), OWN_MOMENTS)?;
     let coefficients = match rows.affine {
         Affine::PerElement => rows.length,
         Affine::PerChannel { groups, channels_per_group, .. } => groups * channels_per_group,
@@ -177,8 +251,10 @@ impl Regions {
         if operand.elsewhere {
             return Err(Error::Device { argument });
         }
-        if let Some(expected) = dtype.filter(|&dtype| dtype != operand.dtype) {
-            return Err(Error::ElementType { argument, found: operand.dtype, expected: expected.name() });
+        if let (Some(expected), Some(found)) = (dtype, operand.dtype)
+            && expected != found
+        {
+            return Err(Error::ElementType { argument, found, expected: expected.name() });
         }
         if extent.stride < extent.length && extent.rows > 1 {
             return Err(Error::RowStride { argument, found: extent.stride, length: extent.length });
@@ -188,7 +264,7 @@ impl Regions {
         if operand.len < expected || (contiguous && operand.len != expected) {
             return Err(Error::Length { argument, found: operand.len, expected });
         }
-        let size = operand.dtype.size();
+        let size = operand.dtype.map_or(size_of::<i64>(), DType::size);
         if expected > 0 && !operand.address.is_multiple_of(size as u64) {
             return Err(Error::Misaligned { argument, address: operand.address, size });
         }

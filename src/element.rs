@@ -45,13 +45,36 @@ impl std::fmt::Display for DType {
 
 mod sealed {
     pub trait Sealed {}
+    impl Sealed for i64 {}
     impl Sealed for f32 {}
     impl Sealed for half::f16 {}
     impl Sealed for half::bf16 {}
 }
 
+/// A type that buffers are made of: every [`Element`], and `i64`, in which batches are counted.
+pub trait Stored: sealed::Sealed + Copy + 'static {
+    /// The element type as a value; `None` for what is no element.
+    #[doc(hidden)]
+    const STORED: Option<DType>;
+}
+
+macro_rules! stored {
+    ($($type:ty => $dtype:expr;)*) => {
+        $(impl Stored for $type {
+            const STORED: Option<DType> = $dtype;
+        })*
+    };
+}
+
+stored! {
+    f32 => Some(DType::F32);
+    f16 => Some(DType::F16);
+    bf16 => Some(DType::Bf16);
+    i64 => None;
+}
+
 /// A type that tensors are made of: `f32`, [`f16`](half::f16) or [`bf16`](half::bf16).
-pub trait Element: sealed::Sealed + Copy + Send + Sync + Default + std::fmt::Debug + 'static {
+pub trait Element: Stored + Send + Sync + Default + std::fmt::Debug + 'static {
     /// The type as a value.
     const DTYPE: DType;
     /// The largest finite magnitude.

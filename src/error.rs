@@ -128,6 +128,28 @@ pub enum Error {
         /// The other one.
         other: &'static str,
     },
+    /// A workspace that is missing or too small. Nothing of it was touched.
+    #[error("the call needs a `workspace` of {needed} bytes, and has {found}: make it by Workspace::init")]
+    Workspace {
+        /// Its bytes; 0 if there is none.
+        found: usize,
+        /// The bytes that the call needs, as `workspace_bytes` says.
+        needed: usize,
+    },
+    /// Batch statistics of a single value a channel: their variance would be 0, and its unbiased estimate nothing.
+    #[error("{layer}: the shape {found} has one value a channel, of which there is no variance")]
+    OneValue {
+        /// The layer.
+        layer: &'static str,
+        /// The shape given.
+        found: Shape,
+    },
+    /// A momentum that is no share.
+    #[error("momentum must lie between 0 and 1, found {found}")]
+    Momentum {
+        /// The value given.
+        found: f64,
+    },
     /// A buffer in the memory of another device than the call's.
     #[error("`{argument}` lies on another device than the one that this call is for")]
     Device {

@@ -16,6 +16,7 @@ mod plan;
 mod problem;
 mod shape;
 mod signature;
+mod workspace;
 
 pub use cudarc;
 pub use half;
@@ -24,8 +25,9 @@ pub use args::{Args, Operand};
 pub use backend::{Backend, Prepared, Sink, Source};
 pub use cpu::Cpu;
 pub use cuda::{Cuda, DirectConvolution};
-pub use element::{DType, Element};
+pub use element::{DType, Element, Stored};
 pub use error::{Error, Result};
 pub use norm::{Activation, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
 pub use shape::{Layout, Shape};
 pub use signature::Signature;
+pub use workspace::Workspace;

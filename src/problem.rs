@@ -1,10 +1,11 @@
-//! What is to be computed, once a layer has met a shape: the four memory patterns, without names of layers.
+//! What is to be computed, once a layer has met a shape: the memory patterns, without names of layers.
 //!
 //! A [`Problem`] is all that a backend needs beside addresses. The CUDA backend makes launches of it
 //! ([`plan`](crate::plan)), the CPU backend runs it as it is.
 
 use crate::element::DType;
 use crate::norm::Activation;
+use crate::shape::Layout;
 
 /// Weight or bias: its type, if there is one.
 pub type Coefficient = Option<DType>;
@@ -13,6 +14,8 @@ pub type Coefficient = Option<DType>;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Problem {
     Rows(Rows),
+    ChannelsLast(ChannelsLast),
+    BatchStatistics(BatchStatistics),
     Pointwise(Pointwise),
     ChannelTable(ChannelTable),
 }
@@ -58,6 +61,43 @@ pub enum Affine {
     PerChannel { groups: usize, channels_per_group: usize, spatial: usize },
 }
 
+/// As [`Rows`] with an affine per channel, over the groups of a tensor `[samples, spatial, channels]`: those of a sample
+/// lie between each other in memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ChannelsLast {
+    /// Type of x, residual, sum and y.
+    pub dtype: DType,
+    pub samples: usize,
+    /// Pixels of a sample.
+    pub spatial: usize,
+    pub channels: usize,
+    /// Divides the channels.
+    pub groups: usize,
+    pub weight: Coefficient,
+    pub bias: Coefficient,
+    pub eps: f32,
+    pub activation: Activation,
+}
+
+/// Each channel normalized by its moments over samples and space, and running statistics moved towards those.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchStatistics {
+    /// Type of x, residual, sum and y.
+    pub dtype: DType,
+    pub samples: usize,
+    /// Elements of one channel in one sample. Together with the samples not one: a variance needs two.
+    pub spatial: usize,
+    pub channels: usize,
+    pub layout: Layout,
+    pub weight: Coefficient,
+    pub bias: Coefficient,
+    pub eps: f32,
+    pub activation: Activation,
+    /// The share of the batch in the new running statistics; `None`: one part of the number of batches so far, this one
+    /// included.
+    pub momentum: Option<f32>,
+}
+
 /// `y = activation((x + residual - mean[c]) * scale[c] + bias[c])` with `c = i / spatial % channels`, element by element.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pointwise {
@@ -100,7 +140,13 @@ pub struct Buffers {
     pub y: u64,
     pub weight: u64,
     pub bias: u64,
+    /// Read, or by batch statistics moved.
     pub running_mean: u64,
     pub running_var: u64,
+    /// One i64.
+    pub num_batches_tracked: u64,
     pub table: u64,
+    pub workspace: u64,
+    /// Bytes of the workspace.
+    pub workspace_bytes: usize,
 }

@@ -20,6 +20,8 @@ pub struct Signature {
     pub(crate) residual: bool,
     pub(crate) sum: bool,
     pub(crate) channel_table: bool,
+    pub(crate) updates: bool,
+    pub(crate) counts: bool,
     strides: Strides,
     in_place: bool,
     sum_in_residual: bool,
@@ -45,6 +47,8 @@ impl Signature {
             residual: false,
             sum: false,
             channel_table: false,
+            updates: false,
+            counts: false,
             strides: Strides::default(),
             in_place: false,
             sum_in_residual: false,
@@ -108,6 +112,18 @@ impl Signature {
     /// The constants come from a table that [`BatchNorm::channel_table`](crate::BatchNorm::channel_table) has made.
     pub const fn channel_table(mut self) -> Self {
         self.channel_table = true;
+        self
+    }
+
+    /// Running statistics are moved by those of the batch.
+    pub const fn update_running_statistics(mut self) -> Self {
+        self.updates = true;
+        self
+    }
+
+    /// The batches that the running statistics have seen are counted.
+    pub const fn num_batches_tracked(mut self) -> Self {
+        self.counts = true;
         self
     }
 

@@ -6,9 +6,13 @@ use warpnorm::{Activation, DType, Layout};
 pub enum Op {
     LayerNorm,
     RmsNorm,
-    GroupNorm { groups: usize },
+    GroupNorm {
+        groups: usize,
+    },
     InstanceNorm,
     BatchNormInference,
+    /// By the statistics of the batch, which move the running ones.
+    BatchNormTraining,
 }
 
 /// A layer over a tensor. `Debug` is for messages; `Display` is its name.
@@ -46,6 +50,11 @@ impl Case {
         matches!(self.op, Op::LayerNorm | Op::RmsNorm)
     }
 
+    /// Positions of a sample: the product of the spatial axes.
+    pub fn spatial(&self) -> usize {
+        if self.has_rows() { 1 } else { self.extents[2..].iter().product() }
+    }
+
     pub fn elements(&self) -> usize {
         self.extents.iter().product()
     }
@@ -78,6 +87,7 @@ impl Case {
             (Op::GroupNorm { .. }, _) => "group_norm",
             (Op::InstanceNorm, _) => "instance_norm",
             (Op::BatchNormInference, _) => "batch_norm_inference",
+            (Op::BatchNormTraining, _) => "batch_norm_training",
         }
     }
 
@@ -116,7 +126,8 @@ impl Case {
     /// Bytes of the inputs, each read once.
     pub fn read_bytes(&self) -> usize {
         let tensors = if self.residual { 2 } else { 1 };
-        let statistics = if self.op == Op::BatchNormInference { 2 * self.channels() * DType::F32.size() } else { 0 };
+        let has_statistics = matches!(self.op, Op::BatchNormInference | Op::BatchNormTraining);
+        let statistics = if has_statistics { 2 * self.channels() * DType::F32.size() } else { 0 };
         let coefficients = if self.has_bias() { 2 } else { 1 } * self.channels() * self.weight.size();
         tensors * self.elements() * self.dtype.size() + coefficients + statistics
     }
@@ -124,7 +135,8 @@ impl Case {
     /// Bytes of the outputs, each written once.
     pub fn written_bytes(&self) -> usize {
         let tensors = if self.residual { 2 } else { 1 };
-        tensors * self.elements() * self.dtype.size()
+        let statistics = if self.op == Op::BatchNormTraining { 2 * self.channels() * DType::F32.size() } else { 0 };
+        tensors * self.elements() * self.dtype.size() + statistics
     }
 
     pub fn bytes(&self) -> usize {

@@ -27,52 +27,74 @@ pub fn max_err<T: Real>(case: &Case, numbers: &Numbers<T>, y: &[T], sum: Option<
     of_y.max(of_sum)
 }
 
-/// The numbers of the units to compare, evenly spread. A unit is the elements `[u * length..][..length]`.
+/// The numbers of the units to compare, evenly spread. A unit is what is normalized together or, where each element is by
+/// itself, some of them.
 fn compared(case: &Case) -> Vec<usize> {
-    let units = case.elements().div_ceil(unit_length(case).max(1));
-    let count = (MOST_COMPARED / unit_length(case).max(1)).clamp(2, units.max(2));
+    let length = unit_length(case).max(1);
+    let units = case.elements().div_ceil(length);
+    let count = (MOST_COMPARED / length).clamp(2, units.max(2));
     let mut chosen: Vec<usize> = (0..count).map(|i| i * units.saturating_sub(1) / (count - 1)).collect();
     chosen.dedup();
     chosen.retain(|&unit| unit < units);
     chosen
 }
 
-/// Consecutive elements that are normalized together, or, where each is by itself, some of them.
 fn unit_length(case: &Case) -> usize {
-    let spatial = || case.extents[2..].iter().product::<usize>();
     match case.op {
         Op::LayerNorm | Op::RmsNorm => case.channels(),
-        Op::GroupNorm { groups } => case.channels() / groups * spatial(),
-        Op::InstanceNorm => spatial(),
+        Op::GroupNorm { groups } => case.channels() / groups * case.spatial(),
+        Op::InstanceNorm => case.spatial(),
         Op::BatchNormInference => 4096,
+        Op::BatchNormTraining => case.extents[0] * case.spatial(),
+    }
+}
+
+/// Where the elements of a unit lie.
+fn members(case: &Case, unit: usize) -> Vec<usize> {
+    let length = unit_length(case);
+    let (channels, spatial) = (case.channels(), case.spatial());
+    let of_last = |groups: usize| {
+        let (sample, group, per_group) = (unit / groups, unit % groups, channels / groups);
+        let at = move |i: usize| (sample * spatial + i / per_group) * channels + group * per_group + i % per_group;
+        (0..length).map(at).collect()
+    };
+    match (case.op, case.layout) {
+        (Op::GroupNorm { groups }, Layout::Nhwc) => of_last(groups),
+        (Op::InstanceNorm, Layout::Nhwc) => of_last(channels),
+        (Op::BatchNormTraining, Layout::Nhwc) => (0..length).map(|i| i * channels + unit).collect(),
+        (Op::BatchNormTraining, _) => {
+            (0..length).map(|i| (i / spatial * channels + unit) * spatial + i % spatial).collect()
+        }
+        _ => (unit * length..((unit + 1) * length).min(case.elements())).collect(),
     }
 }
 
 fn unit_err<T: Real>(case: &Case, numbers: &Numbers<T>, y: &[T], unit: usize) -> f64 {
-    let start = unit * unit_length(case);
-    let end = (start + unit_length(case)).min(y.len());
-    let s: Vec<f64> = (start..end).map(|i| summed(numbers, i)).collect();
-    let spatial: usize = if case.has_rows() { 1 } else { case.extents[2..].iter().product() };
-    let channels = case.channels();
+    let members = members(case, unit);
+    let s: Vec<f64> = members.iter().map(|&i| summed(numbers, i)).collect();
+    let (channels, spatial) = (case.channels(), case.spatial());
     let channel = |i: usize| match case.layout {
         _ if case.has_rows() => i % channels,
         Layout::Nhwc => i % channels,
         _ => i / spatial % channels,
     };
     let bias = |channel: usize| if case.has_bias() { numbers.bias[channel] } else { 0.0 };
-    let affine = |i: usize| (numbers.weight[channel(start + i)], bias(channel(start + i)));
+    let affine = |member: usize| {
+        let channel = channel(members[member]);
+        (numbers.weight[channel], bias(channel))
+    };
     let eps = f64::from(EPS as f32);
     let expected: Vec<Expected> = if case.op == Op::BatchNormInference {
-        let element = |(i, &s): (usize, &f64)| {
-            let channel = channel(start + i);
+        let element = |(member, &s): (usize, &f64)| {
+            let channel = channel(members[member]);
             let (mean, var) = (f64::from(numbers.running_mean[channel]), f64::from(numbers.running_var[channel]));
-            oracle::element(s, mean, var, eps, affine(i), case.activation)
+            oracle::element(s, mean, var, eps, affine(member), case.activation)
         };
         s.iter().enumerate().map(element).collect()
     } else {
         oracle::row(&s, eps, case.op != Op::RmsNorm, &affine, case.activation)
     };
-    y[start..end].iter().zip(&expected).map(|(&found, expected)| fraction(found, expected)).fold(0.0, f64::max)
+    members.iter().zip(&expected).map(|(&i, expected)| fraction(y[i], expected)).fold(0.0, f64::max)
 }
 
 /// Input and residual are added in f32: part of what the layers promise.
@@ -82,11 +104,8 @@ fn summed<T: Real>(numbers: &Numbers<T>, i: usize) -> f64 {
 }
 
 fn sum_err<T: Real>(case: &Case, numbers: &Numbers<T>, sum: &[T]) -> f64 {
-    let length = unit_length(case);
-    let unit = |unit: usize| {
-        let elements = unit * length..((unit + 1) * length).min(sum.len());
-        elements.map(|i| fraction(sum[i], &Expected { value: summed(numbers, i), slack: 0.0 })).fold(0.0, f64::max)
-    };
+    let element = |i: usize| fraction(sum[i], &Expected { value: summed(numbers, i), slack: 0.0 });
+    let unit = |unit: usize| members(case, unit).into_iter().map(element).fold(0.0, f64::max);
     compared(case).into_par_iter().map(unit).reduce(|| 0.0, f64::max)
 }
 

@@ -73,13 +73,13 @@ struct Arena {
 
 impl<T: Real> CpuCell<T> {
     fn new(case: &Case) -> Result<Self> {
-        let numbers = Numbers::new(case);
+        let (numbers, prepared) = (Numbers::new(case), prepare(&Cpu, case)?);
         // As many as no cache holds.
         let sets = if case.warm { 1 } else { (2 * last_level_cache()).div_ceil(case.bytes().max(1)).clamp(1, 64) };
         let words = |bytes: usize| vec![0x5A5A_1234_5678_9ABC_u128; bytes.div_ceil(size_of::<Word>())];
         let half = case.bytes() / 2;
         let mut cell = Self {
-            constants: Constants::new(&Cpu, case, &numbers),
+            constants: Constants::new(&Cpu, case, &prepared, &numbers)?,
             sets: (0..sets)
                 .map(|_| Tensors {
                     x: numbers.x.clone(),
@@ -91,7 +91,7 @@ impl<T: Real> CpuCell<T> {
             arenas: (0..sets)
                 .map(|_| Arena { source: words(half), target: words(half), read: words(case.read_bytes()) })
                 .collect(),
-            prepared: prepare(&Cpu, case)?,
+            prepared,
             case: case.clone(),
             numbers,
             copier: Copier::Memcpy,
@@ -154,7 +154,7 @@ impl<T: Real> CpuCell<T> {
         match work {
             Work::Call => {
                 let tensors = &mut self.sets[self.next];
-                call(&Cpu, &self.case, &self.prepared, &self.constants, tensors)?;
+                call(&Cpu, &self.case, &self.prepared, &mut self.constants, tensors)?;
             }
             Work::Copy => self.copier.copy(&arena.source, &mut arena.target),
             Work::Read => drop(black_box(read(&arena.read))),
@@ -180,7 +180,7 @@ impl<T: Real> Cell for CpuCell<T> {
         };
         poison(&mut tensors.y);
         tensors.sum.as_mut().map(poison);
-        call(&Cpu, &self.case, &self.prepared, &self.constants, tensors)?;
+        call(&Cpu, &self.case, &self.prepared, &mut self.constants, tensors)?;
         Ok(max_err(&self.case, &self.numbers, &tensors.y, tensors.sum.as_deref()))
     }
 

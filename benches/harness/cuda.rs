@@ -1,6 +1,7 @@
 //! Cells on a GPU: CUDA graphs of many launches over rotating buffers, timed by events.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use probe::{Mover, Probe};
 use warpnorm::cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, result, sys};
@@ -30,12 +31,31 @@ pub struct Gpu {
     pub probe: Probe,
     /// Bytes of buffers that no cache holds.
     cold_bytes: usize,
-    memory: usize,
+    warm_up: Duration,
     flush: CudaSlice<u8>,
 }
 
+/// Between a cell's preparation on the host, in which the clocks fall, and its first window.
+const WARM_UP: Duration = Duration::from_millis(150);
+
+/// The device has no room for a cell.
+#[derive(Debug)]
+pub struct NoRoom {
+    needed: usize,
+    free: usize,
+}
+
+impl std::error::Error for NoRoom {}
+
+impl std::fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "needs {} MiB, the device has {} free", self.needed >> 20, self.free >> 20)
+    }
+}
+
 impl Gpu {
-    /// The first device. `cold_bytes`: how many bytes its caches shall be taken to hold; by default what it says.
+    /// The first device. `cold_bytes`: how many bytes its caches shall be taken to hold, where speed means nothing; by default
+    /// what it says.
     pub fn open(cold_bytes: Option<usize>) -> Result<Self> {
         let context = Cuda::open(0)?.stream().context().clone();
         // SAFETY: everything here goes to one stream.
@@ -43,12 +63,13 @@ impl Gpu {
         // The null stream cannot be captured.
         let stream = context.new_stream()?;
         let l2 = context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
+        let is_dry = cold_bytes.is_some();
         let cold_bytes = cold_bytes.unwrap_or_else(|| (2 * l2.unsigned_abs() as usize).max(256 << 20));
         Ok(Self {
             probe: Probe::load(&context)?,
             cold_bytes,
-            memory: context.total_mem()?,
-            flush: stream.alloc_zeros(cold_bytes)?,
+            flush: stream.alloc_zeros(2 * cold_bytes)?,
+            warm_up: if is_dry { Duration::ZERO } else { WARM_UP },
             cuda: Cuda::on(&stream)?,
         })
     }
@@ -61,19 +82,21 @@ impl Gpu {
         self.stream().context()
     }
 
-    /// The driver's CUDA version, as in `13.0`.
-    pub fn driver_version(&self) -> Result<String> {
+    /// The CUDA version that the driver supports, as in `CUDA 13.0`.
+    pub fn cuda_version(&self) -> Result<String> {
         let mut version = 0;
         // SAFETY: writes one integer.
         unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
-        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+        Ok(format!("CUDA {}.{}", version / 1000, version % 1000 / 10))
     }
 
-    /// How many sets of buffers of `bytes` each, so that a graph meets each of them cold; and whether the caches must be
-    /// flushed before every graph, because even a set for each launch would fit them.
+    /// How many sets of buffers, so that a graph meets each of them cold; and whether the caches must be flushed before every
+    /// graph, because even a set for each launch would fit them. `bytes`: what the smallest of the works moves in a set.
     pub fn sets(&self, bytes: usize) -> (usize, bool) {
-        let sets = self.cold_bytes.div_ceil(bytes.max(1)).clamp(1, LAUNCHES);
-        (sets, sets * bytes < self.cold_bytes)
+        // A divisor of the launches: else the first set would come again too soon, at the start of the next graph.
+        let needed = self.cold_bytes.div_ceil(bytes.max(1));
+        let sets = (1..=LAUNCHES).find(|sets| LAUNCHES.is_multiple_of(*sets) && *sets >= needed).unwrap_or(LAUNCHES);
+        (sets, sets < needed)
     }
 
     /// A graph of launches; `one` is told which set of buffers is the next one's.
@@ -81,9 +104,10 @@ impl Gpu {
         let stream = self.stream();
         stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
         let captured = (0..LAUNCHES).try_for_each(|launch| one(launch % sets));
-        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0))?;
+        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        // Its failure is the cause of the other's.
         captured?;
-        let graph = graph.ok_or("nothing was captured")?;
+        let graph = graph?.ok_or("nothing was captured")?;
         graph.upload()?;
         Ok(graph)
     }
@@ -93,6 +117,9 @@ impl Gpu {
         let stream = self.stream();
         if flush {
             self.flush()?;
+        } else {
+            // So that the first of those that count does not wait to begin.
+            graph.launch()?;
         }
         let event = || stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
         let start = event()?;
@@ -113,10 +140,30 @@ impl Gpu {
         Ok((WINDOW_SECONDS / seconds.max(1e-6)).ceil().clamp(1.0, 100.0) as usize)
     }
 
+    /// Overwrites the caches, and reads what they then hold: what is not written back yet would be at the cost of what is
+    /// timed next.
     fn flush(&self) -> Result<()> {
         let (address, _) = self.flush.device_ptr(self.stream());
-        // SAFETY: the whole of an allocation that nothing else uses.
-        Ok(unsafe { result::memset_d8_async(address, 0, self.cold_bytes, self.stream().cu_stream()) }?)
+        let (half, stream) = (self.cold_bytes as u64, self.stream());
+        // SAFETY: an allocation of twice so many bytes that nothing else uses; of its second half, the readers need a part
+        // to write to.
+        unsafe {
+            result::memset_d8_async(address, 0, self.cold_bytes, stream.cu_stream())?;
+            if let Some(reader) = self.probe.readers().last() {
+                reader.launch(stream, address, address + half, half)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Launches a graph for a while: clocks rise, and kernels are loaded.
+    pub fn warm_up(&self, graph: &CudaGraph) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < self.warm_up {
+            graph.launch()?;
+            self.stream().synchronize()?;
+        }
+        Ok(())
     }
 
     fn poison<T: Real>(&self, buffer: &mut CudaSlice<T>) -> Result<()> {
@@ -201,18 +248,19 @@ impl Arenas {
     }
 }
 
-/// The fastest of these, by a few windows each.
+/// The fastest of these, by a few windows each, taken in turns.
 fn fastest(gpu: &Gpu, ways: Vec<(String, CudaGraph)>, flush: bool) -> Result<Timed> {
-    let mut best: Option<(f64, Timed)> = None;
-    for (name, graph) in ways {
-        let repeats = gpu.repeats(&graph, flush)?;
-        let windows: Vec<f64> = (0..4).map(|_| gpu.window(&graph, repeats, flush)).collect::<Result<_>>()?;
-        let seconds = median(&windows[1..]);
-        if best.as_ref().is_none_or(|(least, _)| seconds < *least) {
-            best = Some((seconds, Timed { name, graph, repeats }));
+    let timed = |(name, graph)| Ok(Timed { repeats: gpu.repeats(&graph, flush)?, name, graph });
+    let ways: Vec<Timed> = ways.into_iter().map(timed).collect::<Result<_>>()?;
+    let mut windows = vec![Vec::new(); ways.len()];
+    for _ in 0..3 {
+        for (way, windows) in ways.iter().zip(&mut windows) {
+            windows.push(gpu.window(&way.graph, way.repeats, flush)?);
         }
     }
-    Ok(best.ok_or("nothing to choose from")?.1)
+    let by_time = |a: &(Timed, f64), b: &(Timed, f64)| a.1.total_cmp(&b.1);
+    let medians = windows.iter().map(|windows| median(windows));
+    Ok(ways.into_iter().zip(medians).min_by(by_time).ok_or("nothing to choose from")?.0)
 }
 
 struct Timed {
@@ -246,28 +294,30 @@ struct CudaCell<'g, T: Real> {
 
 impl<'g, T: Real> CudaCell<'g, T> {
     fn new(gpu: &'g Gpu, case: &Case) -> Result<Self> {
-        let (sets, flush) = if case.warm { (1, false) } else { gpu.sets(case.bytes()) };
+        let (sets, flush) = if case.warm { (1, false) } else { gpu.sets(case.read_bytes()) };
         let needed = sets * (2 * case.bytes() + case.read_bytes());
-        if needed as f64 > MOST_OF_MEMORY * gpu.memory as f64 {
-            return Err(format!("needs {} MiB, the device has {}", needed >> 20, gpu.memory >> 20).into());
+        let (free, _) = gpu.context().mem_get_info()?;
+        if needed as f64 > MOST_OF_MEMORY * free as f64 {
+            return Err(NoRoom { needed, free }.into());
         }
         let numbers = Numbers::new(case);
-        let constants = Constants::new(&gpu.cuda, case, &numbers);
+        let prepared = prepare(&gpu.cuda, case)?;
+        let mut constants = Constants::new(&gpu.cuda, case, &prepared, &numbers)?;
         let mut tensors = vec![first_set(gpu, case, &numbers)?];
         for _ in 1..sets {
             let another = another_set(gpu, &tensors[0])?;
             tensors.push(another);
         }
-        let prepared = prepare(&gpu.cuda, case)?;
         // SAFETY: numbers as bytes.
         let sample = unsafe { tensors[0].x.transmute::<u8>(tensors[0].x.num_bytes()) }.ok_or("not bytes")?;
         let mut bytes = gpu.stream().alloc_zeros::<u8>(sample.len())?;
         gpu.stream().memcpy_dtod(&sample, &mut bytes)?;
         let arenas = Arenas::new(gpu, case.bytes() / 2, case.read_bytes(), sets, &bytes)?;
 
-        let graph = gpu.capture(sets, |set| call(&gpu.cuda, case, &prepared, &constants, &mut tensors[set]))?;
+        let graph = gpu.capture(sets, |set| call(&gpu.cuda, case, &prepared, &mut constants, &mut tensors[set]))?;
+        gpu.warm_up(&graph)?;
         let repeats = gpu.repeats(&graph, flush)?;
-        let name = prepared.kernel().unwrap_or_default().to_owned();
+        let name = prepared.kernels().collect::<Vec<_>>().join("+");
         Ok(Self {
             call: Timed { name, graph, repeats },
             copy: fastest(gpu, arenas.copies(gpu)?, flush)?,
@@ -332,6 +382,8 @@ impl<T: Real> Cell for CudaCell<'_, T> {
             let sum = self.sets[set].sum.as_ref().map(|sum| self.gpu.cuda.get(sum));
             largest = largest.max(max_err(&self.case, &self.numbers, &y, sum.as_deref()));
         }
+        // The host's part has taken long enough for clocks to fall.
+        self.gpu.warm_up(&self.call.graph)?;
         Ok(largest)
     }
 

@@ -63,12 +63,18 @@ pub fn bandwidth(
     Ok(())
 }
 
-/// What is one number each.
-pub fn limits(gpu: &Gpu, rounds: usize) -> Result<Vec<Limit>> {
-    let mut limits = clusters(gpu)?;
-    limits.extend(launches(gpu, rounds)?);
-    limits.extend(host(gpu, rounds)?);
-    Ok(limits)
+/// What is one number each. What fails is named, and the rest is there all the same.
+pub fn limits(gpu: &Gpu, rounds: usize) -> (Vec<Limit>, Vec<String>) {
+    let (mut limits, mut failures) = (Vec::new(), Vec::new());
+    for (what, found) in
+        [("clusters", clusters(gpu)), ("launches", launches(gpu, rounds)), ("the host's costs", host(gpu, rounds))]
+    {
+        match found {
+            Ok(found) => limits.extend(found),
+            Err(error) => failures.push(format!("{what}: {error}")),
+        }
+    }
+    (limits, failures)
 }
 
 fn limit(name: impl Into<String>, value: String, unit: &'static str, detail: impl Into<String>) -> Limit {
@@ -80,6 +86,10 @@ const CLUSTERS: [u32; 5] = [1, 2, 4, 8, 16];
 
 fn clusters(gpu: &Gpu) -> Result<Vec<Limit>> {
     use warpnorm::cudarc::driver::sys::CUdevice_attribute as Attribute;
+    // Chips before Hopper have none.
+    if gpu.context().compute_capability()?.0 < 9 {
+        return Ok(Vec::new());
+    }
     let shared =
         gpu.context().attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?.unsigned_abs();
     let mut found = Vec::new();
@@ -91,9 +101,8 @@ fn clusters(gpu: &Gpu) -> Result<Vec<Limit>> {
             let name = format!("resident_clusters_{blocks}_of_{}_kib", shared >> 10);
             found.push(limit(name, resident.to_string(), "clusters", detail));
             // That it is said to fit is one thing, that it runs another.
-            if resident > 0
-                && gpu.probe.places(gpu.stream(), blocks, 2 * resident)?.iter().all(|&(size, _)| size == blocks)
-            {
+            let run = || gpu.probe.places(gpu.stream(), blocks, 2 * resident, (threads, shared));
+            if resident > 0 && run()?.iter().all(|&(size, _)| size == blocks) {
                 largest = largest.max(blocks);
             }
         }
@@ -135,12 +144,12 @@ fn host(gpu: &Gpu, rounds: usize) -> Result<Vec<Limit>> {
     const CALLS: usize = 200;
     let case = Case::new(Op::RmsNorm, &[1, 4096], DType::Bf16);
     let numbers = Numbers::<warpnorm::half::bf16>::new(&case);
-    let constants = Constants::new(&gpu.cuda, &case, &numbers);
+    let prepared = prepare(&gpu.cuda, &case)?;
+    let mut constants = Constants::new(&gpu.cuda, &case, &prepared, &numbers)?;
     let y = gpu.cuda.put(&numbers.x);
     let mut tensors = Tensors { x: gpu.cuda.put(&numbers.x), residual: None, sum: None, y };
-    let prepared = prepare(&gpu.cuda, &case)?;
     let prepared_call =
-        host_time(gpu, rounds, CALLS, &mut || call(&gpu.cuda, &case, &prepared, &constants, &mut tensors))?;
+        host_time(gpu, rounds, CALLS, &mut || call(&gpu.cuda, &case, &prepared, &mut constants, &mut tensors))?;
     let mut bare = gpu.probe.bare_launch(gpu.stream());
     let bare_call = host_time(gpu, rounds, CALLS, &mut || {
         bare();
@@ -154,9 +163,14 @@ fn host(gpu: &Gpu, rounds: usize) -> Result<Vec<Limit>> {
         })
         .collect::<Result<_>>()?;
     Ok(vec![
-        limit("host_prepared_call", microseconds(prepared_call), "us", "the caller's time for Prepared::forward"),
+        limit("host_prepared_call", microseconds(prepared_call), "us", "the caller's time: Args, Prepared::forward"),
         limit("host_bare_launch", microseconds(bare_call), "us", "the caller's time for cuLaunchKernelEx alone"),
-        limit("image_load", format!("{:.2}", 1e3 * median(&loads)), "ms", "Cuda::on: all kernels into a context"),
+        limit(
+            "image_load",
+            format!("{:.2}", 1e3 * median(&loads)),
+            "ms",
+            "Cuda::on once more; where the driver loads lazily, a kernel's code comes with its first launch",
+        ),
     ])
 }
 

@@ -49,6 +49,8 @@ pub enum Status {
     Ok,
     /// An output beyond the bound.
     Wrong,
+    /// No figures, because the device has no room for the cell.
+    Unsupported,
     /// No figures, because something went wrong on the way.
     Failed,
 }
@@ -58,6 +60,7 @@ impl Status {
         match self {
             Self::Ok => "ok",
             Self::Wrong => "wrong",
+            Self::Unsupported => "unsupported",
             Self::Failed => "failed",
         }
     }

@@ -53,6 +53,14 @@ pub fn rows_on_gpu() -> Vec<Case> {
     cases.extend([LN, RMS].map(|op| Case { residual: true, ..rows(op, 8192, 4096) }));
     cases.push(Case { weight: DType::F32, ..rows(RMS, 8192, 4096) });
     cases.push(Case { activation: Activation::Silu, ..rows(LN, 8192, 4096) });
+    with_warm_twins(cases)
+}
+
+/// What fits the L2 of a large chip, once more with buffers that stay there.
+fn with_warm_twins(mut cases: Vec<Case>) -> Vec<Case> {
+    const MOST_BYTES: usize = 40_000_000;
+    let small: Vec<Case> = cases.iter().filter(|case| case.bytes() <= MOST_BYTES).cloned().collect();
+    cases.extend(small.into_iter().map(|case| Case { warm: true, ..case }));
     cases
 }
 
@@ -84,6 +92,14 @@ pub fn images_on_gpu() -> Vec<Case> {
         Case::new(Op::InstanceNorm, &[8, 64, 512, 512], DType::F32),
         Case::new(Op::InstanceNorm, &[8, 64, 128, 128], DType::F16),
     ];
+    let last: Vec<Case> = cases.iter().map(|case| Case { layout: Layout::Nhwc, ..case.clone() }).collect();
+    cases.extend(last);
+    for layout in [Layout::Nchw, Layout::Nhwc] {
+        for extents in [[256, 64, 112, 112], [32, 256, 14, 14], [32, 3, 224, 224]] {
+            let case = Case::new(Op::BatchNormTraining, &extents, DType::F16);
+            cases.push(Case { layout, weight: DType::F32, ..case });
+        }
+    }
     // ResNet-50's first map at batch 256, and small ones: 7x7 is odd, so no plane but the first is aligned.
     for extents in [[256, 64, 112, 112], [32, 256, 7, 7], [32, 64, 56, 56]] {
         for layout in [Layout::Nchw, Layout::Nhwc] {
@@ -99,7 +115,7 @@ pub fn images_on_gpu() -> Vec<Case> {
         weight: DType::F32,
         ..Case::new(Op::BatchNormInference, &[32, 256, 56, 56], DType::F16)
     });
-    cases
+    with_warm_twins(cases)
 }
 
 /// On a CPU: every layer and type, on a tensor that fits the nearest cache, one that fits the last, and one that fits none.
@@ -119,6 +135,10 @@ pub fn cpu() -> Vec<Case> {
             cases.push(group_norm.clone());
             cases.push(Case { activation: Activation::Silu, ..group_norm });
             cases.push(Case::new(Op::InstanceNorm, &extents, dtype));
+            for op in [Op::GroupNorm { groups: 32 }, Op::InstanceNorm, Op::BatchNormTraining] {
+                cases.push(Case { layout: Layout::Nhwc, ..Case::new(op, &extents, dtype) });
+            }
+            cases.push(Case::new(Op::BatchNormTraining, &extents, dtype));
             cases.push(batch_norm(Layout::Nchw)(&extents, dtype));
             cases.push(Case { activation: Activation::Relu, ..batch_norm(Layout::Nhwc)(&extents, dtype) });
         }

@@ -1,6 +1,6 @@
 //! A cell's numbers, its buffers on a backend, and the call.
 
-use warpnorm::{Args, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, Prepared, RmsNorm, Shape, Signature};
+use warpnorm::{Args, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, Prepared, RmsNorm, Shape, Signature, Workspace};
 
 use super::Result;
 use super::case::{Case, Op};
@@ -52,17 +52,19 @@ pub struct Constants<P: Place, T: Real> {
     own: Option<[P::Buffer<T>; 2]>,
     f32: Option<[P::Buffer<f32>; 2]>,
     statistics: [P::Buffer<f32>; 2],
+    workspace: Workspace<P>,
 }
 
 impl<P: Place, T: Real> Constants<P, T> {
-    pub fn new(place: &P, case: &Case, numbers: &Numbers<T>) -> Self {
+    pub fn new(place: &P, case: &Case, prepared: &Prepared<P>, numbers: &Numbers<T>) -> Result<Self> {
         let is_own = case.weight == T::DTYPE;
         let both = [&numbers.weight, &numbers.bias];
-        Self {
+        Ok(Self {
             own: is_own.then(|| both.map(|values| place.put(&stored::<T>(values.iter().copied())))),
             f32: (!is_own).then(|| both.map(|values| place.put(&stored::<f32>(values.iter().copied())))),
             statistics: [&numbers.running_mean, &numbers.running_var].map(|values| place.put(values)),
-        }
+            workspace: Workspace::init(place, prepared.workspace_bytes())?,
+        })
     }
 }
 
@@ -76,7 +78,7 @@ pub struct Tensors<P: Place, T: Real> {
 
 /// Whatever a layer decides before a call.
 pub fn prepare<P: Place>(place: &P, case: &Case) -> Result<Prepared<P>> {
-    let (channels, activation) = (case.channels(), case.activation);
+    let (channels, activation, layout) = (case.channels(), case.activation, case.layout);
     let mut signature = Signature::new(Shape::new(&case.shape())?, case.dtype).weight(case.weight);
     if case.has_bias() {
         signature = signature.bias(case.weight);
@@ -88,11 +90,17 @@ pub fn prepare<P: Place>(place: &P, case: &Case) -> Result<Prepared<P>> {
         Op::LayerNorm => LayerNorm::new([channels])?.activation(activation).prepare(place, &signature)?,
         Op::RmsNorm => RmsNorm::new([channels], EPS)?.activation(activation).prepare(place, &signature)?,
         Op::GroupNorm { groups } => {
-            GroupNorm::new(groups, channels)?.activation(activation).prepare(place, &signature)?
+            GroupNorm::new(groups, channels)?.layout(layout).activation(activation).prepare(place, &signature)?
         }
-        Op::InstanceNorm => InstanceNorm::new(channels)?.activation(activation).prepare(place, &signature)?,
+        Op::InstanceNorm => {
+            InstanceNorm::new(channels)?.layout(layout).activation(activation).prepare(place, &signature)?
+        }
         Op::BatchNormInference => {
-            BatchNorm::new(channels)?.layout(case.layout).activation(activation).prepare(place, &signature)?
+            BatchNorm::new(channels)?.layout(layout).activation(activation).prepare(place, &signature)?
+        }
+        Op::BatchNormTraining => {
+            let layer = BatchNorm::new(channels)?.layout(layout).activation(activation).batch_statistics(true);
+            layer.prepare(place, &signature.update_running_statistics())?
         }
     })
 }
@@ -105,7 +113,7 @@ pub fn call<P: Place, T: Real>(
     place: &P,
     case: &Case,
     prepared: &Prepared<P>,
-    constants: &Constants<P, T>,
+    constants: &mut Constants<P, T>,
     tensors: &mut Tensors<P, T>,
 ) -> Result<()> {
     let (elements, channels) = (case.elements(), case.channels());
@@ -113,9 +121,15 @@ pub fn call<P: Place, T: Real>(
     let mut y = place.view_mut(&mut tensors.y, 0..elements);
     let residual = tensors.residual.as_ref().map(|residual| place.view(residual, 0..elements));
     let mut sum = tensors.sum.as_mut().map(|sum| place.view_mut(sum, 0..elements));
-    let own = constants.own.as_ref().map(|both| both.each_ref().map(|buffer| place.view(buffer, 0..channels)));
-    let f32 = constants.f32.as_ref().map(|both| both.each_ref().map(|buffer| place.view(buffer, 0..channels)));
-    let [mean, var] = constants.statistics.each_ref().map(|buffer| place.view(buffer, 0..channels));
+    let Constants { own, f32, statistics, workspace } = constants;
+    let own = own.as_ref().map(|both| both.each_ref().map(|buffer| place.view(buffer, 0..channels)));
+    let f32 = f32.as_ref().map(|both| both.each_ref().map(|buffer| place.view(buffer, 0..channels)));
+    // Either read or moved.
+    let (mut moved, read) = if case.op == Op::BatchNormTraining {
+        (Some(statistics.each_mut().map(|buffer| place.view_mut(buffer, 0..channels))), None)
+    } else {
+        (None, Some(statistics.each_ref().map(|buffer| place.view(buffer, 0..channels))))
+    };
 
     let mut args = Args::new(place, Shape::new(&case.shape())?).input(&x).output(&mut y);
     if let (Some(residual), Some(sum)) = (&residual, &mut sum) {
@@ -129,10 +143,13 @@ pub fn call<P: Place, T: Real>(
         args = args.weight(weight);
         args = if case.has_bias() { args.bias(bias) } else { args };
     }
-    if case.op == Op::BatchNormInference {
-        args = args.running_mean(&mean).running_var(&var);
+    if let (Op::BatchNormInference, Some([mean, var])) = (case.op, &read) {
+        args = args.running_mean(mean).running_var(var);
     }
-    Ok(prepared.forward(args)?)
+    if let Some([mean, var]) = &mut moved {
+        args = args.update_running_statistics(mean, var);
+    }
+    Ok(prepared.forward(args.workspace(workspace))?)
 }
 
 /// Calls a generic function with the type that a value names.

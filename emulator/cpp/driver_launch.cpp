@@ -204,13 +204,14 @@ CU cuOccupancyMaxActiveClusters(int* clusters, void* handle, const LaunchConfigu
     const Call call(__func__);
     const Function* const function = function_of(handle);
     if (!function) return invalid_handle;
-    unsigned size = 1;
+    unsigned size = 0;
     for (unsigned i = 0; i < configuration->attribute_count; i++) {
         const LaunchAttribute& attribute = configuration->attributes[i];
         if (attribute.id == cluster_dimension) {
             size = attribute.value.dimensions[0] * attribute.value.dimensions[1] * attribute.value.dimensions[2];
         }
     }
+    if (size == 0) return add(invalid_value, "cuOccupancyMaxActiveClusters: no cluster size is given");
     const unsigned threads = configuration->block[0] * configuration->block[1] * configuration->block[2];
     const int blocks = occupancy(*function, static_cast<int>(threads), configuration->dynamic_shared);
     const bool possible = profile().clusters && size >= 1 && size <= (function->non_portable_cluster ? 16u : 8u);

@@ -161,12 +161,18 @@ pub fn loaded() -> Option<&'static Emulator> {
     LOADED.get()
 }
 
-/// Whether there is a real driver with a device.
+/// Asks for the emulator where there is a GPU too, if it is set.
+const WANTED: &str = "WARPNORM_EMULATOR";
+
+/// Whether there is a real driver with a device, and nobody asks for the emulator by setting `WARPNORM_EMULATOR`.
 ///
 /// Opens `libcuda.so.1`, never `libcuda.so`: that name must stay free for the emulator.
 pub fn real_gpu() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
+        if std::env::var_os(WANTED).is_some() {
+            return false;
+        }
         // SAFETY: loading NVIDIA's driver runs its initialisers, which are made for that.
         let Ok(library) = (unsafe { libloading::Library::new("libcuda.so.1") }) else {
             return false;

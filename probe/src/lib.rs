@@ -112,7 +112,7 @@ impl Probe {
 
     /// Launches a kernel that does nothing: one block of 32 threads.
     pub fn launch_nothing(&self, stream: &CudaStream, attributes: Attributes) -> Result<()> {
-        launch(stream, &self.nothing, (1, 32), attributes, Params { source: 0, target: 0, words: 0 })
+        launch(stream, &self.nothing, (1, 32), 0, attributes, Params { source: 0, target: 0, words: 0 })
     }
 
     /// The bare driver call of [`launch_nothing`](Self::launch_nothing): everything is made before, so that a loop around
@@ -139,7 +139,8 @@ impl Probe {
         self.place.set_attribute(Attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
         self.place.set_attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, limit)?;
         let stream = self.context.default_stream();
-        let mut attributes = listed(Attributes { cluster: blocks, programmatic: false });
+        // The size must be said, even if it is one.
+        let mut attributes = [cluster_of(blocks)];
         let mut config = config(&stream, (blocks, threads), &mut attributes);
         config.sharedMemBytes = shared;
         let mut clusters = 0;
@@ -153,16 +154,26 @@ impl Probe {
         }
     }
 
-    /// Launches `clusters` clusters and returns each block's (cluster size, rank), in the order of blocks.
-    pub fn places(&self, stream: &Arc<CudaStream>, cluster: u32, clusters: u32) -> Result<Vec<(u32, u32)>> {
+    /// Launches `clusters` clusters of blocks of `threads` threads and `shared` bytes, and returns each block's (cluster size,
+    /// rank), in the order of blocks.
+    pub fn places(
+        &self,
+        stream: &Arc<CudaStream>,
+        cluster: u32,
+        clusters: u32,
+        (threads, shared): (u32, u32),
+    ) -> Result<Vec<(u32, u32)>> {
         use sys::CUfunction_attribute as Attribute;
+        self.context.bind_to_thread()?;
         if cluster > 8 {
             self.place.set_attribute(Attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
         }
+        let limit = i32::try_from(shared).unwrap_or(i32::MAX);
+        self.place.set_attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, limit)?;
         let grid = cluster.max(1) * clusters;
         let target = stream.alloc_zeros::<u32>(grid as usize)?;
         let params = Params { source: 0, target: address_of(stream, &target), words: 0 };
-        launch(stream, &self.place, (grid, 32), Attributes { cluster, programmatic: false }, params)?;
+        launch(stream, &self.place, (grid, threads), shared, Attributes { cluster, programmatic: false }, params)?;
         let found = stream.clone_dtoh(&target)?;
         Ok(found.into_iter().map(|place| (place >> 16, place & 0xFFFF)).collect())
     }
@@ -187,7 +198,7 @@ impl Mover {
         }
         let tiles = words.div_ceil(u64::from(THREADS) * self.in_flight);
         let blocks = tiles.min(self.blocks.unwrap_or(LARGEST_GRID)).min(LARGEST_GRID) as u32;
-        launch(stream, &self.function, (blocks, THREADS), Attributes::default(), Params { source, target, words })
+        launch(stream, &self.function, (blocks, THREADS), 0, Attributes::default(), Params { source, target, words })
     }
 }
 
@@ -205,16 +216,22 @@ fn resident_blocks(context: &CudaContext, function: &CudaFunction) -> Result<u64
     Ok(u64::from((multiprocessors * blocks).max(1)))
 }
 
-fn listed(attributes: Attributes) -> Vec<sys::CUlaunchAttribute> {
+fn blank() -> sys::CUlaunchAttribute {
     // SAFETY: plain C data, for which all zeros is a value.
-    let blank = || -> sys::CUlaunchAttribute { unsafe { std::mem::zeroed() } };
+    unsafe { std::mem::zeroed() }
+}
+
+fn cluster_of(blocks: u32) -> sys::CUlaunchAttribute {
+    let mut cluster = blank();
+    cluster.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    cluster.value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks, y: 1, z: 1 };
+    cluster
+}
+
+fn listed(attributes: Attributes) -> Vec<sys::CUlaunchAttribute> {
     let mut list = Vec::new();
     if attributes.cluster > 1 {
-        let mut cluster = blank();
-        cluster.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-        cluster.value.clusterDim =
-            sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: attributes.cluster, y: 1, z: 1 };
-        list.push(cluster);
+        list.push(cluster_of(attributes.cluster));
     }
     if attributes.programmatic {
         let mut programmatic = blank();
@@ -249,12 +266,14 @@ fn launch(
     stream: &CudaStream,
     function: &CudaFunction,
     shape: (u32, u32),
+    shared: u32,
     attributes: Attributes,
     mut params: Params,
 ) -> Result<()> {
     stream.context().bind_to_thread()?;
     let mut attributes = listed(attributes);
-    let config = config(stream, shape, &mut attributes);
+    let mut config = config(stream, shape, &mut attributes);
+    config.sharedMemBytes = shared;
     let mut arguments = [(&raw mut params).cast::<c_void>()];
     // SAFETY: every kernel here takes one `Params`, which the driver copies before it returns; the callers answer for the
     // addresses in it.

@@ -51,7 +51,7 @@ fn a_block_knows_its_place_in_the_cluster() {
         [16, 8, 4, 2].into_iter().find(|&blocks| probe.resident_clusters(blocks, 256, 0).expect("occupancy") > 0);
     for cluster in [1, 2, 4, 8, 16].into_iter().filter(|&cluster| cluster <= largest.unwrap_or(1)) {
         let expected: Vec<_> = (0..3 * cluster).map(|block| (cluster, block % cluster)).collect();
-        assert_eq!(probe.places(&stream, cluster, 3).expect("a launch"), expected);
+        assert_eq!(probe.places(&stream, cluster, 3, (64, 1024)).expect("a launch"), expected);
     }
     assert_no_report();
 }

@@ -33,18 +33,19 @@ class GpuRecord(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
 
-    def out(self, name, *cells):
+    def out(self, name, *cells, summary="", tests=""):
         out = self.folder / name
         out.mkdir()
         with (out / "bench.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="")
             writer.writeheader()
             writer.writerows({**CELL, **cell} for cell in cells)
-        (out / "summary.txt").write_text(f"green {name}\n")
+        (out / "summary.txt").write_text(f"commit abc1234, run of {name}\n{summary}in all: what {name} counts\n")
+        (out / "tests.txt").write_text(tests)
         return out
 
-    def run_script(self, *outs):
-        command = [sys.executable, SCRIPT, "--records", self.folder / "records", *outs]
+    def run_script(self, *arguments):
+        command = [sys.executable, SCRIPT, "--records", self.folder / "records", *arguments]
         return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def refusal(self, *outs):
@@ -63,9 +64,56 @@ class GpuRecord(unittest.TestCase):
         with (record / "bench.csv").open(newline="") as file:
             cells = {cell["case"]: cell["median_us"] for cell in csv.DictReader(file)}
         self.assertEqual(cells, {"8x4096": "2.0", "1x4096": "2.0"}, "the later one counts")
-        self.assertIn("green first", (record / "summary.txt").read_text())
-        self.assertIn("green second", (record / "summary.txt").read_text())
         self.assertTrue((record / "probe.csv").is_file())
+
+    def test_of_a_part_that_was_run_again_the_last_verdicts_stand(self):
+        first = self.out(
+            "first",
+            {},
+            summary="green        tests     unit tests  1 s\nred          decode    decode      9 s\n      3 cells ok\n",
+            tests="==== tests: unit-tests\nok\n==== sanitize: memcheck\n========= ERROR SUMMARY: 1 error\n",
+        )
+        second = self.out(
+            "second",
+            {},
+            summary="green        decode    decode      5 s\n      4 cells ok\nunavailable  sanitize  memcheck    no\n",
+            tests="==== sanitize: memcheck\n========= COMPUTE-SANITIZER\n",
+        )
+        self.assertEqual(self.run_script(first, second).returncode, 0)
+        [record] = (self.folder / "records/nvidia-h200-sm-90").iterdir()
+        summary = (record / "summary.txt").read_text().splitlines()
+        self.assertEqual(
+            [" ".join(line.split()) for line in summary],
+            [
+                "commit abc1234, run of first",
+                "commit abc1234, run of second",
+                "green tests unit tests 1 s",
+                "green decode decode 5 s",
+                "4 cells ok",
+                "unavailable sanitize memcheck no",
+                "in all: 2 green, 0 red, 1 unavailable",
+            ],
+        )
+        self.assertEqual(
+            (record / "tests.txt").read_text(),
+            "==== tests: unit-tests\nok\n==== sanitize: memcheck\n========= COMPUTE-SANITIZER\n",
+        )
+
+    def test_a_cell_that_failed_gives_way_to_the_same_that_did_not(self):
+        mover = {"op": "copy", "case": "4096", "impl": "copy"}
+        first = self.out("first", {"kernel": "", "status": "failed", "median_us": ""}, {**mover, "kernel": "driver"})
+        second = self.out("second", {"kernel": "rows_warp"}, {**mover, "kernel": "probe_copy_4"})
+        self.assertEqual(self.run_script(first, second).returncode, 0)
+        [record] = (self.folder / "records/nvidia-h200-sm-90").iterdir()
+        with (record / "bench.csv").open(newline="") as file:
+            cells = [(cell["op"], cell["kernel"], cell["status"]) for cell in csv.DictReader(file)]
+        ways = [("copy", "driver", "ok"), ("copy", "probe_copy_4", "ok")]
+        self.assertEqual(sorted(cells), [*ways, ("rms_norm", "rows_warp", "ok")])
+
+    def test_what_nobody_can_check_out_is_no_record(self):
+        dirty = self.out("dirty", {"commit": "abc1234-dirty"})
+        self.assertIn("--allow-dirty", self.refusal(dirty))
+        self.assertEqual(self.run_script("--allow-dirty", dirty).returncode, 0)
 
     def test_the_emulator_is_no_device(self):
         self.assertIn("emulator", self.refusal(self.out("dry", {"device": "Emulated GPU sm_90 (as H100) (sm_90)"})))

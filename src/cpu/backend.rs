@@ -3,7 +3,7 @@
 use super::run;
 use crate::args::Operand;
 use crate::backend::{Sink, Source, sealed};
-use crate::element::Element;
+use crate::element::Stored;
 use crate::error::Result;
 use crate::problem::{Buffers, Problem};
 
@@ -16,9 +16,23 @@ pub struct Cpu;
 impl sealed::Execute for Cpu {
     type Guard<'a> = ();
     type Resolved = Problem;
+    type Memory = ();
 
     fn resolve(&self, problem: &Problem) -> Result<Problem> {
         Ok(*problem)
+    }
+
+    /// Threads merge what they have on their own stacks.
+    fn workspace_bytes(_: &Problem) -> usize {
+        0
+    }
+
+    fn allocate(&self, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn memory<'a>(&'a self, (): &'a mut ()) -> Operand<'a, Self> {
+        Operand { address: 0, len: 0, dtype: None, elsewhere: false, _guard: () }
     }
 
     fn submit(&self, problem: &Problem, buffers: &Buffers) -> Result<()> {
@@ -29,24 +43,24 @@ impl sealed::Execute for Cpu {
     }
 }
 
-impl<T: Element, S: AsRef<[T]> + ?Sized> Source<Cpu, T> for S {
+impl<T: Stored, S: AsRef<[T]> + ?Sized> Source<Cpu, T> for S {
     fn read<'a>(&'a self, _: &'a Cpu, _: sealed::Token) -> Operand<'a, Cpu> {
         let slice = self.as_ref();
         // The provenance is exposed here and taken up again by `run`.
         Operand {
             address: slice.as_ptr().expose_provenance() as u64,
             len: slice.len(),
-            dtype: T::DTYPE,
+            dtype: T::STORED,
             elsewhere: false,
             _guard: (),
         }
     }
 }
 
-impl<T: Element, S: AsMut<[T]> + ?Sized> Sink<Cpu, T> for S {
+impl<T: Stored, S: AsMut<[T]> + ?Sized> Sink<Cpu, T> for S {
     fn write<'a>(&'a mut self, _: &'a Cpu, _: sealed::Token) -> Operand<'a, Cpu> {
         let slice = self.as_mut();
         let address = slice.as_mut_ptr().expose_provenance() as u64;
-        Operand { address, len: slice.len(), dtype: T::DTYPE, elsewhere: false, _guard: () }
+        Operand { address, len: slice.len(), dtype: T::STORED, elsewhere: false, _guard: () }
     }
 }

@@ -1,4 +1,4 @@
-//! A call's tensors, and the prologue of both patterns: residual in, sum out.
+//! A call's tensors, and the prologue of every pattern: residual in, sum out.
 
 use std::marker::PhantomData;
 use std::{ptr, slice};
@@ -84,23 +84,43 @@ impl<T: Convert> Input<T> {
         Self { x: Tensor::new(buffers.x), residual: Tensor::new(buffers.residual), sum: Tensor::new(buffers.sum) }
     }
 
-    /// `x + residual` in f32, unrounded, of `into.len()` elements, at most [`BLOCK`].
+    /// The parts from the element at `elements` on.
+    ///
+    /// # Safety
+    /// As [`Tensor::offset`], for each of them.
+    #[inline(always)]
+    pub(super) unsafe fn offset(self, elements: usize) -> Self {
+        // SAFETY: by the caller.
+        unsafe {
+            Self {
+                x: self.x.offset(elements),
+                residual: self.residual.offset(elements),
+                sum: self.sum.offset(elements),
+            }
+        }
+    }
+
+    /// `x + residual` in f32, unrounded, of `into.len()` elements.
     ///
     /// # Safety
     /// As [`Tensor::load`], for each of the two that is there; `x` is.
     #[inline(always)]
     pub(super) unsafe fn load(self, first: usize, into: &mut [f32]) {
+        // A short buffer, for it is cleared at every call.
+        const CHUNK: usize = 128;
         // SAFETY: by the caller.
         unsafe { self.x.load(first, into) };
         if self.residual.is_absent() {
             return;
         }
-        let mut buffer = [0.0; BLOCK];
-        let residual = part(&mut buffer, into.len());
-        // SAFETY: by the caller.
-        unsafe { self.residual.load(first, residual) };
-        for (value, residual) in into.iter_mut().zip(residual) {
-            *value += *residual;
+        let mut buffer = [0.0; CHUNK];
+        for (index, values) in into.chunks_mut(CHUNK).enumerate() {
+            let (residual, _) = buffer.split_at_mut(values.len());
+            // SAFETY: by the caller.
+            unsafe { self.residual.load(first + index * CHUNK, residual) };
+            for (value, residual) in values.iter_mut().zip(residual) {
+                *value += *residual;
+            }
         }
     }
 

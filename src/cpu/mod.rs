@@ -1,13 +1,17 @@
 //! The CPU backend's execution: the same formulas as `kernels/*.cu`, with SIMD and threads.
 //!
-//! Both patterns do the same with a tensor: cut it into blocks of at most [`BLOCK`] elements, widen a block to f32 in a
+//! All patterns do the same with a tensor: cut it into blocks of at most [`BLOCK`] elements, widen a block to f32 in a
 //! buffer that stays in the nearest cache, compute there, and narrow the result into the output once.
 //!
 //! | file | idea |
 //! | --- | --- |
 //! | `rows.rs` | LayerNorm, RMSNorm, GroupNorm and InstanceNorm in NCHW |
-//! | `pointwise.rs` | BatchNorm inference, and the table of its constants |
+//! | `channels_last.rs` | GroupNorm and InstanceNorm in NHWC |
+//! | `batch_statistics.rs` | BatchNorm by the batch's own moments, and the running ones |
+//! | `pointwise.rs` | BatchNorm inference, the table of its constants, and the second step of the two above |
 //! | `moments.rs` | mean and variance of a block, and of many blocks |
+//! | `slabs.rs` | the same of channels that lie between each other |
+//! | `constants.rs` | a pointwise map's constants |
 //! | `activation.rs` | the activations, for a block |
 //! | `input.rs` | a call's tensors, and the prologue: residual in, sum out |
 //! | `convert.rs` | storage types to f32 and back, for a block |
@@ -16,23 +20,32 @@
 //! | `vectors.rs` | machine code for wider vectors than the compiler may assume |
 //!
 //! **Bits.** What is computed for a row depends on its length and the types alone: blocks, and the tree in which their
-//! moments are merged, are cut by the row's length, and threads only take over branches of that tree. Elements past the
-//! moments do not see each other. So neither the batch, nor an address, nor the number of threads changes a bit. Between
-//! machines bits agree too: no contraction to fused multiply-add, and no function of the platform's mathematical
-//! library beyond the square root.
+//! moments are merged, are cut by the row's length, and threads only take over branches of that tree. So it is with a
+//! sample in NHWC, by its pixels, channels and groups, and with a channel of a batch. Elements past the moments do not
+//! see each other. So neither the batch (but where the moments are its own), nor an address, nor the number of threads
+//! changes a bit. Between machines bits agree too: no contraction to fused multiply-add, and no function of the
+//! platform's mathematical library beyond the square root.
 //!
-//! **In place.** A block's inputs are read before its outputs are written, and no other block touches them. So `y` may
-//! be `x` or the residual, and `sum` the residual or `x`.
+//! **In place.** Nothing is written before all moments that it counts in are there. A block's inputs are read before its
+//! outputs are written, and no other block touches them. So `y` may be `x` or the residual, and `sum` the residual or
+//! `x`.
+//!
+//! **Memory.** Buffers are on the stack. Only what is of a size with the channels, where their moments are found side by
+//! side, is on the heap: `slabs.rs` and `batch_statistics.rs` say what.
 
 #![allow(clippy::inline_always, reason = "what a task calls must be compiled for the task's vectors, see `vectors.rs`")]
 
 mod activation;
 mod backend;
+mod batch_statistics;
+mod channels_last;
+mod constants;
 mod convert;
 mod input;
 mod moments;
 mod pointwise;
 mod rows;
+mod slabs;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -67,6 +80,16 @@ pub(crate) unsafe fn run(problem: &Problem, buffers: &Buffers) {
                 DType::F32 => pointwise::run::<f32>(pointwise, buffers),
                 DType::F16 => pointwise::run::<f16>(pointwise, buffers),
                 DType::Bf16 => pointwise::run::<bf16>(pointwise, buffers),
+            },
+            Problem::ChannelsLast(tensor) => match tensor.dtype {
+                DType::F32 => channels_last::run::<f32>(tensor, buffers),
+                DType::F16 => channels_last::run::<f16>(tensor, buffers),
+                DType::Bf16 => channels_last::run::<bf16>(tensor, buffers),
+            },
+            Problem::BatchStatistics(batch) => match batch.dtype {
+                DType::F32 => batch_statistics::run::<f32>(batch, buffers),
+                DType::F16 => batch_statistics::run::<f16>(batch, buffers),
+                DType::Bf16 => batch_statistics::run::<bf16>(batch, buffers),
             },
             Problem::ChannelTable(table) => pointwise::run_table(table, buffers),
         }

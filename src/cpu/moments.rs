@@ -23,6 +23,22 @@ impl Moments {
     /// Those of the empty set.
     pub(super) const NONE: Self = Self { count: 0.0, mean: 0.0, m2: 0.0 };
 
+    #[inline(always)]
+    pub(super) fn new(count: f64, mean: f64, m2: f64) -> Self {
+        Self { count, mean, m2 }
+    }
+
+    #[inline(always)]
+    pub(super) fn mean(self) -> f64 {
+        self.mean
+    }
+
+    /// The variance of what the values are a sample of.
+    #[inline(always)]
+    pub(super) fn unbiased_variance(self) -> f64 {
+        not_negative(self.m2) / (self.count - 1.0)
+    }
+
     /// Mean and squared deviations of some values.
     #[inline(always)]
     pub(super) fn of(values: &[f32]) -> Self {
@@ -55,8 +71,7 @@ impl Moments {
     #[expect(clippy::cast_possible_truncation, reason = "rounding conversions")]
     #[inline(always)]
     pub(super) fn normalization(self, eps: f32) -> Normalization {
-        let variance = self.m2 / self.count;
-        let variance = if variance < 0.0 { 0.0 } else { variance }; // NaN stays
+        let variance = not_negative(self.m2 / self.count);
         let high = self.mean as f32;
         Normalization {
             high,
@@ -69,9 +84,9 @@ impl Moments {
 /// What a row is normalized by; the mean is `high + low`, to twice the precision of f32.
 #[derive(Clone, Copy)]
 pub(super) struct Normalization {
-    high: f32,
-    low: f32,
-    rstd: f32,
+    pub high: f32,
+    pub low: f32,
+    pub rstd: f32,
 }
 
 impl Normalization {
@@ -83,8 +98,14 @@ impl Normalization {
     }
 }
 
+/// NaN stays.
 #[inline(always)]
-fn count_of(values: &[f32]) -> f64 {
+fn not_negative(value: f64) -> f64 {
+    if value < 0.0 { 0.0 } else { value }
+}
+
+#[inline(always)]
+pub(super) fn count_of<V>(values: &[V]) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a block is shorter than 2^52")]
     let count = values.len() as f64;
     count

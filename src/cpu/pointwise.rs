@@ -1,7 +1,8 @@
-//! Pointwise: one affine map a channel. BatchNorm inference in both layouts, and the table of its constants.
+//! Pointwise: one affine map a channel. BatchNorm inference in both layouts, the table of its constants, and the second
+//! step where moments were found channel by channel.
 //!
 //! ```text
-//! y = activation((x + residual - mean[c]) * scale[c] + bias[c]),   scale = weight / sqrt(running_var + eps)
+//! y = activation(((x + residual - mean[c]) - rest[c]) * scale[c] + bias[c])
 //! ```
 //!
 //! The mean is subtracted first: `a x + b` with `b = bias - mean a` would cancel.
@@ -14,33 +15,28 @@ use std::ops::Range;
 
 use super::BLOCK;
 use super::activation::activate;
+use super::constants::{Constants, Source};
 use super::convert::Convert;
-use super::input::{Coefficients, Input, Tensor, part, stretches, within};
+use super::input::{Input, Tensor, part, stretches};
 use super::threads::for_each_piece;
 use super::vectors::{self, Task};
+use crate::norm::Activation;
 use crate::problem::{self, Buffers, ChannelTable};
 
 /// # Safety
 /// As [`run`](super::run).
 pub(super) unsafe fn run<T: Convert>(problem: &problem::Pointwise, buffers: &Buffers) {
-    if problem.length == 0 {
-        return;
-    }
-    let map = &Pointwise {
-        problem,
+    let map = Map {
+        length: problem.length,
+        channels: problem.channels,
+        spatial: problem.spatial,
+        activation: problem.activation,
         input: Input::<T>::new(buffers),
         y: Tensor::new(buffers.y),
         source: Source::new(problem, buffers),
     };
-    if problem.spatial == 1 {
-        // As many pixels as fit a block, lest few channels make short loops.
-        let width = problem.channels * (BLOCK / problem.channels).max(1);
-        let rows = problem.length.div_ceil(width);
-        for_each_piece(0..rows, width, &|rows| vectors::run(Pixels { map, width, rows }));
-    } else {
-        let blocks = problem.length.div_ceil(BLOCK);
-        for_each_piece(0..blocks, BLOCK, &|blocks| vectors::run(Planes { map, blocks }));
-    }
+    // SAFETY: by the caller.
+    unsafe { map.write() };
 }
 
 /// Writes the table of constants, `f32 [3, channels]`, into `y`.
@@ -54,122 +50,73 @@ pub(super) unsafe fn run_table(table: &ChannelTable, buffers: &Buffers) {
     for_each_piece(0..channels.div_ceil(BLOCK), BLOCK, &|blocks| vectors::run(Table { channels, source, y, blocks }));
 }
 
-/// Where the constants come from.
-struct Source {
-    channels: usize,
-    mean: Tensor<f32>,
-    kind: Kind,
+/// A map of tensors.
+pub(super) struct Map<T> {
+    /// A multiple of `channels * spatial`.
+    pub length: usize,
+    pub channels: usize,
+    /// Consecutive elements of one channel; 1 in NHWC.
+    pub spatial: usize,
+    pub activation: Activation,
+    pub input: Input<T>,
+    pub y: Tensor<T>,
+    pub source: Source,
 }
 
-enum Kind {
-    Table,
-    Statistics { variance: Tensor<f32>, weight: Coefficients, bias: Coefficients, eps: f32 },
-}
+impl<T: Convert> Map<T> {
+    /// Writes all of it.
+    ///
+    /// # Safety
+    /// As [`run`](super::run), for the tensors and what the constants are read from.
+    pub(super) unsafe fn write(&self) {
+        let map = self;
+        if self.length == 0 {
+            return;
+        }
+        if self.spatial == 1 {
+            let rows = self.length.div_ceil(self.width());
+            for_each_piece(0..rows, self.width(), &|rows| vectors::run(Pixels { map, rows }));
+        } else {
+            let blocks = self.length.div_ceil(BLOCK);
+            for_each_piece(0..blocks, BLOCK, &|blocks| vectors::run(Planes { map, blocks }));
+        }
+    }
 
-impl Source {
-    fn new(problem: &problem::Pointwise, buffers: &Buffers) -> Self {
-        match problem.constants {
-            problem::Constants::Table => {
-                Self { channels: problem.channels, mean: Tensor::new(buffers.table), kind: Kind::Table }
-            }
-            problem::Constants::Statistics { weight, bias, eps } => {
-                Self::of_statistics(problem.channels, weight, bias, eps, buffers)
+    /// NHWC as a matrix: as many pixels a row as fit a block, lest few channels make short loops.
+    fn width(&self) -> usize {
+        self.channels * (BLOCK / self.channels).max(1)
+    }
+
+    /// Writes some rows of the tensor as a matrix. The last row may be short.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write), for these rows.
+    #[inline(always)]
+    unsafe fn write_rows(&self, rows: Range<usize>, constants: &mut Constants, buffer: &mut [f32; BLOCK]) {
+        let width = self.width();
+        for column in (0..width).step_by(BLOCK) {
+            let columns = (width - column).min(BLOCK);
+            // Where the tensor is shorter than a row, not more than it needs.
+            constants.load(&self.source, column % self.channels, columns.min(self.length));
+            for row in rows.clone() {
+                let first = row * width + column;
+                let count = self.length.saturating_sub(first).min(columns);
+                // SAFETY: within the tensor; the caller alone has this row.
+                unsafe { self.map(first, part(buffer, count), |values| apply_by_element(values, constants)) };
             }
         }
     }
 
-    fn of_statistics(
-        channels: usize,
-        weight: problem::Coefficient,
-        bias: problem::Coefficient,
-        eps: f32,
-        buffers: &Buffers,
-    ) -> Self {
-        let weight = Coefficients::new(weight, buffers.weight);
-        let bias = Coefficients::new(bias, buffers.bias);
-        let variance = Tensor::new(buffers.running_var);
-        let kind = Kind::Statistics { variance, weight, bias, eps };
-        Self { channels, mean: Tensor::new(buffers.running_mean), kind }
-    }
-}
-
-/// Mean, scale and bias of consecutive channels, or of consecutive elements in NHWC.
-struct Constants {
-    mean: [f32; BLOCK],
-    scale: [f32; BLOCK],
-    bias: [f32; BLOCK],
-}
-
-impl Constants {
+    /// NHWC: writes all of it, on this thread.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write).
     #[inline(always)]
-    fn new() -> Self {
-        Self { mean: [0.0; BLOCK], scale: [0.0; BLOCK], bias: [0.0; BLOCK] }
+    pub(super) unsafe fn write_pixels(&self, constants: &mut Constants, buffer: &mut [f32; BLOCK]) {
+        // SAFETY: by the caller.
+        unsafe { self.write_rows(0..self.length.div_ceil(self.width()), constants, buffer) };
     }
 
-    /// Those of `count` channels from `first` on, at most a block; the first channel follows upon the last.
-    #[inline(always)]
-    fn load(&mut self, source: &Source, first: usize, count: usize) {
-        let channels = source.channels;
-        let distinct = count.min(channels);
-        let before_wrap = distinct.min(channels - first);
-        self.load_consecutive(source, first, 0, before_wrap);
-        self.load_consecutive(source, 0, before_wrap, distinct - before_wrap);
-        let mut filled = distinct;
-        while filled < count {
-            let more = filled.min(count - filled);
-            for constants in [&mut self.mean, &mut self.scale, &mut self.bias] {
-                constants.copy_within(..more, filled);
-            }
-            filled += more;
-        }
-    }
-
-    /// Those of `count` channels from `first` on, into the places from `place` on.
-    #[inline(always)]
-    fn load_consecutive(&mut self, source: &Source, first: usize, place: usize, count: usize) {
-        let mean = within(&mut self.mean, place, count);
-        let scale = within(&mut self.scale, place, count);
-        let bias = within(&mut self.bias, place, count);
-        // SAFETY: each has a number for every channel, and the table three.
-        unsafe {
-            source.mean.load(first, mean);
-            match source.kind {
-                Kind::Table => {
-                    source.mean.load(source.channels + first, scale);
-                    source.mean.load(2 * source.channels + first, bias);
-                }
-                Kind::Statistics { variance, weight, bias: biases, eps } => {
-                    biases.load(first, 0.0, bias);
-                    weight.load(first, 1.0, scale);
-                    let mut buffer = [0.0; BLOCK];
-                    let variances = part(&mut buffer, count);
-                    variance.load(first, variances);
-                    scale_by_deviation(scale, variances, eps);
-                }
-            }
-        }
-    }
-}
-
-/// Not clamped at zero: a negative running variance is a broken model and shall show as NaN.
-#[inline(always)]
-fn scale_by_deviation(scale: &mut [f32], variance: &[f32], eps: f32) {
-    for (scale, variance) in scale.iter_mut().zip(variance) {
-        #[expect(clippy::cast_possible_truncation, reason = "the one rounding")]
-        let scaled = (f64::from(*scale) / (f64::from(*variance) + f64::from(eps)).sqrt()) as f32;
-        *scale = scaled;
-    }
-}
-
-/// The tensors of a problem. It exists within a call of [`run`] alone, so what that was promised holds wherever one is.
-struct Pointwise<'a, T> {
-    problem: &'a problem::Pointwise,
-    input: Input<T>,
-    y: Tensor<T>,
-    source: Source,
-}
-
-impl<T: Convert> Pointwise<'_, T> {
     /// Maps `values.len()` elements from the one at `first` on by `apply`; `values` is a buffer.
     ///
     /// # Safety
@@ -182,7 +129,7 @@ impl<T: Convert> Pointwise<'_, T> {
             self.input.write_sum(first, values);
         }
         apply(values);
-        activate(values, self.problem.activation);
+        activate(values, self.activation);
         // SAFETY: by the caller.
         unsafe { self.y.store(first, values) };
     }
@@ -190,7 +137,7 @@ impl<T: Convert> Pointwise<'_, T> {
 
 /// NCHW: some blocks of the flat tensor.
 struct Planes<'a, T> {
-    map: &'a Pointwise<'a, T>,
+    map: &'a Map<T>,
     blocks: Range<usize>,
 }
 
@@ -199,19 +146,19 @@ impl<T: Convert> Task for Planes<'_, T> {
 
     #[inline(always)]
     fn run(self) {
-        let problem = self.map.problem;
+        let map = self.map;
         let mut constants = Constants::new();
         let mut buffer = [0.0; BLOCK];
         for block in self.blocks {
             let first = block * BLOCK;
-            let count = problem.length.saturating_sub(first).min(BLOCK);
-            let first_plane = first / problem.spatial;
-            let planes = (first + count).div_ceil(problem.spatial) - first_plane;
-            constants.load(&self.map.source, first_plane % problem.channels, planes);
+            let count = map.length.saturating_sub(first).min(BLOCK);
+            let first_plane = first / map.spatial;
+            let planes = (first + count).div_ceil(map.spatial) - first_plane;
+            constants.load(&map.source, first_plane % map.channels, planes);
             // SAFETY: within the tensor; this thread alone has this block.
             unsafe {
-                self.map.map(first, part(&mut buffer, count), |values| {
-                    apply_by_plane(values, stretches(first, count, problem.spatial), &constants);
+                map.map(first, part(&mut buffer, count), |values| {
+                    apply_by_plane(values, stretches(first, count, map.spatial), &constants);
                 });
             }
         }
@@ -220,21 +167,20 @@ impl<T: Convert> Task for Planes<'_, T> {
 
 #[inline(always)]
 fn apply_by_plane(values: &mut [f32], planes: impl Iterator<Item = (usize, usize)>, constants: &Constants) {
-    let mut rest = values;
-    let constants = constants.mean.iter().zip(&constants.scale).zip(&constants.bias);
-    for ((_, count), ((mean, scale), bias)) in planes.zip(constants) {
-        let (plane, left) = rest.split_at_mut(count);
+    let mut left = values;
+    let Constants { mean, rest, scale, bias } = constants;
+    for ((_, count), (((mean, rest), scale), bias)) in planes.zip(mean.iter().zip(rest).zip(scale).zip(bias)) {
+        let (plane, others) = left.split_at_mut(count);
         for value in plane {
-            *value = (*value - mean) * scale + bias;
+            *value = ((*value - mean) - rest) * scale + bias;
         }
-        rest = left;
+        left = others;
     }
 }
 
-/// NHWC: some rows of the tensor as a matrix of `width` columns, a multiple of the channels. The last row may be short.
+/// NHWC: some rows of the tensor as a matrix.
 struct Pixels<'a, T> {
-    map: &'a Pointwise<'a, T>,
-    width: usize,
+    map: &'a Map<T>,
     rows: Range<usize>,
 }
 
@@ -243,29 +189,16 @@ impl<T: Convert> Task for Pixels<'_, T> {
 
     #[inline(always)]
     fn run(self) {
-        let problem = self.map.problem;
-        let mut constants = Constants::new();
-        let mut buffer = [0.0; BLOCK];
-        for column in (0..self.width).step_by(BLOCK) {
-            let columns = (self.width - column).min(BLOCK);
-            constants.load(&self.map.source, column % problem.channels, columns);
-            for row in self.rows.clone() {
-                let first = row * self.width + column;
-                let count = problem.length.saturating_sub(first).min(columns);
-                // SAFETY: within the tensor; this thread alone has this row.
-                unsafe {
-                    self.map.map(first, part(&mut buffer, count), |values| apply_by_element(values, &constants));
-                }
-            }
-        }
+        // SAFETY: this thread alone has these rows.
+        unsafe { self.map.write_rows(self.rows, &mut Constants::new(), &mut [0.0; BLOCK]) };
     }
 }
 
 #[inline(always)]
 fn apply_by_element(values: &mut [f32], constants: &Constants) {
-    let constants = constants.mean.iter().zip(&constants.scale).zip(&constants.bias);
-    for (value, ((mean, scale), bias)) in values.iter_mut().zip(constants) {
-        *value = (*value - mean) * scale + bias;
+    let Constants { mean, rest, scale, bias } = constants;
+    for (value, (((mean, rest), scale), bias)) in values.iter_mut().zip(mean.iter().zip(rest).zip(scale).zip(bias)) {
+        *value = ((*value - mean) - rest) * scale + bias;
     }
 }
 

@@ -18,7 +18,7 @@ use super::activation::activate;
 use super::convert::Convert;
 use super::input::{Coefficients, Input, Tensor, part, stretches};
 use super::moments::{Moments, Normalization};
-use super::threads::{both, for_each_piece};
+use super::threads::{for_each_piece, merged};
 use super::vectors::{self, Task};
 use crate::problem::{self, Affine, Buffers};
 
@@ -258,23 +258,10 @@ impl<T: Convert> Task for WholeRows<'_, T> {
 fn normalize_by_parts<T: Convert>(rows: &Rows<'_, T>, row: usize) {
     let row = &rows.row(row);
     let blocks = rows.problem.length.div_ceil(BLOCK);
-    let normalization = moments_of_parts(row, 0..blocks).normalization(rows.problem.eps);
+    let part = |blocks| vectors::run(MergedBlocks { row, blocks });
+    let moments = merged(0..blocks, BLOCKS_OF_PART, BLOCK, &part, &Moments::merge);
+    let normalization = moments.normalization(rows.problem.eps);
     for_each_piece(0..blocks, BLOCK, &|blocks| vectors::run(WrittenBlocks { row, blocks, normalization }));
-}
-
-/// The moments of some blocks of a row. Nothing of the row is written meanwhile.
-fn moments_of_parts<T: Convert>(row: &Row<'_, T>, blocks: Range<usize>) -> Moments {
-    if blocks.len() <= BLOCKS_OF_PART {
-        return vectors::run(MergedBlocks { row, blocks });
-    }
-    // Whole parts on the left, so that only the last one of a row is not full.
-    let middle = blocks.start + (blocks.len() / 2).next_multiple_of(BLOCKS_OF_PART);
-    let (left, right) = both(
-        blocks.len() * BLOCK,
-        || moments_of_parts(row, blocks.start..middle),
-        || moments_of_parts(row, middle..blocks.end),
-    );
-    left.merge(right)
 }
 
 struct MergedBlocks<'a, T> {

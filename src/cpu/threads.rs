@@ -32,3 +32,47 @@ pub(super) fn both<A: Send, B: Send>(
 ) -> (A, B) {
     if elements > GRAIN { rayon::join(left, right) } else { (left(), right()) }
 }
+
+/// What `part` makes of parts of `items`, merged in a binary tree that is cut by their number alone: whole parts on the
+/// left, so that only the last one is not full. Bits depend on `items_of_part`, but not on what runs in parallel.
+pub(super) fn merged<M: Send>(
+    items: Range<usize>,
+    items_of_part: usize,
+    elements_per_item: usize,
+    part: &(impl Fn(Range<usize>) -> M + Sync),
+    merge: &(impl Fn(M, M) -> M + Sync),
+) -> M {
+    let count = items.len();
+    if count <= items_of_part {
+        return part(items);
+    }
+    let middle = items.start + (count / 2).next_multiple_of(items_of_part);
+    let (left, right) = both(
+        count.saturating_mul(elements_per_item),
+        || merged(items.start..middle, items_of_part, elements_per_item, part, merge),
+        || merged(middle..items.end, items_of_part, elements_per_item, part, merge),
+    );
+    merge(left, right)
+}
+
+/// Calls `work` on chunks of `places` and the index of their first one, in parallel if that is worth it. All chunks but
+/// the last are of `places_of_chunk`.
+pub(super) fn for_each_chunk<P: Send>(
+    places: &mut [P],
+    first: usize,
+    places_of_chunk: usize,
+    elements_per_place: usize,
+    work: &(impl Fn(usize, &mut [P]) + Sync),
+) {
+    if places.len() <= places_of_chunk {
+        return work(first, places);
+    }
+    let elements = places.len().saturating_mul(elements_per_place);
+    let middle = (places.len() / 2).next_multiple_of(places_of_chunk);
+    let (left, right) = places.split_at_mut(middle);
+    both(
+        elements,
+        || for_each_chunk(left, first, places_of_chunk, elements_per_place, work),
+        || for_each_chunk(right, first + middle, places_of_chunk, elements_per_place, work),
+    );
+}

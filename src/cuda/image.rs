@@ -26,6 +26,9 @@ const FATBIN_MAGIC: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
 /// Between fatbins the image is padded to this many bytes.
 const FATBIN_ALIGNMENT: usize = 16;
 
+/// The files of kernels, in the order of their fatbins, which is that of their names. A kernel's name begins with its file's.
+const FILES: [&str; 5] = ["batch_statistics", "channels_last", "convolution", "pointwise", "rows"];
+
 /// The fatbins of an image; the whole of it, where it is none.
 fn fatbins(mut image: &[u8]) -> Vec<&[u8]> {
     let mut parts = Vec::new();
@@ -73,15 +76,19 @@ impl Kernels {
     }
 }
 
+/// Not by trying one module after another: tools that watch the driver's calls take each refusal for an error.
 fn find(modules: &[Arc<CudaModule>], name: &str) -> Result<CudaFunction> {
-    for module in modules {
-        match module.load_function(name) {
-            Ok(function) => return Ok(function),
-            Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => {}
-            Err(error) => return Err(failure("cuModuleGetFunction", error)),
-        }
+    let module = match modules {
+        // The marker, or all files in one.
+        [only] => Some(only),
+        _ => FILES.iter().position(|file| name.starts_with(file)).and_then(|file| modules.get(file)),
+    };
+    let missing = || Error::NoKernel { name: name.to_owned() };
+    match module.ok_or_else(missing)?.load_function(name) {
+        Ok(function) => Ok(function),
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => Err(missing()),
+        Err(error) => Err(failure("cuModuleGetFunction", error)),
     }
-    Err(Error::NoKernel { name: name.to_owned() })
 }
 
 /// Why the driver refused the image.
@@ -108,10 +115,11 @@ fn explain(context: &CudaContext, error: DriverError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{FATBIN_ALIGNMENT, FATBIN_MAGIC, Kernels, fatbins};
+    use super::{FATBIN_ALIGNMENT, FATBIN_MAGIC, FILES, Kernels, fatbins};
     use crate::cuda::driver;
     use crate::plan::params::{
-        ChannelTableParams, ConvolutionParams, KERNEL_NAMES, KERNELS, PointwiseParams, RowsParams,
+        BatchStatisticsParams, ChannelTableParams, ChannelsLastParams, ConvolutionParams, KERNEL_NAMES, KERNELS,
+        PointwiseParams, RowsParams,
     };
     use cudarc::driver::sys;
 
@@ -126,8 +134,10 @@ mod tests {
             let name = name.to_str().unwrap();
             let expected = match name.split('_').next().unwrap() {
                 "rows" => size_of::<RowsParams>(),
+                "pointwise" if name.starts_with("pointwise_table") => size_of::<ChannelTableParams>(),
                 "pointwise" => size_of::<PointwiseParams>(),
-                "channel" => size_of::<ChannelTableParams>(),
+                "channels" => size_of::<ChannelsLastParams>(),
+                "batch" => size_of::<BatchStatisticsParams>(),
                 "convolution" => size_of::<ConvolutionParams>(),
                 _ => panic!("{name} has parameters that this test does not know"),
             };
@@ -140,6 +150,24 @@ mod tests {
             assert_eq!(ask(0), sys::CUresult::CUDA_SUCCESS, "{name}");
             assert_ne!(ask(1), sys::CUresult::CUDA_SUCCESS, "{name} takes more than one parameter");
             assert_eq!((offset, size), (0, expected), "{name}");
+        }
+    }
+
+    /// By which kernels are found in an image.
+    #[test]
+    fn names_of_kernels_begin_with_those_of_their_files() {
+        let mut files: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels"))
+            .unwrap()
+            .filter_map(|entry| Some(entry.unwrap().path().file_name()?.to_str()?.strip_suffix(".cu")?.to_owned()))
+            .collect();
+        files.sort();
+        assert_eq!(files, FILES);
+        for name in KERNEL_NAMES.map(|name| name.to_str().unwrap()) {
+            let of: Vec<_> = FILES.into_iter().filter(|file| name.starts_with(file)).collect();
+            let source =
+                std::fs::read_to_string(format!("{}/kernels/{}.cu", env!("CARGO_MANIFEST_DIR"), of[0])).unwrap();
+            let list = format!("WN_{}_KERNELS(WN_DEFINE)", of[0].to_uppercase());
+            assert!(of.len() == 1 && source.contains(&list), "{name}: {of:?}");
         }
     }
 

@@ -6,14 +6,14 @@ mod image;
 
 pub use convolution::DirectConvolution;
 
-use cudarc::driver::{CudaContext, CudaStream, DevicePtr, DevicePtrMut, DriverError, SyncOnDrop, sys};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DriverError, SyncOnDrop, sys};
 use std::sync::Arc;
 
 use crate::args::Operand;
 use crate::backend::{Prepared, Sink, Source, sealed};
-use crate::element::Element;
-use crate::error::Result;
-use crate::plan::{Launch, Limits, MAX_GRID, params, plan};
+use crate::element::Stored;
+use crate::error::{Error, Result};
+use crate::plan::{Launch, Limits, MAX_GRID, Plan, params, plan};
 use crate::problem::{Buffers, Problem};
 use driver::failure;
 use image::Kernels;
@@ -140,48 +140,66 @@ impl std::fmt::Debug for Cuda {
 impl sealed::Execute for Cuda {
     /// cudarc orders streams by events that its slices record when this is dropped.
     type Guard<'a> = SyncOnDrop<'a>;
-    type Resolved = Option<Launch>;
+    type Resolved = Plan;
+    type Memory = CudaSlice<u8>;
 
     fn resolve(&self, problem: &Problem) -> Result<Self::Resolved> {
         Ok(plan(problem, &self.limits))
     }
 
-    fn submit(&self, launch: &Self::Resolved, buffers: &Buffers) -> Result<()> {
-        launch.as_ref().map_or(Ok(()), |launch| self.launch(launch, buffers))
+    fn workspace_bytes(plan: &Plan) -> usize {
+        plan.workspace_bytes
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<CudaSlice<u8>> {
+        // CUDA has no allocation of nothing.
+        self.stream.alloc_zeros(bytes.max(1)).map_err(|error| failure("cuMemAlloc", error))
+    }
+
+    fn memory<'a>(&'a self, memory: &'a mut CudaSlice<u8>) -> Operand<'a, Self> {
+        let (len, elsewhere) = (memory.len(), self.is_elsewhere(memory.stream()));
+        let (address, guard) = memory.device_ptr_mut(&self.stream);
+        Operand { address, len, dtype: None, elsewhere, _guard: guard }
+    }
+
+    fn submit(&self, plan: &Plan, buffers: &Buffers) -> Result<()> {
+        if buffers.workspace_bytes < plan.workspace_bytes {
+            return Err(Error::Workspace { found: buffers.workspace_bytes, needed: plan.workspace_bytes });
+        }
+        plan.launches().try_for_each(|launch| self.launch(launch, buffers))
     }
 }
 
 impl Prepared<Cuda> {
-    /// The kernel that the call launches, by the name that a profiler shows; `None` for an empty tensor, which launches
-    /// nothing.
+    /// The kernels that the call launches one after another, by the names that a profiler shows; none for an empty tensor.
     ///
     /// ```no_run
     /// use warpnorm::{Cuda, DType, LayerNorm, Signature};
     ///
     /// let prepared = LayerNorm::new([12_288])?.prepare(&Cuda::open(0)?, &Signature::new([1024, 12_288], DType::Bf16))?;
-    /// assert_eq!(prepared.kernel(), Some("rows_block_32x512_bf16"));
+    /// assert!(prepared.kernels().eq(["rows_block_32x512_bf16"]));
     /// # Ok::<(), warpnorm::Error>(())
     /// ```
-    #[must_use]
-    pub fn kernel(&self) -> Option<&'static str> {
-        let name = params::KERNEL_NAMES.get(self.resolved().as_ref()?.kernel as usize)?;
-        name.to_str().ok() // ASCII, all of them
+    pub fn kernels(&self) -> impl Iterator<Item = &'static str> + '_ {
+        // All of them are listed, and ASCII.
+        let name = |launch: &Launch| params::KERNEL_NAMES.get(launch.kernel as usize)?.to_str().ok();
+        self.resolved().launches().filter_map(name)
     }
 }
 
-impl<T: Element, S: DevicePtr<T> + ?Sized> Source<Cuda, T> for S {
+impl<T: Stored, S: DevicePtr<T> + ?Sized> Source<Cuda, T> for S {
     fn read<'a>(&'a self, on: &'a Cuda, _: sealed::Token) -> Operand<'a, Cuda> {
         let elsewhere = on.is_elsewhere(self.stream());
         let (address, guard) = self.device_ptr(&on.stream);
-        Operand { address, len: self.len(), dtype: T::DTYPE, elsewhere, _guard: guard }
+        Operand { address, len: self.len(), dtype: T::STORED, elsewhere, _guard: guard }
     }
 }
 
-impl<T: Element, S: DevicePtrMut<T> + ?Sized> Sink<Cuda, T> for S {
+impl<T: Stored, S: DevicePtrMut<T> + ?Sized> Sink<Cuda, T> for S {
     fn write<'a>(&'a mut self, on: &'a Cuda, _: sealed::Token) -> Operand<'a, Cuda> {
         let (len, elsewhere) = (self.len(), on.is_elsewhere(self.stream()));
         let (address, guard) = self.device_ptr_mut(&on.stream);
-        Operand { address, len, dtype: T::DTYPE, elsewhere, _guard: guard }
+        Operand { address, len, dtype: T::STORED, elsewhere, _guard: guard }
     }
 }
 

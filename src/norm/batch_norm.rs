@@ -5,13 +5,15 @@ use crate::args::Args;
 use crate::backend::Backend;
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::problem::{ChannelTable, Constants, Pointwise, Problem};
+use crate::problem::{BatchStatistics, ChannelTable, Constants, Pointwise, Problem};
 use crate::shape::{Layout, Shape};
 use crate::signature::Signature;
 
-/// Batch normalization (Ioffe and Szegedy, 2015) at inference, by running statistics:
+/// Batch normalization (Ioffe and Szegedy, 2015): at inference by running statistics,
 ///
 /// `y = weight[c] · (x − running_mean[c]) / sqrt(running_var[c] + eps) + bias[c]`
+///
+/// and, with [`batch_statistics`](Self::batch_statistics), by those of the batch.
 ///
 /// The tensor is `[N, C, spatial…]` or, with [`Layout::Nhwc`], `[N, spatial…, C]`, with 0 to 3 spatial axes. Running
 /// statistics are `[C]` in f32; weight and bias are `[C]`; each may be absent. One launch on a GPU.
@@ -38,7 +40,12 @@ pub struct BatchNorm {
     layout: Layout,
     eps: f32,
     activation: Activation,
+    batch_statistics: bool,
+    momentum: Option<f32>,
 }
+
+/// PyTorch's default.
+const DEFAULT_MOMENTUM: f32 = 0.1;
 
 impl BatchNorm {
     /// A layer over `num_features` channels in NCHW, with PyTorch's `eps` of 1e-5.
@@ -47,13 +54,61 @@ impl BatchNorm {
     /// None today; a `Result` as of every other layer.
     pub fn new(num_features: usize) -> Result<Self> {
         let eps = checked_eps(DEFAULT_EPS)?;
-        Ok(Self { num_features, layout: Layout::Nchw, eps, activation: Activation::None })
+        Ok(Self {
+            num_features,
+            layout: Layout::Nchw,
+            eps,
+            activation: Activation::None,
+            batch_statistics: false,
+            momentum: Some(DEFAULT_MOMENTUM),
+        })
     }
 
     /// Where the channels lie.
     #[must_use]
     pub const fn layout(self, layout: Layout) -> Self {
         Self { layout, ..self }
+    }
+
+    /// Whether mean and variance are those of the batch, over N and the spatial axes, and the running statistics are moved
+    /// towards them: what PyTorch does in training, and what estimates the running statistics anew for a model whose data
+    /// has shifted since.
+    ///
+    /// A call then takes running statistics, if at all, by
+    /// [`update_running_statistics`](crate::Args::update_running_statistics), and counts itself in
+    /// [`num_batches_tracked`](crate::Args::num_batches_tracked), if that is given. It normalizes by the biased variance;
+    /// the running variance moves towards the unbiased one. A batch of one value a channel is an error. On a GPU it takes two
+    /// launches and a [`Workspace`](crate::Workspace).
+    ///
+    /// ```
+    /// use warpnorm::{Args, BatchNorm, Cpu};
+    ///
+    /// // Running statistics over a stream of batches: their average, whatever they were before.
+    /// let layer = BatchNorm::new(2)?.batch_statistics(true).momentum(None)?;
+    /// let (mut mean, mut var, mut batches) = ([0.0_f32; 2], [1.0_f32; 2], [0_i64]);
+    /// for batch in [[1.0_f32, 5.0, 3.0, 5.0], [2.0, 6.0, 4.0, 8.0]] {
+    ///     let mut y = [0.0_f32; 4];
+    ///     let args = Args::new(&Cpu, [2, 2]).input(&batch).output(&mut y);
+    ///     layer.forward(args.update_running_statistics(&mut mean, &mut var).num_batches_tracked(&mut batches))?;
+    /// }
+    /// assert_eq!((mean, var, batches), ([2.5, 6.0], [2.0, 1.0], [2]));
+    /// # Ok::<(), warpnorm::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn batch_statistics(self, batch_statistics: bool) -> Self {
+        Self { batch_statistics, ..self }
+    }
+
+    /// The share of a batch in the new running statistics, 0.1 by default. `None`: an average over all batches, each as much
+    /// as any other, for which a call needs their number.
+    ///
+    /// # Errors
+    /// [`Error::Momentum`] if it is no share.
+    pub fn momentum(self, momentum: Option<f64>) -> Result<Self> {
+        if let Some(found) = momentum.filter(|momentum| !(0.0..=1.0).contains(momentum)) {
+            return Err(Error::Momentum { found });
+        }
+        Ok(Self { momentum: momentum.map(|momentum| momentum as f32), ..self })
     }
 
     /// The shape of weight, bias and running statistics: `[C]`.
@@ -88,8 +143,33 @@ impl Layer for BatchNorm {
     const NAME: &'static str = "BatchNorm";
 
     fn problem(&self, signature: &Signature) -> Result<Problem> {
+        if self.batch_statistics {
+            return self.batch(signature);
+        }
         let map = channel_map(Self::NAME, signature, self.num_features, self.layout, self.eps, self.activation)?;
         Ok(Problem::Pointwise(map))
+    }
+}
+
+impl BatchNorm {
+    fn batch(&self, signature: &Signature) -> Result<Problem> {
+        refuse_strides(Self::NAME, &signature.strides())?;
+        let (samples, spatial) = image_axes(Self::NAME, &signature.shape, self.num_features, self.layout)?;
+        if self.num_features > 0 && samples == 1 && spatial == 1 {
+            return Err(Error::OneValue { layer: Self::NAME, found: signature.shape });
+        }
+        Ok(Problem::BatchStatistics(BatchStatistics {
+            dtype: signature.dtype,
+            samples,
+            spatial,
+            channels: self.num_features,
+            layout: self.layout,
+            weight: coefficient("weight", signature.weight, signature.dtype)?,
+            bias: coefficient("bias", signature.bias, signature.dtype)?,
+            eps: self.eps,
+            activation: self.activation,
+            momentum: self.momentum,
+        }))
     }
 }
 

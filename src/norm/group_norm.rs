@@ -1,6 +1,6 @@
 use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, image_axes, refuse_strides};
 use crate::error::{Error, Result};
-use crate::problem::{Affine, Moments, Problem, Rows};
+use crate::problem::{Affine, ChannelsLast, Moments, Problem, Rows};
 use crate::shape::{Layout, Shape};
 use crate::signature::Signature;
 
@@ -9,8 +9,9 @@ use crate::signature::Signature;
 ///
 /// `y = weight[c] · (x − mean(group)) / sqrt(var(group) + eps) + bias[c]`
 ///
-/// The tensor is `[N, C, spatial…]` (NCHW) with 0 to 3 spatial axes; weight and bias are `[C]`; each may be absent. The
-/// variance is the biased one.
+/// The tensor is `[N, C, spatial…]` or, with [`Layout::Nhwc`], `[N, spatial…, C]`, with 0 to 3 spatial axes; weight and bias
+/// are `[C]`; each may be absent. The variance is the biased one. In NHWC a GPU takes two launches and a
+/// [`Workspace`](crate::Workspace).
 ///
 /// ```
 /// use warpnorm::{Args, Cpu, GroupNorm};
@@ -25,6 +26,7 @@ use crate::signature::Signature;
 pub struct GroupNorm {
     num_groups: usize,
     num_channels: usize,
+    layout: Layout,
     eps: f32,
     activation: Activation,
 }
@@ -41,7 +43,14 @@ impl GroupNorm {
         if !num_channels.is_multiple_of(num_groups) {
             return Err(Error::Groups { num_channels, num_groups });
         }
-        Ok(Self { num_groups, num_channels, eps: checked_eps(DEFAULT_EPS)?, activation: Activation::None })
+        let eps = checked_eps(DEFAULT_EPS)?;
+        Ok(Self { num_groups, num_channels, layout: Layout::Nchw, eps, activation: Activation::None })
+    }
+
+    /// Where the channels lie.
+    #[must_use]
+    pub const fn layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
     }
 
     /// The shape of weight and bias: `[C]`.
@@ -58,15 +67,52 @@ impl Layer for GroupNorm {
     const NAME: &'static str = "GroupNorm";
 
     fn problem(&self, signature: &Signature) -> Result<Problem> {
-        let rows = group_rows(Self::NAME, signature, self.num_groups, self.num_channels)?;
-        Ok(Problem::Rows(Rows { eps: self.eps, activation: self.activation, ..rows }))
+        let Self { num_groups, num_channels, layout, eps, activation } = *self;
+        groups(Self::NAME, signature, [num_groups, num_channels], layout, eps, activation)
     }
 }
 
+/// Groups of channels, in either layout.
+pub(super) fn groups(
+    layer: &'static str,
+    signature: &Signature,
+    [groups, channels]: [usize; 2],
+    layout: Layout,
+    eps: f32,
+    activation: Activation,
+) -> Result<Problem> {
+    if layout == Layout::Nhwc {
+        refuse_strides(layer, &signature.strides())?;
+        let (samples, spatial) = image_axes(layer, &signature.shape, channels, layout)?;
+        // Without spatial axes both layouts are the same memory.
+        if spatial != 1 {
+            return Ok(Problem::ChannelsLast(ChannelsLast {
+                dtype: signature.dtype,
+                samples,
+                spatial,
+                channels,
+                groups,
+                weight: coefficient("weight", signature.weight, signature.dtype)?,
+                bias: coefficient("bias", signature.bias, signature.dtype)?,
+                eps,
+                activation,
+            }));
+        }
+    }
+    let rows = group_rows(layer, signature, groups, channels, layout)?;
+    Ok(Problem::Rows(Rows { eps, activation, ..rows }))
+}
+
 /// In NCHW a group of channels is one contiguous stretch: a row for each sample and group.
-pub(super) fn group_rows(layer: &'static str, signature: &Signature, groups: usize, channels: usize) -> Result<Rows> {
+fn group_rows(
+    layer: &'static str,
+    signature: &Signature,
+    groups: usize,
+    channels: usize,
+    layout: Layout,
+) -> Result<Rows> {
     refuse_strides(layer, &signature.strides())?;
-    let (batch, spatial) = image_axes(layer, &signature.shape, channels, Layout::Nchw)?;
+    let (batch, spatial) = image_axes(layer, &signature.shape, channels, layout)?;
     let overflow = || Error::ShapeOverflow { shape: signature.shape };
     let channels_per_group = channels / groups;
     let length = channels_per_group.checked_mul(spatial).ok_or_else(overflow)?;

@@ -1,8 +1,8 @@
 use super::batch_norm::channel_map;
-use super::group_norm::group_rows;
+use super::group_norm::groups;
 use super::{Activation, DEFAULT_EPS, Layer, checked_eps, entry_points, eps};
 use crate::error::Result;
-use crate::problem::{Problem, Rows};
+use crate::problem::Problem;
 use crate::shape::{Layout, Shape};
 use crate::signature::Signature;
 
@@ -11,7 +11,8 @@ use crate::signature::Signature;
 ///
 /// `y = weight[c] · (x − mean) / sqrt(var + eps) + bias[c]`
 ///
-/// The tensor is `[N, C, spatial…]` (NCHW) with 0 to 3 spatial axes; weight and bias are `[C]`; each may be absent. With
+/// The tensor is `[N, C, spatial…]` or, with [`Layout::Nhwc`], `[N, spatial…, C]`, with 0 to 3 spatial axes; weight and bias
+/// are `[C]`; each may be absent. In NHWC a GPU takes two launches and a [`Workspace`](crate::Workspace). With
 /// [`track_running_stats`](Self::track_running_stats) mean and variance are the running statistics, `[C]` in f32, as in
 /// PyTorch's evaluation of such a layer.
 ///
@@ -26,6 +27,7 @@ use crate::signature::Signature;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InstanceNorm {
     num_features: usize,
+    layout: Layout,
     eps: f32,
     track_running_stats: bool,
     activation: Activation,
@@ -38,7 +40,14 @@ impl InstanceNorm {
     /// None today; a `Result` as of every other layer.
     pub fn new(num_features: usize) -> Result<Self> {
         let eps = checked_eps(DEFAULT_EPS)?;
-        Ok(Self { num_features, eps, track_running_stats: false, activation: Activation::None })
+        let (layout, activation) = (Layout::Nchw, Activation::None);
+        Ok(Self { num_features, layout, eps, track_running_stats: false, activation })
+    }
+
+    /// Where the channels lie.
+    #[must_use]
+    pub const fn layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
     }
 
     /// Whether mean and variance are running statistics, given with each call, instead of the input's own.
@@ -62,11 +71,11 @@ impl Layer for InstanceNorm {
 
     fn problem(&self, signature: &Signature) -> Result<Problem> {
         if self.track_running_stats {
-            let map = channel_map(Self::NAME, signature, self.num_features, Layout::Nchw, self.eps, self.activation)?;
+            let map = channel_map(Self::NAME, signature, self.num_features, self.layout, self.eps, self.activation)?;
             return Ok(Problem::Pointwise(map));
         }
         // A group of one channel each. Without channels there is nothing to do, and no division by their number.
-        let rows = group_rows(Self::NAME, signature, self.num_features.max(1), self.num_features)?;
-        Ok(Problem::Rows(Rows { eps: self.eps, activation: self.activation, ..rows }))
+        let channels = [self.num_features.max(1), self.num_features];
+        groups(Self::NAME, signature, channels, self.layout, self.eps, self.activation)
     }
 }

@@ -9,13 +9,17 @@ mod kernels;
 pub(crate) mod params;
 mod pointwise;
 mod rows;
+mod slabs;
 
 pub(crate) use divisor::divisor;
 
 use crate::element::DType;
 use crate::norm::Activation;
 use crate::problem::{Buffers, Problem};
-use params::{ChannelTableParams, ConvolutionParams, Kernel, PointwiseParams, RowsParams};
+use params::{
+    BatchStatisticsParams, ChannelTableParams, ChannelsLastParams, ConvolutionParams, Kernel, PointwiseParams,
+    RowsParams, SlabGeometry,
+};
 
 /// The largest grid in its first dimension, on every chip.
 pub(crate) const MAX_GRID: u32 = i32::MAX as u32;
@@ -43,18 +47,38 @@ pub struct Launch {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Params {
     Rows(RowsParams),
+    ChannelsLast(ChannelsLastParams),
+    BatchStatistics(BatchStatisticsParams),
     Pointwise(PointwiseParams),
     ChannelTable(ChannelTableParams),
     Convolution(ConvolutionParams),
 }
 
 impl Params {
-    /// The same parameters with a call's addresses.
+    /// The same parameters with a call's addresses. What is in the workspace was planned as an offset.
     pub(crate) fn with(mut self, buffers: &Buffers) -> Self {
         match &mut self {
             Self::Rows(p) => {
                 (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
                 (p.weight, p.bias) = (buffers.weight, buffers.bias);
+            }
+            Self::ChannelsLast(p) => {
+                (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
+                (p.weight, p.bias) = (buffers.weight, buffers.bias);
+                p.results += buffers.workspace;
+                place(&mut p.slab, buffers.workspace);
+            }
+            Self::BatchStatistics(p) => {
+                (p.x, p.residual) = (buffers.x, buffers.residual);
+                (p.weight, p.bias) = (buffers.weight, buffers.bias);
+                (p.running_mean, p.running_var) = (buffers.running_mean, buffers.running_var);
+                p.num_batches_tracked = buffers.num_batches_tracked;
+                p.table += buffers.workspace;
+                place(&mut p.slab, buffers.workspace);
+            }
+            Self::Pointwise(p) if p.table != 0 => {
+                (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
+                p.table += buffers.workspace;
             }
             Self::Pointwise(p) => {
                 (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
@@ -77,6 +101,8 @@ impl Params {
     pub(crate) fn pointer(&mut self) -> *mut std::ffi::c_void {
         match self {
             Self::Rows(p) => std::ptr::from_mut(p).cast(),
+            Self::ChannelsLast(p) => std::ptr::from_mut(p).cast(),
+            Self::BatchStatistics(p) => std::ptr::from_mut(p).cast(),
             Self::Pointwise(p) => std::ptr::from_mut(p).cast(),
             Self::ChannelTable(p) => std::ptr::from_mut(p).cast(),
             Self::Convolution(p) => std::ptr::from_mut(p).cast(),
@@ -84,12 +110,39 @@ impl Params {
     }
 }
 
-/// The launch that computes a problem; `None` where there is nothing to compute.
-pub(crate) fn plan(problem: &Problem, limits: &Limits) -> Option<Launch> {
+fn place(slab: &mut SlabGeometry, workspace: u64) {
+    slab.counters += workspace;
+    slab.partials += workspace;
+}
+
+/// The launches that compute a problem, one after another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Plan {
+    launches: [Option<Launch>; 2],
+    /// Of the workspace that they need.
+    pub workspace_bytes: usize,
+}
+
+impl Plan {
+    /// Where there is nothing to compute.
+    const NONE: Self = Self { launches: [None; 2], workspace_bytes: 0 };
+
+    fn single(launch: Option<Launch>) -> Self {
+        Self { launches: [launch, None], ..Self::NONE }
+    }
+
+    pub(crate) fn launches(&self) -> impl Iterator<Item = &Launch> {
+        self.launches.iter().flatten()
+    }
+}
+
+pub(crate) fn plan(problem: &Problem, limits: &Limits) -> Plan {
     match problem {
-        Problem::Rows(rows) => rows::plan(rows, limits),
-        Problem::Pointwise(map) => pointwise::plan(map, limits),
-        Problem::ChannelTable(table) => pointwise::plan_table(table, limits),
+        Problem::Rows(rows) => Plan::single(rows::plan(rows, limits)),
+        Problem::ChannelsLast(tensor) => slabs::plan(tensor, limits),
+        Problem::BatchStatistics(batch) => slabs::plan_batch(batch, limits),
+        Problem::Pointwise(map) => Plan::single(pointwise::plan(map, limits)),
+        Problem::ChannelTable(table) => Plan::single(pointwise::plan_table(table, limits)),
     }
 }
 

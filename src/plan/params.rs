@@ -13,6 +13,7 @@ pub const WN_FLAG_WEIGHT_F32: Flags = 1;
 pub const WN_FLAG_BIAS_F32: Flags = 2;
 pub const WN_FLAG_WEIGHT_PLUS_ONE: Flags = 4;
 pub const WN_FLAG_MEAN_SQUARE: Flags = 8;
+pub const WN_FLAG_CUMULATIVE: Flags = 16;
 pub type Flags = u32;
 pub const WN_WARP: Regimes = 32;
 pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
@@ -21,6 +22,8 @@ pub const WN_ROWS_WIDE_BLOCK_THREADS: Regimes = 1024;
 pub const WN_ROWS_STREAM_THREADS: Regimes = 512;
 pub const WN_POINTWISE_THREADS: Regimes = 256;
 pub const WN_POINTWISE_VECTORS: Regimes = 4;
+pub const WN_SLAB_THREADS: Regimes = 256;
+pub const WN_COUNTERS: Regimes = 4096;
 pub const WN_CONVOLUTION_THREADS: Regimes = 128;
 pub type Regimes = u32;
 #[repr(C)]
@@ -91,6 +94,129 @@ const _: () = {
     ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 164usize];
     ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 168usize];
     ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 172usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct SlabGeometry {
+    pub counters: u64,
+    pub partials: u64,
+    pub slabs: u64,
+    pub length: u64,
+    pub channels: Divisor,
+    pub groups: u64,
+    pub channels_per_group: u64,
+    pub columns: u64,
+    pub tiles: u64,
+    pub tile_rounds: u64,
+    pub period: u32,
+    pub strip: u32,
+    pub strips: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SlabGeometry"][::std::mem::size_of::<SlabGeometry>() - 112usize];
+    ["Alignment of SlabGeometry"][::std::mem::align_of::<SlabGeometry>() - 8usize];
+    ["Offset of field: SlabGeometry::counters"][::std::mem::offset_of!(SlabGeometry, counters) - 0usize];
+    ["Offset of field: SlabGeometry::partials"][::std::mem::offset_of!(SlabGeometry, partials) - 8usize];
+    ["Offset of field: SlabGeometry::slabs"][::std::mem::offset_of!(SlabGeometry, slabs) - 16usize];
+    ["Offset of field: SlabGeometry::length"][::std::mem::offset_of!(SlabGeometry, length) - 24usize];
+    ["Offset of field: SlabGeometry::channels"][::std::mem::offset_of!(SlabGeometry, channels) - 32usize];
+    ["Offset of field: SlabGeometry::groups"][::std::mem::offset_of!(SlabGeometry, groups) - 56usize];
+    ["Offset of field: SlabGeometry::channels_per_group"]
+        [::std::mem::offset_of!(SlabGeometry, channels_per_group) - 64usize];
+    ["Offset of field: SlabGeometry::columns"][::std::mem::offset_of!(SlabGeometry, columns) - 72usize];
+    ["Offset of field: SlabGeometry::tiles"][::std::mem::offset_of!(SlabGeometry, tiles) - 80usize];
+    ["Offset of field: SlabGeometry::tile_rounds"][::std::mem::offset_of!(SlabGeometry, tile_rounds) - 88usize];
+    ["Offset of field: SlabGeometry::period"][::std::mem::offset_of!(SlabGeometry, period) - 96usize];
+    ["Offset of field: SlabGeometry::strip"][::std::mem::offset_of!(SlabGeometry, strip) - 100usize];
+    ["Offset of field: SlabGeometry::strips"][::std::mem::offset_of!(SlabGeometry, strips) - 104usize];
+    ["Offset of field: SlabGeometry::reserved"][::std::mem::offset_of!(SlabGeometry, reserved) - 108usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct ChannelsLastParams {
+    pub x: u64,
+    pub residual: u64,
+    pub sum: u64,
+    pub y: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub results: u64,
+    pub slab: SlabGeometry,
+    pub group: Divisor,
+    pub activation: u32,
+    pub flags: u32,
+    pub eps: f32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ChannelsLastParams"][::std::mem::size_of::<ChannelsLastParams>() - 208usize];
+    ["Alignment of ChannelsLastParams"][::std::mem::align_of::<ChannelsLastParams>() - 8usize];
+    ["Offset of field: ChannelsLastParams::x"][::std::mem::offset_of!(ChannelsLastParams, x) - 0usize];
+    ["Offset of field: ChannelsLastParams::residual"][::std::mem::offset_of!(ChannelsLastParams, residual) - 8usize];
+    ["Offset of field: ChannelsLastParams::sum"][::std::mem::offset_of!(ChannelsLastParams, sum) - 16usize];
+    ["Offset of field: ChannelsLastParams::y"][::std::mem::offset_of!(ChannelsLastParams, y) - 24usize];
+    ["Offset of field: ChannelsLastParams::weight"][::std::mem::offset_of!(ChannelsLastParams, weight) - 32usize];
+    ["Offset of field: ChannelsLastParams::bias"][::std::mem::offset_of!(ChannelsLastParams, bias) - 40usize];
+    ["Offset of field: ChannelsLastParams::results"][::std::mem::offset_of!(ChannelsLastParams, results) - 48usize];
+    ["Offset of field: ChannelsLastParams::slab"][::std::mem::offset_of!(ChannelsLastParams, slab) - 56usize];
+    ["Offset of field: ChannelsLastParams::group"][::std::mem::offset_of!(ChannelsLastParams, group) - 168usize];
+    ["Offset of field: ChannelsLastParams::activation"]
+        [::std::mem::offset_of!(ChannelsLastParams, activation) - 192usize];
+    ["Offset of field: ChannelsLastParams::flags"][::std::mem::offset_of!(ChannelsLastParams, flags) - 196usize];
+    ["Offset of field: ChannelsLastParams::eps"][::std::mem::offset_of!(ChannelsLastParams, eps) - 200usize];
+    ["Offset of field: ChannelsLastParams::reserved"][::std::mem::offset_of!(ChannelsLastParams, reserved) - 204usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct BatchStatisticsParams {
+    pub x: u64,
+    pub residual: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub running_mean: u64,
+    pub running_var: u64,
+    pub num_batches_tracked: u64,
+    pub table: u64,
+    pub samples: u64,
+    pub values: u64,
+    pub slab: SlabGeometry,
+    pub plane_vectors: Divisor,
+    pub momentum: f32,
+    pub flags: u32,
+    pub eps: f32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of BatchStatisticsParams"][::std::mem::size_of::<BatchStatisticsParams>() - 232usize];
+    ["Alignment of BatchStatisticsParams"][::std::mem::align_of::<BatchStatisticsParams>() - 8usize];
+    ["Offset of field: BatchStatisticsParams::x"][::std::mem::offset_of!(BatchStatisticsParams, x) - 0usize];
+    ["Offset of field: BatchStatisticsParams::residual"]
+        [::std::mem::offset_of!(BatchStatisticsParams, residual) - 8usize];
+    ["Offset of field: BatchStatisticsParams::weight"][::std::mem::offset_of!(BatchStatisticsParams, weight) - 16usize];
+    ["Offset of field: BatchStatisticsParams::bias"][::std::mem::offset_of!(BatchStatisticsParams, bias) - 24usize];
+    ["Offset of field: BatchStatisticsParams::running_mean"]
+        [::std::mem::offset_of!(BatchStatisticsParams, running_mean) - 32usize];
+    ["Offset of field: BatchStatisticsParams::running_var"]
+        [::std::mem::offset_of!(BatchStatisticsParams, running_var) - 40usize];
+    ["Offset of field: BatchStatisticsParams::num_batches_tracked"]
+        [::std::mem::offset_of!(BatchStatisticsParams, num_batches_tracked) - 48usize];
+    ["Offset of field: BatchStatisticsParams::table"][::std::mem::offset_of!(BatchStatisticsParams, table) - 56usize];
+    ["Offset of field: BatchStatisticsParams::samples"]
+        [::std::mem::offset_of!(BatchStatisticsParams, samples) - 64usize];
+    ["Offset of field: BatchStatisticsParams::values"][::std::mem::offset_of!(BatchStatisticsParams, values) - 72usize];
+    ["Offset of field: BatchStatisticsParams::slab"][::std::mem::offset_of!(BatchStatisticsParams, slab) - 80usize];
+    ["Offset of field: BatchStatisticsParams::plane_vectors"]
+        [::std::mem::offset_of!(BatchStatisticsParams, plane_vectors) - 192usize];
+    ["Offset of field: BatchStatisticsParams::momentum"]
+        [::std::mem::offset_of!(BatchStatisticsParams, momentum) - 216usize];
+    ["Offset of field: BatchStatisticsParams::flags"][::std::mem::offset_of!(BatchStatisticsParams, flags) - 220usize];
+    ["Offset of field: BatchStatisticsParams::eps"][::std::mem::offset_of!(BatchStatisticsParams, eps) - 224usize];
+    ["Offset of field: BatchStatisticsParams::reserved"]
+        [::std::mem::offset_of!(BatchStatisticsParams, reserved) - 228usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -234,16 +360,28 @@ pub enum Kernel {
     rows_stream_bf16 = 17,
     pointwise_planes_f32 = 18,
     pointwise_channels_last_f32 = 19,
-    channel_table_f32 = 20,
+    pointwise_table_f32 = 20,
     pointwise_planes_f16 = 21,
     pointwise_channels_last_f16 = 22,
-    channel_table_f16 = 23,
+    pointwise_table_f16 = 23,
     pointwise_planes_bf16 = 24,
     pointwise_channels_last_bf16 = 25,
-    channel_table_bf16 = 26,
-    convolution_direct_f32 = 27,
+    pointwise_table_bf16 = 26,
+    channels_last_moments_f32 = 27,
+    channels_last_apply_f32 = 28,
+    channels_last_moments_f16 = 29,
+    channels_last_apply_f16 = 30,
+    channels_last_moments_bf16 = 31,
+    channels_last_apply_bf16 = 32,
+    batch_statistics_planes_f32 = 33,
+    batch_statistics_channels_last_f32 = 34,
+    batch_statistics_planes_f16 = 35,
+    batch_statistics_channels_last_f16 = 36,
+    batch_statistics_planes_bf16 = 37,
+    batch_statistics_channels_last_bf16 = 38,
+    convolution_direct_f32 = 39,
 }
-pub const KERNELS: [Kernel; 28] = [
+pub const KERNELS: [Kernel; 40] = [
     Kernel::rows_group_8_f32,
     Kernel::rows_group_16_f32,
     Kernel::rows_group_32_f32,
@@ -264,16 +402,28 @@ pub const KERNELS: [Kernel; 28] = [
     Kernel::rows_stream_bf16,
     Kernel::pointwise_planes_f32,
     Kernel::pointwise_channels_last_f32,
-    Kernel::channel_table_f32,
+    Kernel::pointwise_table_f32,
     Kernel::pointwise_planes_f16,
     Kernel::pointwise_channels_last_f16,
-    Kernel::channel_table_f16,
+    Kernel::pointwise_table_f16,
     Kernel::pointwise_planes_bf16,
     Kernel::pointwise_channels_last_bf16,
-    Kernel::channel_table_bf16,
+    Kernel::pointwise_table_bf16,
+    Kernel::channels_last_moments_f32,
+    Kernel::channels_last_apply_f32,
+    Kernel::channels_last_moments_f16,
+    Kernel::channels_last_apply_f16,
+    Kernel::channels_last_moments_bf16,
+    Kernel::channels_last_apply_bf16,
+    Kernel::batch_statistics_planes_f32,
+    Kernel::batch_statistics_channels_last_f32,
+    Kernel::batch_statistics_planes_f16,
+    Kernel::batch_statistics_channels_last_f16,
+    Kernel::batch_statistics_planes_bf16,
+    Kernel::batch_statistics_channels_last_bf16,
     Kernel::convolution_direct_f32,
 ];
-pub const KERNEL_NAMES: [&::std::ffi::CStr; 28] = [
+pub const KERNEL_NAMES: [&::std::ffi::CStr; 40] = [
     c"rows_group_8_f32",
     c"rows_group_16_f32",
     c"rows_group_32_f32",
@@ -294,12 +444,24 @@ pub const KERNEL_NAMES: [&::std::ffi::CStr; 28] = [
     c"rows_stream_bf16",
     c"pointwise_planes_f32",
     c"pointwise_channels_last_f32",
-    c"channel_table_f32",
+    c"pointwise_table_f32",
     c"pointwise_planes_f16",
     c"pointwise_channels_last_f16",
-    c"channel_table_f16",
+    c"pointwise_table_f16",
     c"pointwise_planes_bf16",
     c"pointwise_channels_last_bf16",
-    c"channel_table_bf16",
+    c"pointwise_table_bf16",
+    c"channels_last_moments_f32",
+    c"channels_last_apply_f32",
+    c"channels_last_moments_f16",
+    c"channels_last_apply_f16",
+    c"channels_last_moments_bf16",
+    c"channels_last_apply_bf16",
+    c"batch_statistics_planes_f32",
+    c"batch_statistics_channels_last_f32",
+    c"batch_statistics_planes_f16",
+    c"batch_statistics_channels_last_f16",
+    c"batch_statistics_planes_bf16",
+    c"batch_statistics_channels_last_bf16",
     c"convolution_direct_f32",
 ];

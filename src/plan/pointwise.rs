@@ -1,6 +1,6 @@
 //! The pointwise pattern: how a tensor is spread over threads. See kernels/pointwise.cu.
 
-use super::kernels::{CHANNEL_TABLE, POINTWISE_CHANNELS_LAST, POINTWISE_PLANES};
+use super::kernels::{POINTWISE_CHANNELS_LAST, POINTWISE_PLANES, POINTWISE_TABLE};
 use super::params::{self, ChannelTableParams, PointwiseParams};
 use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor};
 use crate::problem::{ChannelTable, Constants, Pointwise};
@@ -51,7 +51,7 @@ fn channels_last_stride(channels: u64, per_vector: u64, vectors: u64, limits: &L
     period * (threads / period).max(1)
 }
 
-fn gcd(a: u64, b: u64) -> u64 {
+pub(super) fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
@@ -61,7 +61,7 @@ pub(super) fn plan_table(table: &ChannelTable, limits: &Limits) -> Option<Launch
     }
     let block = params::WN_POINTWISE_THREADS;
     Some(Launch {
-        kernel: CHANNEL_TABLE.of(table.dtype),
+        kernel: POINTWISE_TABLE.of(table.dtype),
         grid: limits.grid(table.channels as u64, u64::from(block)),
         block,
         params: Params::ChannelTable(ChannelTableParams {
@@ -135,8 +135,8 @@ mod tests {
     #[test]
     fn the_table_is_made_by_the_instance_of_the_narrow_coefficient() {
         let planned = |dtype| plan_table(&table(dtype, 300), &H200).unwrap();
-        assert_eq!(planned(DType::F32).kernel, Kernel::channel_table_f32);
-        assert_eq!(planned(DType::Bf16).kernel, Kernel::channel_table_bf16);
-        assert_eq!((planned(DType::F16).kernel, planned(DType::F16).grid), (Kernel::channel_table_f16, 2));
+        assert_eq!(planned(DType::F32).kernel, Kernel::pointwise_table_f32);
+        assert_eq!(planned(DType::Bf16).kernel, Kernel::pointwise_table_bf16);
+        assert_eq!((planned(DType::F16).kernel, planned(DType::F16).grid), (Kernel::pointwise_table_f16, 2));
     }
 }

@@ -69,6 +69,9 @@ fn its_check_sees_a_wrong_element() {
         Case::new(Op::GroupNorm { groups: 2 }, &[2, 6, 5, 5], DType::Bf16),
         Case::new(Op::InstanceNorm, &[2, 3, 9, 9], DType::Bf16),
         Case { layout: Layout::Nhwc, ..Case::new(Op::BatchNormInference, &[2, 24, 15, 14], DType::Bf16) },
+        Case { layout: Layout::Nhwc, ..Case::new(Op::GroupNorm { groups: 2 }, &[2, 6, 5, 5], DType::Bf16) },
+        Case { layout: Layout::Nhwc, ..Case::new(Op::BatchNormTraining, &[2, 6, 5, 5], DType::Bf16) },
+        Case::new(Op::BatchNormTraining, &[2, 6, 5, 5], DType::Bf16),
     ];
     for case in cases {
         let numbers = Numbers::<bf16>::new(&case);
@@ -102,7 +105,8 @@ fn right_outputs(case: &Case, numbers: &Numbers<bf16>) -> (Vec<bf16>, Option<Vec
         y: zeros(),
     };
     let prepared = prepare(&Cpu, case).expect("a layer");
-    call(&Cpu, case, &prepared, &Constants::new(&Cpu, case, numbers), &mut tensors).expect("a call");
+    let mut constants = Constants::new(&Cpu, case, &prepared, numbers).expect("constants");
+    call(&Cpu, case, &prepared, &mut constants, &mut tensors).expect("a call");
     (tensors.y, tensors.sum)
 }
 

@@ -72,7 +72,7 @@ fn lanes_agree_on_cpu() {
 /// A sample alone, and in a batch.
 fn samples_agree<P: Place, T: Real>(place: &P) {
     for shape in [[4, 6, 5, 5], [3, 8, 16, 16], [3, 2, 90, 91]] {
-        for layer in [Layer::GroupNorm { groups: 2 }, Layer::InstanceNorm] {
+        for layer in [Layer::group_norm(2), Layer::INSTANCE_NORM] {
             let batch = Call::new(layer, &shape);
             let inputs = Inputs::<T>::normal(&batch, 41);
             let reference = bits(&run(place, &batch, &inputs).expect("a valid call").y);
@@ -123,7 +123,7 @@ fn one_thread_and_many_on_cpu() {
         (Layer::LayerNorm, vec![1, 1_000_003]),
         (Layer::LayerNorm, vec![300, 1000]),
         (Layer::RmsNorm { weight_plus_one: false }, vec![2, 400_001]),
-        (Layer::GroupNorm { groups: 2 }, vec![2, 4, 300, 301]),
+        (Layer::group_norm(2), vec![2, 4, 300, 301]),
         (Layer::InstanceNormTracked, vec![3, 40, 64, 64]),
     ] {
         let call = Call::new(layer, &shape);

@@ -158,7 +158,7 @@ fn poisoned_rows_on_cpu() {
 /// Channels of one group whose means lie far apart: what a single shift for the group cannot cure.
 fn unlike_channels<T: Real>(verify: Verify<'_, T>) {
     for (groups, shape) in [(2, [2, 8, 7, 7]), (1, [1, 4, 33, 31]), (1, [1, 2, 200, 100])] {
-        let mut call = Call::new(Layer::GroupNorm { groups }, &shape);
+        let mut call = Call::new(Layer::group_norm(groups), &shape);
         call.weight = Coefficient::F32;
         let mut inputs = Inputs::<T>::normal(&call, 29);
         let spatial = shape[2] * shape[3];

@@ -1,7 +1,10 @@
 //! One call of a layer, described as a value: run on a backend, and compared with the oracle.
 
+use std::collections::BTreeMap;
+
 use warpnorm::{
-    Activation, Args, BatchNorm, Cpu, Cuda, Element, GroupNorm, InstanceNorm, LayerNorm, Layout, Result, RmsNorm, Shape,
+    Activation, Args, BatchNorm, Cpu, Cuda, DType, Element, GroupNorm, InstanceNorm, LayerNorm, Layout, Result,
+    RmsNorm, Shape, Signature, Workspace,
 };
 
 use crate::data::{bits, exact, normal, stored};
@@ -16,16 +19,44 @@ pub enum Layer {
     RmsNorm {
         weight_plus_one: bool,
     },
-    /// Over `[N, C, spatial]`.
+    /// Over `[N, C, spatial]`, or `[N, spatial, C]`.
     GroupNorm {
         groups: usize,
+        layout: Layout,
     },
-    InstanceNorm,
+    InstanceNorm {
+        layout: Layout,
+    },
     InstanceNormTracked,
     BatchNorm {
         layout: Layout,
         table: bool,
     },
+    /// BatchNorm by the batch's own statistics, which move the running ones; without a momentum as the average of all.
+    BatchStatistics {
+        layout: Layout,
+        momentum: Option<f64>,
+    },
+}
+
+impl Layer {
+    pub const fn group_norm(groups: usize) -> Self {
+        Self::GroupNorm { groups, layout: Layout::Nchw }
+    }
+
+    pub const INSTANCE_NORM: Self = Self::InstanceNorm { layout: Layout::Nchw };
+
+    pub fn is_channels_last(self) -> bool {
+        use Layout::Nhwc;
+        match self {
+            Self::LayerNorm | Self::RmsNorm { .. } => true,
+            Self::InstanceNormTracked => false,
+            Self::GroupNorm { layout, .. }
+            | Self::InstanceNorm { layout }
+            | Self::BatchNorm { layout, .. }
+            | Self::BatchStatistics { layout, .. } => layout == Nhwc,
+        }
+    }
 }
 
 /// Weight or bias: absent, of the tensors' type, or f32.
@@ -104,11 +135,7 @@ impl Call {
     }
 
     pub fn channels(&self) -> usize {
-        match self.layer {
-            Layer::BatchNorm { layout: Layout::Nhwc, .. } => self.shape[self.shape.len() - 1],
-            Layer::LayerNorm | Layer::RmsNorm { .. } => self.shape[self.shape.len() - 1],
-            _ => self.shape[1],
-        }
+        if self.layer.is_channels_last() { self.shape[self.shape.len() - 1] } else { self.shape[1] }
     }
 
     fn has_rows(&self) -> bool {
@@ -159,7 +186,12 @@ impl<T: Element> Inputs<T> {
 pub struct Outputs<T> {
     pub y: Vec<T>,
     pub sum: Option<Vec<T>>,
+    /// Mean, variance and the number of batches, as the call has left them.
+    pub running: (Vec<f32>, Vec<f32>, i64),
 }
+
+/// Batches that the running statistics have seen before a call.
+pub const BATCHES_BEFORE: i64 = 4;
 
 /// What fills memory that belongs to nobody: no kernel may change it.
 const GUARD: f64 = 0.4375;
@@ -227,8 +259,10 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
     let single = |values: &[f64]| place.put(&stored::<f32>(shifted(values, offsets.coefficients)));
     let (weight, weight_f32) = (own(&inputs.weight), single(&inputs.weight));
     let (bias, bias_f32) = (own(&inputs.bias), single(&inputs.bias));
-    let mean = place.put(&inputs.running_mean);
-    let var = place.put(&inputs.running_var);
+    let mut mean = place.put(&inputs.running_mean);
+    let mut var = place.put(&inputs.running_var);
+    let mut batches = place.put_counter(BATCHES_BEFORE);
+    let mut workspace = Workspace::init(place, workspace_bytes(place, call, T::DTYPE)?)?;
     let mut table = place.put(&vec![0.0_f32; 3 * channels]);
 
     {
@@ -238,10 +272,17 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
             bias: place.view(&bias, coefficient_range.clone()),
             bias_f32: place.view(&bias_f32, coefficient_range),
         };
-        let (mean, var) = (place.view(&mean, 0..channels), place.view(&var, 0..channels));
+        // Either read or moved.
+        let moved = matches!(call.layer, Layer::BatchStatistics { .. });
+        let (mut mean_out, mut var_out, mut batches_out, mean, var) = if moved {
+            let (mean, var) = (place.view_mut(&mut mean, 0..channels), place.view_mut(&mut var, 0..channels));
+            (Some(mean), Some(var), Some(place.view_counter(&mut batches)), None, None)
+        } else {
+            (None, None, None, Some(place.view(&mean, 0..channels)), Some(place.view(&var, 0..channels)))
+        };
         if let Layer::BatchNorm { table: true, .. } = call.layer {
             let mut made = place.view_mut(&mut table, 0..3 * channels);
-            let args = Args::new(place, [channels]).running_mean(&mean).running_var(&var).output(&mut made);
+            let args = with_statistics(Args::new(place, [channels]), &mean, &var).output(&mut made);
             BatchNorm::new(channels)?.eps(call.eps)?.channel_table(views.add(call, args))?;
         }
         let table = place.view(&table, 0..3 * channels);
@@ -280,11 +321,17 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
         match call.layer {
             Layer::BatchNorm { table: true, .. } => args = args.channel_table(&table),
             Layer::BatchNorm { .. } | Layer::InstanceNormTracked => {
-                args = views.add(call, args.running_mean(&mean).running_var(&var));
+                args = views.add(call, with_statistics(args, &mean, &var));
+            }
+            Layer::BatchStatistics { .. } => {
+                if let (Some(mean), Some(var), Some(batches)) = (&mut mean_out, &mut var_out, &mut batches_out) {
+                    args = args.update_running_statistics(mean, var).num_batches_tracked(batches);
+                }
+                args = views.add(call, args);
             }
             _ => args = views.add(call, args),
         }
-        forward(call, args)?;
+        forward(call, args.workspace(&mut workspace))?;
     }
 
     let sum = match call.residual {
@@ -292,26 +339,78 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
         Residual::SumInPlace => Some(gather(&place.get(&residual), offsets.residual, gaps.residual, "residual")),
         _ => None,
     };
-    Ok(Outputs { y: gather(&place.get(&y), offsets.y, gaps.y, "output"), sum })
+    let running = (place.get(&mean), place.get(&var), place.get_counter(&batches));
+    Ok(Outputs { y: gather(&place.get(&y), offsets.y, gaps.y, "output"), sum, running })
+}
+
+fn with_statistics<'a, 'v, P: Place>(
+    args: Args<'a, P>,
+    mean: &'a Option<P::View<'v, f32>>,
+    var: &'a Option<P::View<'v, f32>>,
+) -> Args<'a, P> {
+    match (mean, var) {
+        (Some(mean), Some(var)) => args.running_mean(mean).running_var(var),
+        _ => args,
+    }
+}
+
+/// Evaluates an expression on the call's layer, whichever it is.
+macro_rules! with_layer {
+    ($call:expr, $layer:ident => $body:expr) => {{
+        let Call { layer, eps, activation, .. } = *$call;
+        let channels = $call.channels();
+        match layer {
+            Layer::LayerNorm => {
+                let $layer = LayerNorm::new([channels])?.eps(eps)?.activation(activation);
+                $body
+            }
+            Layer::RmsNorm { weight_plus_one } => {
+                let $layer = RmsNorm::new([channels], eps)?.weight_plus_one(weight_plus_one).activation(activation);
+                $body
+            }
+            Layer::GroupNorm { groups, layout } => {
+                let $layer = GroupNorm::new(groups, channels)?.layout(layout).eps(eps)?.activation(activation);
+                $body
+            }
+            Layer::InstanceNorm { layout } => {
+                let $layer = InstanceNorm::new(channels)?.layout(layout).eps(eps)?.activation(activation);
+                $body
+            }
+            Layer::InstanceNormTracked => {
+                let $layer = InstanceNorm::new(channels)?.track_running_stats(true).eps(eps)?.activation(activation);
+                $body
+            }
+            Layer::BatchNorm { layout, .. } => {
+                let $layer = BatchNorm::new(channels)?.layout(layout).eps(eps)?.activation(activation);
+                $body
+            }
+            Layer::BatchStatistics { layout, momentum } => {
+                let $layer = BatchNorm::new(channels)?.layout(layout).eps(eps)?.activation(activation);
+                let $layer = $layer.batch_statistics(true).momentum(momentum)?;
+                $body
+            }
+        }
+    }};
 }
 
 /// Runs the call's layer on these buffers.
 pub fn forward<P: Place>(call: &Call, args: Args<'_, P>) -> Result<()> {
-    let (channels, eps, activation) = (call.channels(), call.eps, call.activation);
-    match call.layer {
-        Layer::LayerNorm => LayerNorm::new([channels])?.eps(eps)?.activation(activation).forward(args),
-        Layer::RmsNorm { weight_plus_one } => {
-            RmsNorm::new([channels], eps)?.weight_plus_one(weight_plus_one).activation(activation).forward(args)
-        }
-        Layer::GroupNorm { groups } => GroupNorm::new(groups, channels)?.eps(eps)?.activation(activation).forward(args),
-        Layer::InstanceNorm => InstanceNorm::new(channels)?.eps(eps)?.activation(activation).forward(args),
-        Layer::InstanceNormTracked => {
-            InstanceNorm::new(channels)?.track_running_stats(true).eps(eps)?.activation(activation).forward(args)
-        }
-        Layer::BatchNorm { layout, .. } => {
-            BatchNorm::new(channels)?.layout(layout).eps(eps)?.activation(activation).forward(args)
-        }
+    with_layer!(call, layer => layer.forward(args))
+}
+
+/// Bytes of the workspace that the call needs.
+pub fn workspace_bytes<P: Place>(place: &P, call: &Call, dtype: DType) -> Result<usize> {
+    let mut signature = Signature::new(Shape::new(&call.shape)?, dtype);
+    if call.weight != Coefficient::Absent {
+        signature = signature.weight(dtype);
     }
+    Ok(with_layer!(call, layer => layer.prepare(place, &signature)?.workspace_bytes()))
+}
+
+/// Positions of a sample: the product of the spatial axes.
+pub fn spatial_of(call: &Call) -> usize {
+    let axes = if call.layer.is_channels_last() { 1..call.shape.len() - 1 } else { 2..call.shape.len() };
+    call.shape[axes].iter().product()
 }
 
 /// What the oracle says. Input and residual are added in f32, which is part of what the layers promise: their sum may
@@ -328,8 +427,21 @@ pub fn expected<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<Expected> {
         (weight, bias)
     };
     let channels = call.channels();
-    let spatial = || call.shape[2..].iter().product::<usize>();
+    let spatial = || spatial_of(call);
     let eps = f64::from(call.eps as f32);
+    // Elements that are normalized together wherever they lie, by the number of their set.
+    let sets = |set_of: &dyn Fn(usize) -> usize, channel_of: &dyn Fn(usize) -> usize| {
+        let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        (0..s.len()).for_each(|i| members.entry(set_of(i)).or_default().push(i));
+        let mut all = vec![Expected { value: f64::NAN, slack: 0.0 }; s.len()];
+        for members in members.values() {
+            let values: Vec<f64> = members.iter().map(|&i| s[i]).collect();
+            let affine = |member: usize| affine(channel_of(members[member]));
+            let expected = oracle::row(&values, eps, true, &affine, call.activation);
+            members.iter().zip(expected).for_each(|(&i, expected)| all[i] = expected);
+        }
+        all
+    };
     let rows = |length: usize, channel: &dyn Fn(usize, usize) -> usize, subtract_mean: bool| {
         let rows = if length == 0 { &[][..] } else { &s[..] };
         rows.chunks(length.max(1))
@@ -348,13 +460,26 @@ pub fn expected<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<Expected> {
     match call.layer {
         Layer::LayerNorm => rows(channels, &|_, i| i, true),
         Layer::RmsNorm { .. } => rows(channels, &|_, i| i, false),
-        Layer::GroupNorm { groups } => {
+        Layer::GroupNorm { groups, layout: Layout::Nhwc } => {
+            let (sample, per_group) = (spatial() * channels, channels / groups);
+            sets(&|i| i / sample * groups + i % channels / per_group, &|i| i % channels)
+        }
+        Layer::InstanceNorm { layout: Layout::Nhwc } => {
+            let sample = spatial() * channels;
+            sets(&|i| i / sample * channels + i % channels, &|i| i % channels)
+        }
+        Layer::BatchStatistics { layout: Layout::Nhwc, .. } => sets(&|i| i % channels, &|i| i % channels),
+        Layer::BatchStatistics { .. } => {
+            let channel = |i| i / spatial() % channels;
+            sets(&channel, &channel)
+        }
+        Layer::GroupNorm { groups, .. } => {
             let (spatial, per_group) = (spatial(), channels / groups);
             rows(per_group * spatial, &|row, i| row % groups * per_group + i / spatial, true)
         }
-        Layer::InstanceNorm => rows(spatial(), &|row, _| row % channels, true),
+        Layer::InstanceNorm { .. } => rows(spatial(), &|row, _| row % channels, true),
         Layer::InstanceNormTracked | Layer::BatchNorm { layout: Layout::Nchw, .. } => elements(spatial()),
-        Layer::BatchNorm { layout: Layout::Nhwc, .. } => elements(1),
+        Layer::BatchNorm { .. } => elements(1),
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use emulator::{Emulator, Schedule, Settings, Variant};
 use warpnorm::Cuda;
 
-/// Under this variable's value `checked` the emulator checks every access (see `checked.rs`).
+/// If it is set, tests take the emulator though there be a GPU; if to `checked`, that which checks every access (see
+/// `checked.rs`).
 pub const VARIANT: &str = "WARPNORM_EMULATOR";
 
 /// The device, for one test at a time: the emulator's settings belong to the process.

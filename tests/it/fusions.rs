@@ -9,16 +9,20 @@ use crate::call::{Call, Coefficient, Inputs, Layer, PerTensor, Residual, verify_
 use crate::device;
 use crate::place::Real;
 
-const LAYERS: [Layer; 9] = [
+const LAYERS: [Layer; 13] = [
     Layer::LayerNorm,
     Layer::RmsNorm { weight_plus_one: false },
     Layer::RmsNorm { weight_plus_one: true },
-    Layer::GroupNorm { groups: 3 },
-    Layer::InstanceNorm,
+    Layer::group_norm(3),
+    Layer::INSTANCE_NORM,
     Layer::InstanceNormTracked,
     Layer::BatchNorm { layout: Layout::Nchw, table: false },
     Layer::BatchNorm { layout: Layout::Nhwc, table: false },
     Layer::BatchNorm { layout: Layout::Nhwc, table: true },
+    Layer::GroupNorm { groups: 2, layout: Layout::Nhwc },
+    Layer::InstanceNorm { layout: Layout::Nhwc },
+    Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) },
+    Layer::BatchStatistics { layout: Layout::Nhwc, momentum: None },
 ];
 const COEFFICIENTS: [Coefficient; 3] = [Coefficient::Absent, Coefficient::Own, Coefficient::F32];
 const RESIDUALS: [Residual; 4] = [Residual::Absent, Residual::Added, Residual::SumWritten, Residual::SumInPlace];
@@ -84,7 +88,7 @@ fn calls() -> impl Iterator<Item = Call> {
         let layer = LAYERS[layer];
         let shape = match layer {
             Layer::LayerNorm | Layer::RmsNorm { .. } => vec![2, length],
-            Layer::BatchNorm { layout: Layout::Nhwc, .. } => vec![2, height, width, 6],
+            layer if layer.is_channels_last() => vec![2, height, width, 6],
             _ => vec![2, 6, height, width],
         };
         let rows = matches!(layer, Layer::LayerNorm | Layer::RmsNorm { .. });

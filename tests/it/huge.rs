@@ -3,9 +3,9 @@
 
 use warpnorm::cudarc::driver::CudaSlice;
 use warpnorm::half::bf16;
-use warpnorm::{Args, Layout, Shape};
+use warpnorm::{Args, DType, Layout, Shape, Workspace};
 
-use crate::call::{Call, Inputs, Layer, expected, forward};
+use crate::call::{Call, Inputs, Layer, expected, forward, workspace_bytes};
 use crate::data::{normal, stored};
 use crate::device::{self, Device};
 use crate::oracle::assert_within;
@@ -59,7 +59,10 @@ fn run(device: &Device, call: &Call, inputs: &Inputs<bf16>, distinct: &[bf16]) -
     let (weight, bias) = (own(&inputs.weight), own(&inputs.bias));
     let (mean, var) = (cuda.put(&inputs.running_mean), cuda.put(&inputs.running_var));
     let shape = Shape::new(&call.shape).expect("a shape");
+    let bytes = workspace_bytes(cuda, call, DType::Bf16).expect("a plan");
+    let mut workspace = Workspace::init(cuda, bytes).expect("a workspace");
     let mut args = Args::new(cuda, shape).input(&x).weight(&weight).bias(&bias).output(&mut y);
+    args = args.workspace(&mut workspace);
     if matches!(call.layer, Layer::BatchNorm { .. }) {
         args = args.running_mean(&mean).running_var(&var);
     }
@@ -84,7 +87,12 @@ fn streamed_rows_beyond_32_bits_on_cuda() {
 
 #[test]
 fn groups_beyond_32_bits_on_cuda() {
-    beyond_32_bits(Layer::GroupNorm { groups: 2 }, &[8, 15, 15]);
+    beyond_32_bits(Layer::group_norm(2), &[8, 15, 15]);
+}
+
+#[test]
+fn groups_with_channels_last_beyond_32_bits_on_cuda() {
+    beyond_32_bits(Layer::GroupNorm { groups: 2, layout: Layout::Nhwc }, &[15, 15, 10]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod errors;
 mod fold;
 mod fusions;
 mod huge;
+mod images;
 mod network;
 mod oracle;
 mod place;

@@ -14,17 +14,24 @@ pub trait Place: Backend {
     type Buffer<T: Real>;
     type View<'a, T: Real>: Source<Self, T>;
     type ViewMut<'a, T: Real>: Sink<Self, T>;
+    type Counter;
+    type CounterMut<'a>: Sink<Self, i64>;
     const NAME: &'static str;
     fn put<T: Real>(&self, values: &[T]) -> Self::Buffer<T>;
     fn get<T: Real>(&self, buffer: &Self::Buffer<T>) -> Vec<T>;
     fn view<'a, T: Real>(&self, buffer: &'a Self::Buffer<T>, range: Range<usize>) -> Self::View<'a, T>;
     fn view_mut<'a, T: Real>(&self, buffer: &'a mut Self::Buffer<T>, range: Range<usize>) -> Self::ViewMut<'a, T>;
+    fn put_counter(&self, value: i64) -> Self::Counter;
+    fn get_counter(&self, counter: &Self::Counter) -> i64;
+    fn view_counter<'a>(&self, counter: &'a mut Self::Counter) -> Self::CounterMut<'a>;
 }
 
 impl Place for Cpu {
     type Buffer<T: Real> = Vec<T>;
     type View<'a, T: Real> = &'a [T];
     type ViewMut<'a, T: Real> = &'a mut [T];
+    type Counter = [i64; 1];
+    type CounterMut<'a> = &'a mut [i64];
     const NAME: &'static str = "cpu";
 
     fn put<T: Real>(&self, values: &[T]) -> Vec<T> {
@@ -42,12 +49,26 @@ impl Place for Cpu {
     fn view_mut<'a, T: Real>(&self, buffer: &'a mut Vec<T>, range: Range<usize>) -> &'a mut [T] {
         &mut buffer[range]
     }
+
+    fn put_counter(&self, value: i64) -> [i64; 1] {
+        [value]
+    }
+
+    fn get_counter(&self, counter: &[i64; 1]) -> i64 {
+        counter[0]
+    }
+
+    fn view_counter<'a>(&self, counter: &'a mut [i64; 1]) -> &'a mut [i64] {
+        counter
+    }
 }
 
 impl Place for Cuda {
     type Buffer<T: Real> = CudaSlice<T>;
     type View<'a, T: Real> = CudaView<'a, T>;
     type ViewMut<'a, T: Real> = CudaViewMut<'a, T>;
+    type Counter = CudaSlice<i64>;
+    type CounterMut<'a> = CudaViewMut<'a, i64>;
     const NAME: &'static str = "cuda";
 
     fn put<T: Real>(&self, values: &[T]) -> CudaSlice<T> {
@@ -66,5 +87,17 @@ impl Place for Cuda {
 
     fn view_mut<'a, T: Real>(&self, buffer: &'a mut CudaSlice<T>, range: Range<usize>) -> CudaViewMut<'a, T> {
         buffer.slice_mut(range)
+    }
+
+    fn put_counter(&self, value: i64) -> CudaSlice<i64> {
+        self.stream().clone_htod(&[value]).expect("upload")
+    }
+
+    fn get_counter(&self, counter: &CudaSlice<i64>) -> i64 {
+        self.stream().clone_dtoh(counter).expect("download")[0]
+    }
+
+    fn view_counter<'a>(&self, counter: &'a mut CudaSlice<i64>) -> CudaViewMut<'a, i64> {
+        counter.slice_mut(0..1)
     }
 }

@@ -16,14 +16,16 @@ const CHIPS: [(Profile, &str); 5] = [
     (Profile::Sm90, "(sm_90)"),
 ];
 
-fn calls() -> [Call; 6] {
+fn calls() -> [Call; 8] {
     [
         Call::new(Layer::LayerNorm, &[5, 100]),
         Call::new(Layer::LayerNorm, &[3, 5000]),
         Call::new(Layer::RmsNorm { weight_plus_one: false }, &[2, 40_000]),
-        Call::new(Layer::GroupNorm { groups: 2 }, &[2, 6, 9, 9]),
+        Call::new(Layer::group_norm(2), &[2, 6, 9, 9]),
         Call::new(Layer::BatchNorm { layout: Layout::Nchw, table: false }, &[2, 40, 31, 31]),
         Call::new(Layer::BatchNorm { layout: Layout::Nhwc, table: true }, &[2, 31, 31, 40]),
+        Call::new(Layer::GroupNorm { groups: 4, layout: Layout::Nhwc }, &[2, 9, 9, 40]),
+        Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[3, 7, 20, 21]),
     ]
 }
 

@@ -80,8 +80,8 @@ pub const IMAGES: [(&[usize], &[usize]); 16] = [
 
 fn images<T: Real>(verify: &dyn Fn(&Call, &Inputs<T>)) {
     for (shape, group_counts) in IMAGES {
-        let layers = group_counts.iter().map(|&groups| Layer::GroupNorm { groups });
-        for layer in layers.chain([Layer::InstanceNorm]) {
+        let layers = group_counts.iter().map(|&groups| Layer::group_norm(groups));
+        for layer in layers.chain([Layer::INSTANCE_NORM]) {
             let call = Call::new(layer, shape);
             verify(&call, &Inputs::normal(&call, 11));
         }

@@ -24,11 +24,15 @@ fn calls() -> impl Iterator<Item = Call> {
         [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: true }].map(|layer| Call::new(layer, &[3, length]))
     });
     let images = [
-        Call::new(Layer::GroupNorm { groups: 2 }, &[2, 6, 9, 9]),
-        Call::new(Layer::InstanceNorm, &[2, 3, 40, 41]),
+        Call::new(Layer::group_norm(2), &[2, 6, 9, 9]),
+        Call::new(Layer::INSTANCE_NORM, &[2, 3, 40, 41]),
         Call::new(Layer::InstanceNormTracked, &[2, 3, 7, 7]),
         Call::new(Layer::BatchNorm { layout: Layout::Nchw, table: false }, &[2, 10, 31, 31]),
         Call::new(Layer::BatchNorm { layout: Layout::Nhwc, table: true }, &[2, 31, 31, 10]),
+        Call::new(Layer::GroupNorm { groups: 2, layout: Layout::Nhwc }, &[2, 25, 25, 10]),
+        Call::new(Layer::InstanceNorm { layout: Layout::Nhwc }, &[2, 9, 9, 5]),
+        Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[2, 5, 31, 33]),
+        Call::new(Layer::BatchStatistics { layout: Layout::Nhwc, momentum: None }, &[2, 31, 33, 5]),
     ];
     rows.chain(images).flat_map(|call| {
         let surrounded = Call {
@@ -84,7 +88,7 @@ fn probe(cuda: &Cuda) {
         );
     }
     probe.launch_nothing(stream, probe::Attributes::default()).expect("a launch");
-    assert_eq!(probe.places(stream, 1, 3).expect("a launch"), [(1, 0); 3]);
+    assert_eq!(probe.places(stream, 1, 3, (32, 0)).expect("a launch"), [(1, 0); 3]);
 }
 
 #[test]

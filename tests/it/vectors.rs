@@ -39,7 +39,7 @@ fn cases() -> Vec<(String, Call, Inputs<f32>, Vec<f64>)> {
                 .map(|n| n.as_u64().expect("extent") as usize)
                 .collect();
             let layer = match about.get("groups").and_then(serde_json::Value::as_u64) {
-                Some(groups) => Layer::GroupNorm { groups: groups as usize },
+                Some(groups) => Layer::group_norm(groups as usize),
                 None => Layer::BatchNorm { layout: Layout::Nchw, table: false },
             };
             let mut call = Call::new(layer, &shape);

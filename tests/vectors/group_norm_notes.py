@@ -152,10 +152,11 @@ def batch_norm_cases(rng):
         yield f"batch_norm{k}", description, tensors
 
 
-def write(path, tensors, metadata):
+def write(path, tensors, metadata, save=save):
     """Writes a safetensors file that has the same bytes every time.
 
-    The library writes the metadata in an order that changes from run to run.
+    The library writes the metadata in an order that changes from run to run. Its `save`
+    of NumPy arrays can be replaced by that of other libraries' tensors.
     """
     data = save(tensors, metadata)
     (length,) = struct.unpack("<Q", data[:8])

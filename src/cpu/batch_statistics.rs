@@ -1,0 +1,208 @@
+//! Batch statistics: BatchNorm by the moments of each channel over samples and space, and the running ones moved.
+//!
+//! ```text
+//! moments of every channel                NCHW: below; NHWC: slabs.rs, one slab of all samples
+//! running_mean = (1 - share) * running_mean + share * mean, running_var likewise; a table of constants
+//! y = activation(((s - mean) - rest) * (rstd * weight) + bias)                     pointwise.rs
+//! ```
+//!
+//! In NCHW a channel is a row that is torn into planes: it has a row's blocks, and a row's tree of parts. A thread takes
+//! the same block of some channels in turn, for small planes of neighbours share cache lines and pages.
+//!
+//! The moments of all channels, and their table, are on the heap: they are as many as there are channels.
+
+use std::ops::Range;
+use std::ptr;
+
+use super::BLOCK;
+use super::constants::Table;
+use super::convert::Convert;
+use super::input::{Coefficients, Input, Tensor, part, stretches};
+use super::moments::Moments;
+use super::pointwise::Map;
+use super::slabs::Slab;
+use super::threads::{for_each_chunk, merged};
+use super::vectors::{self, Task};
+use crate::problem::{self, Buffers};
+use crate::shape::Layout;
+
+/// Blocks whose moments are merged in order, by one thread. Bits depend on it.
+const BLOCKS_OF_PART: usize = 32;
+
+/// The most channels that a thread walks over together.
+const CHANNELS: usize = 16;
+
+/// # Safety
+/// As [`run`](super::run).
+pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers: &Buffers) {
+    let problem::BatchStatistics { samples, spatial, channels, .. } = *problem;
+    let length = samples * spatial * channels;
+    if length == 0 {
+        return;
+    }
+    let input = Input::<T>::new(buffers);
+    // Without spatial axes both layouts are the same memory.
+    let is_planes = problem.layout == Layout::Nchw && spatial > 1;
+    // SAFETY: by the caller; nothing is written before all moments are there.
+    let moments: Vec<Moments> = unsafe {
+        if is_planes {
+            Planes { input, samples, spatial, channels }.moments()
+        } else {
+            Slab { input, pixels: samples * spatial, channels }.moments().groups(1).collect()
+        }
+    };
+    let mut table = Table::new(channels);
+    // SAFETY: by the caller.
+    unsafe {
+        move_running_statistics(problem, buffers, &moments);
+        let weight = Coefficients::new(problem.weight, buffers.weight);
+        let bias = Coefficients::new(problem.bias, buffers.bias);
+        table.fill(weight, bias, 1, moments.iter().map(|moments| moments.normalization(problem.eps)));
+    }
+    let spatial = if is_planes { spatial } else { 1 };
+    let (y, source) = (Tensor::new(buffers.y), table.source());
+    let map = Map { length, channels, spatial, activation: problem.activation, input, y, source };
+    // SAFETY: by the caller, and the table is there.
+    unsafe { map.write() };
+}
+
+/// Moves what is there of the running statistics, and counts the batch.
+///
+/// # Safety
+/// As [`run`](super::run).
+unsafe fn move_running_statistics(problem: &problem::BatchStatistics, buffers: &Buffers, moments: &[Moments]) {
+    // SAFETY: by the caller: the only one to access the counter, if it is there, and it is there if it is needed.
+    let share = unsafe {
+        let counter = counter(buffers.num_batches_tracked);
+        let batches = counter.map(|counter| counter.read().wrapping_add(1));
+        if let (Some(counter), Some(batches)) = (counter, batches) {
+            counter.write(batches);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "2^53 batches are never reached")]
+        problem.momentum.map_or_else(|| 1.0 / batches.unwrap_or(1) as f64, f64::from)
+    };
+    let running_mean = Tensor::<f32>::new(buffers.running_mean);
+    let running_var = Tensor::<f32>::new(buffers.running_var);
+    for (block, moments) in moments.chunks(BLOCK).enumerate() {
+        // SAFETY: each has a number for every channel, and nobody else accesses them.
+        unsafe {
+            move_towards(running_mean, block * BLOCK, moments.iter().map(|moments| moments.mean()), share);
+            move_towards(running_var, block * BLOCK, moments.iter().map(|moments| moments.unbiased_variance()), share);
+        }
+    }
+}
+
+/// # Safety
+/// The address is 0 or that of an i64 which may be written.
+unsafe fn counter(address: u64) -> Option<ptr::NonNull<i64>> {
+    #[expect(clippy::cast_possible_truncation, reason = "an address of this machine")]
+    ptr::NonNull::new(ptr::with_exposed_provenance_mut(address as usize))
+}
+
+/// Moves the statistics of channels from `first` on towards those of the batch, at most a block. In f64, rounded once.
+///
+/// # Safety
+/// As [`Tensor::load`] and [`Tensor::store`], if the statistics are there.
+unsafe fn move_towards(running: Tensor<f32>, first: usize, batch: impl ExactSizeIterator<Item = f64>, share: f64) {
+    if running.is_absent() {
+        return;
+    }
+    let mut buffer = [0.0; BLOCK];
+    let values = part(&mut buffer, batch.len());
+    // SAFETY: by the caller.
+    unsafe { running.load(first, values) };
+    for (value, batch) in values.iter_mut().zip(batch) {
+        #[expect(clippy::cast_possible_truncation, reason = "the one rounding")]
+        let moved = ((1.0 - share) * f64::from(*value) + share * batch) as f32;
+        *value = moved;
+    }
+    // SAFETY: by the caller.
+    unsafe { running.store(first, values) };
+}
+
+/// NCHW. Nothing of the tensors is written while one exists.
+struct Planes<T> {
+    input: Input<T>,
+    samples: usize,
+    spatial: usize,
+    channels: usize,
+}
+
+impl<T: Convert> Planes<T> {
+    /// Elements of a channel.
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.samples * self.spatial
+    }
+
+    /// The moments of all channels.
+    ///
+    /// # Safety
+    /// As [`Input::load`], for all of the tensors, until `self` is dropped.
+    unsafe fn moments(self) -> Vec<Moments> {
+        let mut moments = vec![Moments::NONE; self.channels];
+        let (planes, blocks) = (&self, self.length().div_ceil(BLOCK));
+        let channels = (BLOCK / self.spatial).clamp(1, CHANNELS);
+        for_each_chunk(&mut moments, 0, channels, self.length(), &|first, moments| {
+            let channels = first..first + moments.len();
+            let part = |blocks| vectors::run(BlocksOfChannels { planes, channels: channels.clone(), blocks });
+            let found = merged(0..blocks, BLOCKS_OF_PART, channels.len() * BLOCK, &part, &merge_each);
+            for (moments, found) in moments.iter_mut().zip(found) {
+                *moments = found;
+            }
+        });
+        moments
+    }
+
+    /// The moments of one block of a channel.
+    #[inline(always)]
+    fn moments_of_block(&self, channel: usize, block: usize, buffer: &mut [f32; BLOCK]) -> Moments {
+        let first = block * BLOCK;
+        let values = part(buffer, self.length().saturating_sub(first).min(BLOCK));
+        let mut rest = &mut *values;
+        // Only the first plane is not met at its start.
+        let mut offset = first % self.spatial;
+        for (sample, count) in stretches(first, rest.len(), self.spatial) {
+            let (stretch, left) = rest.split_at_mut(count);
+            let plane = (sample * self.channels + channel) * self.spatial;
+            // SAFETY: within the plane.
+            unsafe { self.input.load(plane + offset, stretch) };
+            offset = 0;
+            rest = left;
+        }
+        Moments::of(values)
+    }
+}
+
+fn merge_each(mut left: [Moments; CHANNELS], right: [Moments; CHANNELS]) -> [Moments; CHANNELS] {
+    for (left, right) in left.iter_mut().zip(right) {
+        *left = left.merge(right);
+    }
+    left
+}
+
+/// The same blocks of some channels, at most [`CHANNELS`].
+struct BlocksOfChannels<'a, T> {
+    planes: &'a Planes<T>,
+    channels: Range<usize>,
+    blocks: Range<usize>,
+}
+
+impl<T: Convert> Task for BlocksOfChannels<'_, T> {
+    type Output = [Moments; CHANNELS];
+
+    /// The moments of each channel, merged in order.
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        let mut merged = [Moments::NONE; CHANNELS];
+        let mut buffer = [0.0; BLOCK];
+        let first_block = self.blocks.start;
+        for block in self.blocks {
+            for (channel, merged) in self.channels.clone().zip(&mut merged) {
+                let moments = self.planes.moments_of_block(channel, block, &mut buffer);
+                *merged = if block == first_block { moments } else { merged.merge(moments) };
+            }
+        }
+        merged
+    }
+}

@@ -1,0 +1,120 @@
+//! Channels last: GroupNorm and InstanceNorm in NHWC, over the groups of `[samples, spatial, channels]`.
+//!
+//! ```text
+//! for each sample:
+//!     moments of every channel                            slabs.rs
+//!     merge those of a group; a table of constants        constants.rs
+//!     y = activation(((s - high) - low) * (rstd * weight) + bias)     pointwise.rs
+//! ```
+//!
+//! Samples are spread over threads, and so are the parts of a large one, in both steps. A thread that has whole samples
+//! uses the same moments, table and buffers for all of them.
+
+use std::ops::Range;
+
+use super::BLOCK;
+use super::constants::{Constants, Table};
+use super::convert::Convert;
+use super::input::{Coefficients, Input, Tensor};
+use super::pointwise::Map;
+use super::slabs::{Channels, Slab};
+use super::threads::for_each_piece;
+use super::vectors::{self, Task};
+use crate::problem::{self, Buffers};
+
+/// # Safety
+/// As [`run`](super::run).
+pub(super) unsafe fn run<T: Convert>(problem: &problem::ChannelsLast, buffers: &Buffers) {
+    let length = problem.spatial * problem.channels;
+    if length == 0 {
+        return;
+    }
+    let tensor = &Samples {
+        problem,
+        input: Input::<T>::new(buffers),
+        y: Tensor::new(buffers.y),
+        weight: Coefficients::new(problem.weight, buffers.weight),
+        bias: Coefficients::new(problem.bias, buffers.bias),
+    };
+    for_each_piece(0..problem.samples, length, &|samples| {
+        if tensor.slab(samples.start).is_one_part() {
+            vectors::run(WholeSamples { tensor, samples });
+        } else {
+            samples.for_each(|sample| normalize_by_parts(tensor, sample));
+        }
+    });
+}
+
+/// The tensors of a problem. It exists within a call of [`run`] alone, so what that was promised holds wherever one is.
+struct Samples<'a, T> {
+    problem: &'a problem::ChannelsLast,
+    input: Input<T>,
+    y: Tensor<T>,
+    weight: Coefficients,
+    bias: Coefficients,
+}
+
+impl<T: Convert> Samples<'_, T> {
+    /// `sample` is less than `samples`.
+    #[inline(always)]
+    fn slab(&self, sample: usize) -> Slab<T> {
+        let (pixels, channels) = (self.problem.spatial, self.problem.channels);
+        // SAFETY: the sample is one of the tensors'.
+        let input = unsafe { self.input.offset(sample * pixels * channels) };
+        Slab { input, pixels, channels }
+    }
+
+    #[inline(always)]
+    fn fill(&self, table: &mut Table, moments: &Channels) {
+        let channels_per_group = self.problem.channels / self.problem.groups;
+        let groups = moments.groups(channels_per_group).map(|moments| moments.normalization(self.problem.eps));
+        // SAFETY: there is a coefficient for every channel.
+        unsafe { table.fill(self.weight, self.bias, channels_per_group, groups) };
+    }
+
+    /// The second step of a sample, by the constants of the table.
+    #[inline(always)]
+    fn map(&self, sample: usize, table: &Table) -> Map<T> {
+        let Slab { input, pixels, channels } = self.slab(sample);
+        let length = pixels * channels;
+        // SAFETY: the sample is one of the tensors'.
+        let y = unsafe { self.y.offset(sample * length) };
+        Map { length, channels, spatial: 1, activation: self.problem.activation, input, y, source: table.source() }
+    }
+}
+
+/// Samples of one part each.
+struct WholeSamples<'a, T> {
+    tensor: &'a Samples<'a, T>,
+    samples: Range<usize>,
+}
+
+impl<T: Convert> Task for WholeSamples<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { tensor, samples } = self;
+        let mut moments = Channels::new(tensor.problem.channels);
+        let mut table = Table::new(tensor.problem.channels);
+        let mut constants = Constants::new();
+        let mut buffer = [0.0; BLOCK];
+        for sample in samples {
+            // SAFETY: this thread alone has the sample; it is written when its moments are there.
+            unsafe {
+                tensor.slab(sample).moments_of(0..tensor.problem.spatial, &mut moments, &mut buffer);
+                tensor.fill(&mut table, &moments);
+                tensor.map(sample, &table).write_pixels(&mut constants, &mut buffer);
+            }
+        }
+    }
+}
+
+fn normalize_by_parts<T: Convert>(tensor: &Samples<'_, T>, sample: usize) {
+    let mut table = Table::new(tensor.problem.channels);
+    // SAFETY: this thread alone, and those which it calls upon, have the sample; it is written when its moments are there.
+    unsafe {
+        tensor.fill(&mut table, &tensor.slab(sample).moments());
+        tensor.map(sample, &table).write();
+    }
+}
