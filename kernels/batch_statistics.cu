@@ -58,7 +58,8 @@ __device__ __forceinline__ void batch_statistics_channels_last(const WnBatchStat
     const Input<T> slab{stretch_of<const T>(p.x, 0, 0, g.length), stretch_of<const T>(p.residual, 0, 0, g.length),
                         stretch_of<T>(0, 0, 0, 0)};
     Moments slot[kVector<T>];
-    slot_moments<T>(g, slab, place, thread, slot);
+    const auto load = [&](uint64_t first, float(&value)[kVector<T>]) { slab.load(first, value); };
+    slot_moments<T>(g, load, place, thread, slot);
     merge_rows<T>(scratch, thread, slot);
     write_partials<T>(g, scratch, place, thread, 0);
     const uint64_t parts = g.tiles * g.strips;

@@ -56,8 +56,9 @@ struct SlabThread {
 constexpr uint32_t kRoundsInFlight = 4;
 
 // What a thread finds in its rounds of one tile of a slab, slot by slot.
-template <class T>
-__device__ __forceinline__ void slot_moments(const WnSlabGeometry& g, const Input<T>& slab, const SlabPlace& place,
+// `load` reads a vector of the slab.
+template <class T, class Load>
+__device__ __forceinline__ void slot_moments(const WnSlabGeometry& g, const Load& load, const SlabPlace& place,
                                              const SlabThread& thread, Moments (&slot)[kVector<T>]) {
 #pragma unroll
     for (uint32_t e = 0; e < kVector<T>; e++) slot[e] = no_moments();
@@ -72,7 +73,7 @@ __device__ __forceinline__ void slot_moments(const WnSlabGeometry& g, const Inpu
             const uint64_t at = round + k * thread.rows;
             const uint64_t first = at * period + offset;
             if (at < end && first < g.length) {
-                slab.load(first, value[k]);
+                load(first, value[k]);
             } else {
 #pragma unroll
                 for (uint32_t e = 0; e < kVector<T>; e++) value[k][e] = 0.0f;

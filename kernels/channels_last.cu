@@ -1,7 +1,7 @@
 // Channels last: GroupNorm and InstanceNorm in NHWC, any number of channels and groups.
 //
-//     s = x + residual
-//     y = activation((s - mean(group)) / sqrt(var(group) + eps) * weight[c] + bias[c])
+//     s = x + residual + channel_bias[n, c]
+//     y = activation(((s - mean(group)) / sqrt(var(group) + eps) * weight[c] + bias[c]) * scale[n, c] + shift[n, c])
 //
 // Two launches. The first reads x and residual once, as 16-byte words, and leaves each group's mean (a pair) and
 // 1 / deviation in the workspace; the second reads them again and writes sum and y, beginning with what the first read last,
@@ -17,6 +17,39 @@ __device__ __forceinline__ Input<T> input_of_slab(uint64_t x, uint64_t residual,
                     stretch_of<T>(sum, sample, length, length)};
 }
 
+// The channel of a slot.
+template <class T>
+__device__ __forceinline__ uint64_t channel_of_slot(const WnSlabGeometry& g, const SlabPlace& place,
+                                                    const SlabThread& thread, uint32_t e) {
+    const uint64_t element = (static_cast<uint64_t>(place.strip) * g.strip + thread.position) * kVector<T> + e;
+    return element - divide(element, g.channels) * g.channels.divisor;
+}
+
+template <class T>
+__device__ __forceinline__ Modulation<T> modulation_of(const WnChannelsLastParams& p, uint64_t sample) {
+    return Modulation<T>{p.modulation, p.flags, sample * p.slab.channels.divisor};
+}
+
+// What each slot's channel of a sample adds to the input.
+template <class T>
+__device__ __forceinline__ void channel_biases(const WnChannelsLastParams& p, const SlabPlace& place,
+                                               const SlabThread& thread, uint64_t sample, float (&added)[kVector<T>]) {
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) {
+        const uint64_t channel = channel_of_slot<T>(p.slab, place, thread, e);
+        added[e] = p.modulation.channel_bias == 0 ? 0.0f : modulation_of<T>(p, sample).channel_bias(channel);
+    }
+}
+
+template <class T>
+__device__ __forceinline__ void load_with_bias(const WnChannelsLastParams& p, const Input<T>& input, uint64_t first,
+                                               const float (&added)[kVector<T>], float (&value)[kVector<T>]) {
+    input.load(first, value);
+    if (p.modulation.channel_bias == 0) return;
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) value[e] += added[e];
+}
+
 template <class T>
 __device__ __forceinline__ void channels_last_moments(const WnChannelsLastParams& p) {
     WN_SHARED(SlotScratch<T>, scratch, 1);
@@ -26,8 +59,11 @@ __device__ __forceinline__ void channels_last_moments(const WnChannelsLastParams
     const SlabThread thread(g, place.strip);
     for (uint64_t sample = place.column; sample < g.slabs; sample += g.columns) {
         const Input<T> slab = input_of_slab<T>(p.x, p.residual, 0, sample, g.length);
+        float added[kVector<T>];
+        channel_biases<T>(p, place, thread, sample, added);
+        const auto load = [&](uint64_t first, float(&value)[kVector<T>]) { load_with_bias(p, slab, first, added, value); };
         Moments slot[kVector<T>];
-        slot_moments<T>(g, slab, place, thread, slot);
+        slot_moments<T>(g, load, place, thread, slot);
         merge_rows<T>(scratch, thread, slot);
         write_partials<T>(g, scratch, place, thread, sample);
         __syncthreads();  // before the scratch is used again
@@ -78,14 +114,17 @@ __device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& 
     const uint64_t end = begin + g.tile_rounds < rounds ? begin + g.tile_rounds : rounds;
     for (uint64_t sample = place.column; sample < g.slabs; sample += g.columns) {
         const float* results = global<const float>(p.results) + sample * g.groups * 3;
+        float added[kVector<T>];
+        channel_biases<T>(p, place, thread, sample, added);
         SlotConstants slot[kVector<T>];
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) {
-            const uint64_t element = offset + thread.position * kVector<T> + e;
-            const uint64_t channel = element - divide(element, g.channels) * g.channels.divisor;
+            const uint64_t channel = channel_of_slot<T>(g, place, thread, e);
             const float* of_group = results + divide(channel, p.group) * 3;
-            const float scale = of_group[2] * weight.at(channel, 1.0f);
-            slot[e] = SlotConstants{of_group[0], scale, bias.at(channel, 0.0f) - of_group[1] * scale};
+            const Affine affine = modulation_of<T>(p, sample).apply(
+                Affine{weight.at(channel, 1.0f), bias.at(channel, 0.0f)}, channel);
+            const float scale = of_group[2] * affine.weight;
+            slot[e] = SlotConstants{of_group[0], scale, affine.bias - of_group[1] * scale};
         }
         for (uint64_t round = end - begin > thread.row ? begin + thread.row : end; round < end; round += thread.rows) {
             // The elements that this block has for itself: of one round its strip, or, if that is all of it, the tile. In
@@ -101,7 +140,7 @@ __device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& 
                                  stretch_of<T>(p.sum, 1, at, length)};
             const Stretch<T> y = stretch_of<T>(p.y, 1, at, length);
             float value[kVector<T>];
-            input.load(first, value);
+            load_with_bias(p, input, first, added, value);
             input.write_sum(first, value);
 #pragma unroll
             for (uint32_t e = 0; e < kVector<T>; e++) {

@@ -28,6 +28,10 @@ enum WnFlags {
     WN_FLAG_WEIGHT_PLUS_ONE = 4,  // the stored weight is an offset from 1
     WN_FLAG_MEAN_SQUARE = 8,      // RMSNorm: the mean is not subtracted
     WN_FLAG_CUMULATIVE = 16,      // batch statistics: running ones are averages over all batches
+    WN_FLAG_SCALE_F32 = 32,       // scale is f32 whatever the input's type; shift and channel_bias likewise
+    WN_FLAG_SHIFT_F32 = 64,
+    WN_FLAG_CHANNEL_BIAS_F32 = 128,
+    WN_FLAG_SCALE_PLUS_ONE = 256,  // the stored scale is an offset from 1
 };
 
 enum WnRegimes {
@@ -52,6 +56,13 @@ typedef struct WnDivisor {
     uint32_t reserved;
 } WnDivisor;
 
+// What differs from sample to sample: [samples, channels] each.
+typedef struct WnModulation {
+    uint64_t scale;         // multiplies what weight and bias have made
+    uint64_t shift;         // is added to that
+    uint64_t channel_bias;  // is added to the input, before the moments
+} WnModulation;
+
 // kernels/rows.cu: moments over one contiguous stretch, a row.
 typedef struct WnRowsParams {
     uint64_t x;
@@ -69,6 +80,7 @@ typedef struct WnRowsParams {
     WnDivisor spatial;  // per channel: elements of one channel in a row
     WnDivisor groups;   // per channel: rows of one sample
     uint64_t channels_per_group;
+    WnModulation modulation;  // per channel alone
     uint32_t lanes;  // threads that share a row in the group regimes: a power of two up to 32
     uint32_t affine;
     uint32_t activation;
@@ -107,6 +119,7 @@ typedef struct WnChannelsLastParams {
     uint64_t results;  // f32 [slabs, groups, 3] of the workspace: mean as a pair, 1 / deviation
     WnSlabGeometry slab;
     WnDivisor group;  // channels of a group
+    WnModulation modulation;
     uint32_t activation;
     uint32_t flags;
     float eps;

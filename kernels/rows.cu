@@ -1,6 +1,6 @@
 // Rows: moments over one contiguous stretch. LayerNorm, RMSNorm, and GroupNorm and InstanceNorm in NCHW.
 //
-//     s = x + residual                                   (f32, unrounded; written out as `sum` if asked)
+//     s = x + residual + channel_bias[n, c]              (f32, unrounded; written out as `sum` if asked)
 //     y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)
 //     RMSNorm: y = activation(s / sqrt(mean(s^2) + eps) * weight + bias)
 //
@@ -23,35 +23,75 @@
 
 namespace wn {
 
+// Which channels a row has, where its weight goes by the channel.
+struct RowChannels {
+    uint64_t sample;
+    uint64_t first;
+
+    __device__ __forceinline__ RowChannels(const WnRowsParams& p, uint64_t row) : sample(0), first(0) {
+        if (p.affine == WN_AFFINE_PER_CHANNEL) {
+            sample = divide(row, p.groups);
+            first = (row - sample * p.groups.divisor) * p.channels_per_group;
+        }
+    }
+};
+
 template <class T>
-__device__ __forceinline__ Input<T> input_of_row(const WnRowsParams& p, uint64_t row) {
-    return Input<T>{stretch_of<const T>(p.x, row, p.x_stride, p.length),
-                    stretch_of<const T>(p.residual, row, p.residual_stride, p.length),
-                    stretch_of<T>(p.sum, row, p.sum_stride, p.length)};
+__device__ __forceinline__ Modulation<T> modulation_of(const WnRowsParams& p, const RowChannels& channels) {
+    return Modulation<T>{p.modulation, p.flags,
+                         channels.sample * p.groups.divisor * p.channels_per_group + channels.first};
 }
+
+// The tensors of a row's prologue, and its channels' own bias.
+template <class T>
+struct RowInput {
+    const WnRowsParams& p;
+    Input<T> tensors;
+    uint64_t row;
+
+    __device__ __forceinline__ RowInput(const WnRowsParams& params, uint64_t row)
+        : p(params),
+          tensors{stretch_of<const T>(p.x, row, p.x_stride, p.length),
+                  stretch_of<const T>(p.residual, row, p.residual_stride, p.length),
+                  stretch_of<T>(p.sum, row, p.sum_stride, p.length)},
+          row(row) {}
+
+    // Out of line: rows with such a bias are few.
+    __device__ __noinline__ float channel_bias_at(uint64_t index) const {
+        return modulation_of<T>(p, RowChannels(p, row)).channel_bias(divide(index, p.spatial));
+    }
+
+    __device__ __forceinline__ void load(uint64_t first, float (&value)[kVector<T>]) const {
+        tensors.load(first, value);
+        if (p.modulation.channel_bias == 0) return;
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) {
+            if (first + e < p.length) value[e] += channel_bias_at(first + e);
+        }
+    }
+
+    __device__ __forceinline__ float first_element() const {
+        const float value = tensors.first_element();
+        return p.modulation.channel_bias == 0 ? value : value + channel_bias_at(0);
+    }
+
+    __device__ __forceinline__ void write_sum(uint64_t first, const float (&value)[kVector<T>]) const {
+        tensors.write_sum(first, value);
+    }
+};
 
 // How a row is finished, once its mean (high + low) and 1 / deviation are known.
 template <class T>
 struct RowEpilogue {
     const WnRowsParams& p;
     Stretch<T> y;
-    uint64_t first_channel;
+    RowChannels channels;
     float high;
     float low;
     float rstd;
 
     __device__ __forceinline__ RowEpilogue(const WnRowsParams& params, uint64_t row, float high, float low, float rstd)
-        : p(params),
-          y(stretch_of<T>(p.y, row, p.y_stride, p.length)),
-          first_channel(0),
-          high(high),
-          low(low),
-          rstd(rstd) {
-        if (p.affine == WN_AFFINE_PER_CHANNEL) {
-            const uint64_t group = row - divide(row, p.groups) * p.groups.divisor;
-            first_channel = group * p.channels_per_group;
-        }
-    }
+        : p(params), y(stretch_of<T>(p.y, row, p.y_stride, p.length)), channels(p, row), high(high), low(low), rstd(rstd) {}
 
     __device__ __forceinline__ Coefficients<T> weight() const {
         return Coefficients<T>{p.weight, (p.flags & WN_FLAG_WEIGHT_F32) != 0};
@@ -61,10 +101,14 @@ struct RowEpilogue {
         return Coefficients<T>{p.bias, (p.flags & WN_FLAG_BIAS_F32) != 0};
     }
 
-    // Out of line, for the few vectors that reach over the end of a channel.
-    __device__ __noinline__ float coefficient_at(const Coefficients<T> which, uint64_t index, float absent) const {
-        return which.at(first_channel + divide(index, p.spatial), absent);
+    // Of a channel of the row.
+    __device__ __forceinline__ Affine affine_of(uint64_t channel) const {
+        const Affine affine{weight().at(channels.first + channel, 1.0f), bias().at(channels.first + channel, 0.0f)};
+        return modulation_of<T>(p, channels).apply(affine, channel);
     }
+
+    // Out of line, for the few vectors that reach over the end of a channel.
+    __device__ __noinline__ Affine affine_at(uint64_t index) const { return affine_of(divide(index, p.spatial)); }
 
     __device__ __forceinline__ void coefficients(uint64_t first, float (&w)[kVector<T>], float (&b)[kVector<T>]) const {
         if (p.affine == WN_AFFINE_PER_ELEMENT) {
@@ -72,16 +116,16 @@ struct RowEpilogue {
             bias().load(p.length, first, 0.0f, b);
         } else {
             const uint64_t channel = divide(first, p.spatial);
-            const float channel_weight = weight().at(first_channel + channel, 1.0f);
-            const float channel_bias = bias().at(first_channel + channel, 0.0f);
+            const Affine affine = affine_of(channel);
             const uint64_t end = (channel + 1) * p.spatial.divisor;
 #pragma unroll
             for (uint32_t e = 0; e < kVector<T>; e++) {
-                w[e] = channel_weight;
-                b[e] = channel_bias;
+                w[e] = affine.weight;
+                b[e] = affine.bias;
                 if (first + e >= end && first + e < p.length) {
-                    w[e] = coefficient_at(weight(), first + e, 1.0f);
-                    b[e] = coefficient_at(bias(), first + e, 0.0f);
+                    const Affine other = affine_at(first + e);
+                    w[e] = other.weight;
+                    b[e] = other.bias;
                 }
             }
         }
@@ -108,7 +152,7 @@ __device__ __forceinline__ void normalize_held(const WnRowsParams& p, Team& team
                                                uint64_t row, bool present) {
     constexpr uint32_t kVectors = kElements / kVector<T>;
     const uint32_t length = present ? static_cast<uint32_t>(p.length) : 0;
-    const Input<T> input = input_of_row<T>(p, present ? row : 0);
+    const RowInput<T> input(p, present ? row : 0);
 
     float held[kVectors][kVector<T>];
 #pragma unroll
@@ -201,7 +245,7 @@ __device__ __forceinline__ void rows_stream(const WnRowsParams& p) {
     const uint64_t step = static_cast<uint64_t>(blockDim.x) * kVector<T>;
     const uint64_t sweeps = (p.length + step - 1) / step;
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-        const Input<T> input = input_of_row<T>(p, row);
+        const RowInput<T> input(p, row);
         Moments mine{0.0f, {0.0f, 0.0f}, {0.0f, 0.0f}};
         for (uint64_t first = threadIdx.x * kVector<T>; first < p.length; first += step) {
             float value[kVector<T>];

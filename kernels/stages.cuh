@@ -90,4 +90,34 @@ struct Coefficients {
     }
 };
 
+// What a normalized value is multiplied by, and what is added to that.
+struct Affine {
+    float weight;
+    float bias;
+};
+
+// A sample's own part of the affine map and of the input, by the channel.
+template <class T>
+struct Modulation {
+    const WnModulation& of;
+    uint32_t flags;
+    uint64_t first;  // of the sample's channels, in the tensors
+
+    __device__ __forceinline__ bool is_absent() const { return of.scale == 0 && of.shift == 0; }
+
+    // (value * weight + bias) * scale + shift as one map.
+    __device__ __forceinline__ Affine apply(Affine affine, uint64_t channel) const {
+        if (is_absent()) return affine;
+        const Coefficients<T> scales{of.scale, (flags & WN_FLAG_SCALE_F32) != 0};
+        const Coefficients<T> shifts{of.shift, (flags & WN_FLAG_SHIFT_F32) != 0};
+        float scale = scales.at(first + channel, 1.0f);
+        if (of.scale != 0 && (flags & WN_FLAG_SCALE_PLUS_ONE) != 0) scale += 1.0f;
+        return Affine{affine.weight * scale, affine.bias * scale + shifts.at(first + channel, 0.0f)};
+    }
+
+    __device__ __forceinline__ float channel_bias(uint64_t channel) const {
+        return Coefficients<T>{of.channel_bias, (flags & WN_FLAG_CHANNEL_BIAS_F32) != 0}.at(first + channel, 0.0f);
+    }
+};
+
 }  // namespace wn

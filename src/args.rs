@@ -50,6 +50,9 @@ pub struct Args<'a, B: Backend> {
     pub(crate) output: Option<Operand<'a, B>>,
     pub(crate) weight: Option<Operand<'a, B>>,
     pub(crate) bias: Option<Operand<'a, B>>,
+    pub(crate) scale: Option<Operand<'a, B>>,
+    pub(crate) shift: Option<Operand<'a, B>>,
+    pub(crate) channel_bias: Option<Operand<'a, B>>,
     pub(crate) running_mean: Option<Operand<'a, B>>,
     pub(crate) running_var: Option<Operand<'a, B>>,
     pub(crate) num_batches_tracked: Option<Operand<'a, B>>,
@@ -94,6 +97,9 @@ impl<'a, B: Backend> Args<'a, B> {
             output: None,
             weight: None,
             bias: None,
+            scale: None,
+            shift: None,
+            channel_bias: None,
             running_mean: None,
             running_var: None,
             num_batches_tracked: None,
@@ -143,6 +149,27 @@ impl<'a, B: Backend> Args<'a, B> {
     /// The bias, of the input's type or f32, shaped as the weight. Without one it is 0.
     pub fn bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.bias = Some(bias.read(self.on, Token));
+        self
+    }
+
+    /// What multiplies the result of weight and bias in each sample and channel, `[N, C]`, of the input's type or f32:
+    /// adaptive instance normalization, and with [`GroupNorm::scale_plus_one`](crate::GroupNorm::scale_plus_one) the
+    /// conditioning of a diffusion model. Without one it is 1.
+    pub fn scale<T: Element>(mut self, scale: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.scale = Some(scale.read(self.on, Token));
+        self
+    }
+
+    /// What is added behind the scale in each sample and channel, `[N, C]`, of the input's type or f32.
+    pub fn shift<T: Element>(mut self, shift: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.shift = Some(shift.read(self.on, Token));
+        self
+    }
+
+    /// Added to the input of each sample and channel before the moments, in f32 and behind the residual: `[N, C]`, of the
+    /// input's type or f32. The embedding of a diffusion model's time step, say.
+    pub fn channel_bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.channel_bias = Some(bias.read(self.on, Token));
         self
     }
 
@@ -224,6 +251,9 @@ impl<'a, B: Backend> Args<'a, B> {
         let mut signature = Signature::new(self.shape, dtype);
         signature.weight = self.weight.as_ref().and_then(|operand| operand.dtype);
         signature.bias = self.bias.as_ref().and_then(|operand| operand.dtype);
+        signature.scale = self.scale.as_ref().and_then(|operand| operand.dtype);
+        signature.shift = self.shift.as_ref().and_then(|operand| operand.dtype);
+        signature.channel_bias = self.channel_bias.as_ref().and_then(|operand| operand.dtype);
         signature.residual = self.residual.is_some();
         signature.sum = self.sum.is_some();
         signature.channel_table = self.channel_table.is_some();

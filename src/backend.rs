@@ -119,6 +119,9 @@ fn difference(found: &Signature, prepared: &Signature) -> Option<Error> {
         found.dtype, prepared.dtype => "output";
         found.weight, prepared.weight => "weight";
         found.bias, prepared.bias => "bias";
+        found.scale, prepared.scale => "scale";
+        found.shift, prepared.shift => "shift";
+        found.channel_bias, prepared.channel_bias => "channel_bias";
         found.residual, prepared.residual => "residual";
         found.sum, prepared.sum => "sum";
         found.channel_table, prepared.channel_table => "channel_table";

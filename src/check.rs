@@ -83,6 +83,17 @@ pub(crate) fn check<B: Backend>(layer: &'static str, problem: &Problem, args: &A
         }
         refuse(layer, "num_batches_tracked", args.num_batches_tracked.as_ref(), HINT)?;
     }
+    let is_modulated = match problem {
+        Problem::Rows(rows) => matches!(rows.affine, Affine::PerChannel { .. }),
+        Problem::ChannelsLast(_) => true,
+        _ => false,
+    };
+    if !is_modulated {
+        const HINT: &str = ": GroupNorm and InstanceNorm by the input's own moments take it";
+        refuse(layer, "scale", args.scale.as_ref(), HINT)?;
+        refuse(layer, "shift", args.shift.as_ref(), HINT)?;
+        refuse(layer, "channel_bias", args.channel_bias.as_ref(), HINT)?;
+    }
     let buffers = match problem {
         Problem::Rows(rows) => check_rows(layer, rows, args),
         Problem::ChannelsLast(tensor) => check_channels_last(layer, tensor, args),
@@ -116,6 +127,7 @@ fn check_channels_last<B: Backend>(layer: &'static str, tensor: &ChannelsLast, a
     let coefficient = Extent::flat(tensor.channels);
     buffers.weight = regions.optional("weight", args.weight.as_ref(), coefficient, None)?;
     buffers.bias = regions.optional("bias", args.bias.as_ref(), coefficient, None)?;
+    regions.modulation(args, tensor.samples * tensor.channels, &mut buffers)?;
     regions.check_overlaps()?;
     Ok(buffers)
 }
@@ -171,6 +183,9 @@ fn check_rows<B: Backend>(layer: &'static str, rows: &Rows, args: &Args<'_, B>) 
     let coefficient = Extent::flat(coefficients);
     buffers.weight = regions.optional("weight", args.weight.as_ref(), coefficient, None)?;
     buffers.bias = regions.optional("bias", args.bias.as_ref(), coefficient, None)?;
+    if let Affine::PerChannel { channels_per_group, .. } = rows.affine {
+        regions.modulation(args, rows.rows * channels_per_group, &mut buffers)?;
+    }
     regions.check_overlaps()?;
     Ok(buffers)
 }
@@ -223,7 +238,7 @@ fn refuse<B: Backend>(
 /// The buffers of a call so far, on the stack: a call allocates nothing.
 #[derive(Default)]
 struct Regions {
-    list: [Option<Region>; 10],
+    list: [Option<Region>; 12],
     count: usize,
     /// A bit for each region that is written.
     written: u32,
@@ -291,6 +306,15 @@ impl Regions {
         dtype: Option<DType>,
     ) -> Result<u64> {
         operand.map_or(Ok(0), |operand| self.operand(argument, operand, extent, dtype, false))
+    }
+
+    /// What differs from sample to sample.
+    fn modulation<B: Backend>(&mut self, args: &Args<'_, B>, elements: usize, buffers: &mut Buffers) -> Result<()> {
+        let extent = Extent::flat(elements);
+        buffers.scale = self.optional("scale", args.scale.as_ref(), extent, None)?;
+        buffers.shift = self.optional("shift", args.shift.as_ref(), extent, None)?;
+        buffers.channel_bias = self.optional("channel_bias", args.channel_bias.as_ref(), extent, None)?;
+        Ok(())
     }
 
     /// Input, residual, sum and output.

@@ -34,6 +34,8 @@ pub struct Rows {
     pub bias: Coefficient,
     /// The stored weight is an offset from 1. Only with a weight.
     pub weight_plus_one: bool,
+    /// Only with an affine per channel.
+    pub modulation: Modulation,
     pub eps: f32,
     pub activation: Activation,
     /// Elements between the starts of rows.
@@ -61,6 +63,17 @@ pub enum Affine {
     PerChannel { groups: usize, channels_per_group: usize, spatial: usize },
 }
 
+/// What differs from sample to sample: tensors `[samples, channels]`, where weight and bias go by the channel.
+/// `y = activation((…) * scale + shift)`, and `s = x + residual + channel_bias`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Modulation {
+    pub scale: Coefficient,
+    pub shift: Coefficient,
+    pub channel_bias: Coefficient,
+    /// The stored scale is an offset from 1. Only with a scale.
+    pub scale_plus_one: bool,
+}
+
 /// As [`Rows`] with an affine per channel, over the groups of a tensor `[samples, spatial, channels]`: those of a sample
 /// lie between each other in memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,6 +88,7 @@ pub struct ChannelsLast {
     pub groups: usize,
     pub weight: Coefficient,
     pub bias: Coefficient,
+    pub modulation: Modulation,
     pub eps: f32,
     pub activation: Activation,
 }
@@ -140,6 +154,9 @@ pub struct Buffers {
     pub y: u64,
     pub weight: u64,
     pub bias: u64,
+    pub scale: u64,
+    pub shift: u64,
+    pub channel_bias: u64,
     /// Read, or by batch statistics moved.
     pub running_mean: u64,
     pub running_var: u64,

@@ -17,6 +17,9 @@ pub struct Signature {
     pub(crate) dtype: DType,
     pub(crate) weight: Option<DType>,
     pub(crate) bias: Option<DType>,
+    pub(crate) scale: Option<DType>,
+    pub(crate) shift: Option<DType>,
+    pub(crate) channel_bias: Option<DType>,
     pub(crate) residual: bool,
     pub(crate) sum: bool,
     pub(crate) channel_table: bool,
@@ -44,6 +47,9 @@ impl Signature {
             dtype,
             weight: None,
             bias: None,
+            scale: None,
+            shift: None,
+            channel_bias: None,
             residual: false,
             sum: false,
             channel_table: false,
@@ -80,6 +86,24 @@ impl Signature {
     /// There is a bias of this type: the input's, or f32.
     pub const fn bias(mut self, dtype: DType) -> Self {
         self.bias = Some(dtype);
+        self
+    }
+
+    /// Each sample has a scale of this type: the input's, or f32.
+    pub const fn scale(mut self, dtype: DType) -> Self {
+        self.scale = Some(dtype);
+        self
+    }
+
+    /// Each sample has a shift of this type: the input's, or f32.
+    pub const fn shift(mut self, dtype: DType) -> Self {
+        self.shift = Some(dtype);
+        self
+    }
+
+    /// Each sample has a bias on its input, of this type: the input's, or f32.
+    pub const fn channel_bias(mut self, dtype: DType) -> Self {
+        self.channel_bias = Some(dtype);
         self
     }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::network::checkpoint::{Checkpoint, Image};
+use crate::network::logits::{changed, largest_difference, predictions};
 use crate::network::runner::{Device, Runner};
 use crate::network::{Network, Result};
 
@@ -32,13 +33,8 @@ const MOST_ROUNDS: usize = 2001;
 impl Outcome {
     /// How many images the predictions change between the two networks.
     pub fn changed(&self) -> usize {
-        self.unfused.iter().zip(&self.fused).filter(|(unfused, fused)| unfused != fused).count()
+        changed(&self.unfused, &self.fused)
     }
-}
-
-/// How many predictions are right.
-pub fn right(predictions: &[usize], images: &[Image]) -> usize {
-    predictions.iter().zip(images).filter(|(prediction, image)| **prediction == usize::from(image.label)).count()
 }
 
 /// Classifies the held-out images by both networks.
@@ -52,26 +48,13 @@ pub fn compare<D: Device>(device: &D, checkpoint: &Checkpoint, folded: &Network)
     };
     let (unfused, fused) = (logits(&checkpoint.network)?, logits(folded)?);
     let classes = folded.classes();
-    let predictions = |logits: &[f32]| logits.chunks_exact(classes).map(largest).collect();
     Ok(Outcome {
-        unfused: predictions(&unfused),
-        fused: predictions(&fused),
+        unfused: predictions(&unfused, classes),
+        fused: predictions(&fused, classes),
         max_logit_diff: largest_difference(&unfused, &fused),
         unfused_from_pytorch: largest_difference(&unfused, &checkpoint.logits),
         fused_from_pytorch: largest_difference(&fused, &checkpoint.logits),
     })
-}
-
-/// A NaN counts as larger than every number, and does not hide as it would behind `f32::max`.
-fn largest_difference(some: &[f32], others: &[f32]) -> f32 {
-    let differences = some.iter().zip(others).map(|(one, other)| (one - other).abs());
-    differences.max_by(f32::total_cmp).unwrap_or(0.0)
-}
-
-/// Where the largest value is, the first of them if there are several.
-fn largest(values: &[f32]) -> usize {
-    let larger = |best: usize, index: usize| if values[index] > values[best] { index } else { best };
-    (0..values.len()).reduce(larger).unwrap_or(0)
 }
 
 /// Medians of passes taken in turn, so that whatever else the machine does meets both networks alike.

@@ -5,8 +5,9 @@ use std::io::Write;
 use serde::Serialize;
 use warpnorm::fold::FoldReport;
 
-use crate::measure::{Latency, Outcome, right};
+use crate::measure::{Latency, Outcome};
 use crate::network::checkpoint::{Checkpoint, Image, SIDE, WHITE};
+use crate::network::logits::right;
 use crate::network::{Block, Network, Result};
 
 /// What fits side by side: a pixel is two characters wide, which makes it nearly square.

@@ -70,7 +70,7 @@ class GpuRecord(unittest.TestCase):
         first = self.out(
             "first",
             {},
-            summary="green        tests     unit tests  1 s\nred          decode    decode      9 s\n      3 cells ok\n",
+            summary="green        tests     unit tests  1 s\nred          decode    decode  9 s\n      3 cells ok\n",
             tests="==== tests: unit-tests\nok\n==== sanitize: memcheck\n========= ERROR SUMMARY: 1 error\n",
         )
         second = self.out(

@@ -122,12 +122,17 @@ class RenderPerformance(unittest.TestCase):
         self.record("cpu-x", "2025-12-01T10-00-abcdef0", [cell(samples="15", mode="cpu", threads="8")])
         gpu, cpu = self.page().replace("\n", " ").split("## A Chip")[1:]
         self.assertIn("Mode `graph` is CUDA graphs of 20 launches", gpu)
+        self.assertIn("whose number divides 20", gpu)
         self.assertIn("Variant `warm`", gpu)
         self.assertNotIn("Mode `cpu`", gpu)
         self.assertIn("Mode `cpu` is calls one after another", cpu)
         self.assertNotIn("Variant `warm`", cpu)
         for text in (gpu, cpu):
             self.assertIn("Each of the 15 rounds of a cell", text)
+
+    def test_the_legend_says_how_much_of_a_cell_is_compared(self):
+        self.record("chip", "2025-12-01T10-00-abcdef0", [cell()])
+        self.assertRegex(self.page(), r"\| error / bound \| .* At most 4 Mi elements of a cell are compared, .* \|\n")
 
     def test_statistics_stand_beside_a_read(self):
         self.record("chip", "2025-12-01T10-00-abcdef0", [cell(op="batch_norm_statistics", layout="nchw")])

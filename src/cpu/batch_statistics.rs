@@ -18,6 +18,7 @@ use super::BLOCK;
 use super::constants::Table;
 use super::convert::Convert;
 use super::input::{Coefficients, Input, Tensor, part, stretches};
+use super::modulation::Modulation;
 use super::moments::Moments;
 use super::pointwise::Map;
 use super::slabs::Slab;
@@ -57,7 +58,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers
         move_running_statistics(problem, buffers, &moments);
         let weight = Coefficients::new(problem.weight, buffers.weight);
         let bias = Coefficients::new(problem.bias, buffers.bias);
-        table.fill(weight, bias, 1, moments.iter().map(|moments| moments.normalization(problem.eps)));
+        table.fill(weight, bias, Modulation::NONE, 1, moments.iter().map(|moments| moments.normalization(problem.eps)));
     }
     let spatial = if is_planes { spatial } else { 1 };
     let (y, source) = (Tensor::new(buffers.y), table.source());

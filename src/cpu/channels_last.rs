@@ -16,6 +16,7 @@ use super::BLOCK;
 use super::constants::{Constants, Table};
 use super::convert::Convert;
 use super::input::{Coefficients, Input, Tensor};
+use super::modulation::{Modulation, Pattern};
 use super::pointwise::Map;
 use super::slabs::{Channels, Slab};
 use super::threads::for_each_piece;
@@ -35,6 +36,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::ChannelsLast, buffers: &
         y: Tensor::new(buffers.y),
         weight: Coefficients::new(problem.weight, buffers.weight),
         bias: Coefficients::new(problem.bias, buffers.bias),
+        modulation: Modulation::new(&problem.modulation, buffers),
     };
     for_each_piece(0..problem.samples, length, &|samples| {
         if tensor.slab(samples.start).is_one_part() {
@@ -52,6 +54,7 @@ struct Samples<'a, T> {
     y: Tensor<T>,
     weight: Coefficients,
     bias: Coefficients,
+    modulation: Modulation,
 }
 
 impl<T: Convert> Samples<'_, T> {
@@ -60,16 +63,20 @@ impl<T: Convert> Samples<'_, T> {
     fn slab(&self, sample: usize) -> Slab<T> {
         let (pixels, channels) = (self.problem.spatial, self.problem.channels);
         // SAFETY: the sample is one of the tensors'.
-        let input = unsafe { self.input.offset(sample * pixels * channels) };
+        let mut input = unsafe { self.input.offset(sample * pixels * channels) };
+        input.added = self.modulation.offset(sample * channels).added(Pattern::Pixels(channels));
         Slab { input, pixels, channels }
     }
 
     #[inline(always)]
-    fn fill(&self, table: &mut Table, moments: &Channels) {
+    fn fill(&self, sample: usize, table: &mut Table, moments: &Channels) {
         let channels_per_group = self.problem.channels / self.problem.groups;
         let groups = moments.groups(channels_per_group).map(|moments| moments.normalization(self.problem.eps));
         // SAFETY: there is a coefficient for every channel.
-        unsafe { table.fill(self.weight, self.bias, channels_per_group, groups) };
+        unsafe {
+            let modulation = self.modulation.offset(sample * self.problem.channels);
+            table.fill(self.weight, self.bias, modulation, channels_per_group, groups);
+        }
     }
 
     /// The second step of a sample, by the constants of the table.
@@ -103,7 +110,7 @@ impl<T: Convert> Task for WholeSamples<'_, T> {
             // SAFETY: this thread alone has the sample; it is written when its moments are there.
             unsafe {
                 tensor.slab(sample).moments_of(0..tensor.problem.spatial, &mut moments, &mut buffer);
-                tensor.fill(&mut table, &moments);
+                tensor.fill(sample, &mut table, &moments);
                 tensor.map(sample, &table).write_pixels(&mut constants, &mut buffer);
             }
         }
@@ -114,7 +121,7 @@ fn normalize_by_parts<T: Convert>(tensor: &Samples<'_, T>, sample: usize) {
     let mut table = Table::new(tensor.problem.channels);
     // SAFETY: this thread alone, and those which it calls upon, have the sample; it is written when its moments are there.
     unsafe {
-        tensor.fill(&mut table, &tensor.slab(sample).moments());
+        tensor.fill(sample, &mut table, &tensor.slab(sample).moments());
         tensor.map(sample, &table).write();
     }
 }

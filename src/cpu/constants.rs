@@ -4,6 +4,7 @@
 
 use super::BLOCK;
 use super::input::{Coefficients, Tensor, part, within};
+use super::modulation::Modulation;
 use super::moments::Normalization;
 use crate::problem::{self, Buffers};
 
@@ -82,6 +83,7 @@ impl Table {
         &mut self,
         weight: Coefficients,
         bias: Coefficients,
+        modulation: Modulation,
         channels_per_group: usize,
         normalizations: impl Iterator<Item = Normalization>,
     ) {
@@ -92,6 +94,13 @@ impl Table {
         unsafe {
             weight.load(0, 1.0, scale);
             bias.load(0, 0.0, biases);
+        }
+        for (block, (scale, bias)) in scale.chunks_mut(BLOCK).zip(biases.chunks_mut(BLOCK)).enumerate() {
+            let load = |of_channels: Coefficients, absent, into: &mut [f32]| {
+                // SAFETY: by the caller.
+                unsafe { of_channels.load(block * BLOCK, absent, into) };
+            };
+            modulation.apply(scale, bias, load);
         }
         let groups = mean.chunks_exact_mut(channels_per_group).zip(rest.chunks_exact_mut(channels_per_group));
         let groups = groups.zip(scale.chunks_exact_mut(channels_per_group));

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 
 use super::BLOCK;
 use super::convert::Convert;
+use super::modulation::Added;
 use crate::element::DType;
 use crate::problem::{Buffers, Coefficient};
 
@@ -77,11 +78,14 @@ pub(super) struct Input<T> {
     pub x: Tensor<T>,
     pub residual: Tensor<T>,
     pub sum: Tensor<T>,
+    /// A sample's own bias. It belongs to one place: what is moved elsewhere has none until it is given another.
+    pub added: Added,
 }
 
 impl<T: Convert> Input<T> {
     pub(super) fn new(buffers: &Buffers) -> Self {
-        Self { x: Tensor::new(buffers.x), residual: Tensor::new(buffers.residual), sum: Tensor::new(buffers.sum) }
+        let [x, residual, sum] = [buffers.x, buffers.residual, buffers.sum].map(Tensor::new);
+        Self { x, residual, sum, added: Added::NONE }
     }
 
     /// The parts from the element at `elements` on.
@@ -96,16 +100,29 @@ impl<T: Convert> Input<T> {
                 x: self.x.offset(elements),
                 residual: self.residual.offset(elements),
                 sum: self.sum.offset(elements),
+                added: Added::NONE,
             }
         }
     }
 
-    /// `x + residual` in f32, unrounded, of `into.len()` elements.
+    /// `x + residual`, and a sample's bias, in f32, unrounded, of `into.len()` elements.
     ///
     /// # Safety
-    /// As [`Tensor::load`], for each of the two that is there; `x` is.
+    /// As [`Tensor::load`], for each of them that is there; `x` is.
     #[inline(always)]
     pub(super) unsafe fn load(self, first: usize, into: &mut [f32]) {
+        // SAFETY: by the caller.
+        unsafe { self.load_sum(first, into) };
+        if !self.added.is_absent() {
+            // SAFETY: by the caller.
+            unsafe { self.added.add(first, into) };
+        }
+    }
+
+    /// # Safety
+    /// As [`load`](Self::load).
+    #[inline(always)]
+    unsafe fn load_sum(self, first: usize, into: &mut [f32]) {
         // A short buffer, for it is cleared at every call.
         const CHUNK: usize = 128;
         // SAFETY: by the caller.
@@ -143,6 +160,15 @@ pub(super) struct Coefficients {
 }
 
 impl Coefficients {
+    pub(super) const NONE: Self = Self { dtype: None, address: 0 };
+
+    /// From the element at `elements` on.
+    #[inline(always)]
+    pub(super) fn offset(self, elements: usize) -> Self {
+        let bytes = self.dtype.map_or(0, |dtype| elements * dtype.size());
+        Self { address: self.address + bytes as u64, ..self }
+    }
+
     pub(super) fn new(dtype: Coefficient, address: u64) -> Self {
         Self { dtype: dtype.filter(|_| address != 0), address }
     }

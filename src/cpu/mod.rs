@@ -13,6 +13,7 @@
 //! | `slabs.rs` | the same of channels that lie between each other |
 //! | `constants.rs` | a pointwise map's constants |
 //! | `activation.rs` | the activations, for a block |
+//! | `modulation.rs` | what differs from sample to sample: scale, shift, a bias on the input |
 //! | `input.rs` | a call's tensors, and the prologue: residual in, sum out |
 //! | `convert.rs` | storage types to f32 and back, for a block |
 //! | `backend.rs` | the backend type, and slices as arguments |
@@ -42,6 +43,7 @@ mod channels_last;
 mod constants;
 mod convert;
 mod input;
+mod modulation;
 mod moments;
 mod pointwise;
 mod rows;

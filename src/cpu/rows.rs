@@ -17,6 +17,7 @@ use super::BLOCK;
 use super::activation::activate;
 use super::convert::Convert;
 use super::input::{Coefficients, Input, Tensor, part, stretches};
+use super::modulation::{Modulation, Pattern};
 use super::moments::{Moments, Normalization};
 use super::threads::{for_each_piece, merged};
 use super::vectors::{self, Task};
@@ -37,6 +38,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers)
         y: Tensor::new(buffers.y),
         weight: Coefficients::new(problem.weight, buffers.weight),
         bias: Coefficients::new(problem.bias, buffers.bias),
+        modulation: Modulation::new(&problem.modulation, buffers),
     };
     for_each_piece(0..problem.rows, problem.length, &|piece| {
         if problem.length <= BLOCKS_OF_PART * BLOCK {
@@ -54,6 +56,7 @@ struct Rows<'a, T> {
     y: Tensor<T>,
     weight: Coefficients,
     bias: Coefficients,
+    modulation: Modulation,
 }
 
 /// One row of the tensors.
@@ -63,6 +66,8 @@ struct Row<'a, T> {
     y: Tensor<T>,
     /// The channel of its first element, with an affine per channel.
     first_channel: usize,
+    /// From that channel of its sample on.
+    modulation: Modulation,
 }
 
 impl<T: Convert> Rows<'_, T> {
@@ -70,10 +75,13 @@ impl<T: Convert> Rows<'_, T> {
     #[inline(always)]
     fn row(&self, row: usize) -> Row<'_, T> {
         let problem = self.problem;
-        let first_channel = match problem.affine {
-            Affine::PerElement => 0,
-            Affine::PerChannel { groups, channels_per_group, .. } => row % groups * channels_per_group,
+        let (first_channel, of_samples, pattern) = match problem.affine {
+            Affine::PerElement => (0, 0, Pattern::Planes(1)),
+            Affine::PerChannel { groups, channels_per_group, spatial } => {
+                (row % groups * channels_per_group, row * channels_per_group, Pattern::Planes(spatial))
+            }
         };
+        let modulation = self.modulation.offset(of_samples);
         // SAFETY: the row is one of the tensors'.
         unsafe {
             Row {
@@ -82,15 +90,18 @@ impl<T: Convert> Rows<'_, T> {
                     x: self.input.x.offset(row * problem.x_stride),
                     residual: self.input.residual.offset(row * problem.residual_stride),
                     sum: self.input.sum.offset(row * problem.sum_stride),
+                    added: modulation.added(pattern),
                 },
                 y: self.y.offset(row * problem.y_stride),
                 first_channel,
+                modulation,
             }
         }
     }
 
     fn coefficients_depend_on_row(&self) -> bool {
-        matches!(self.problem.affine, Affine::PerChannel { groups, .. } if groups > 1)
+        let is_of_sample = !self.modulation.is_absent();
+        matches!(self.problem.affine, Affine::PerChannel { groups, .. } if groups > 1 || is_of_sample)
     }
 
     #[inline(always)]
@@ -113,8 +124,9 @@ impl<T: Convert> Row<'_, T> {
     /// Weight and bias of the elements from the one at `first` on, within the row.
     #[inline(always)]
     fn coefficients(&self, first: usize, weight: &mut [f32], bias: &mut [f32]) {
-        self.expand(self.rows.weight, first, 1.0, weight);
-        self.expand(self.rows.bias, first, 0.0, bias);
+        self.expand(self.rows.weight.offset(self.first_channel), first, 1.0, weight);
+        self.expand(self.rows.bias.offset(self.first_channel), first, 0.0, bias);
+        self.modulation.apply(weight, bias, |of_channels, absent, into| self.expand(of_channels, first, absent, into));
         if self.rows.problem.weight_plus_one && !self.rows.weight.is_absent() {
             for weight in weight {
                 *weight += 1.0;
@@ -122,6 +134,7 @@ impl<T: Convert> Row<'_, T> {
         }
     }
 
+    /// Those of the elements from the one at `first` on, of coefficients from the row's first channel on.
     #[inline(always)]
     fn expand(&self, coefficients: Coefficients, first: usize, absent: f32, into: &mut [f32]) {
         match self.rows.problem.affine {
@@ -131,14 +144,14 @@ impl<T: Convert> Row<'_, T> {
                     let (stretch, left) = rest.split_at_mut(count);
                     let mut one = [0.0];
                     // SAFETY: `first` is in the row, so the channel is one of its group's.
-                    unsafe { coefficients.load(self.first_channel + channel, absent, &mut one) };
+                    unsafe { coefficients.load(channel, absent, &mut one) };
                     stretch.fill(one[0]);
                     rest = left;
                 }
             }
             // SAFETY: there is a coefficient for every element of the row, from that of the first one's channel on.
             Affine::PerChannel { .. } | Affine::PerElement => unsafe {
-                coefficients.load(self.first_channel + first, absent, into);
+                coefficients.load(first, absent, into);
             },
         }
     }

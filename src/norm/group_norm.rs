@@ -1,6 +1,6 @@
 use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, image_axes, refuse_strides};
 use crate::error::{Error, Result};
-use crate::problem::{Affine, ChannelsLast, Moments, Problem, Rows};
+use crate::problem::{Affine, ChannelsLast, Modulation, Moments, Problem, Rows};
 use crate::shape::{Layout, Shape};
 use crate::signature::Signature;
 
@@ -28,6 +28,7 @@ pub struct GroupNorm {
     num_channels: usize,
     layout: Layout,
     eps: f32,
+    scale_plus_one: bool,
     activation: Activation,
 }
 
@@ -44,7 +45,14 @@ impl GroupNorm {
             return Err(Error::Groups { num_channels, num_groups });
         }
         let eps = checked_eps(DEFAULT_EPS)?;
-        Ok(Self { num_groups, num_channels, layout: Layout::Nchw, eps, activation: Activation::None })
+        let (layout, activation) = (Layout::Nchw, Activation::None);
+        Ok(Self { num_groups, num_channels, layout, eps, scale_plus_one: false, activation })
+    }
+
+    /// Whether the [`scale`](crate::Args::scale) of a sample is stored as an offset from 1, as diffusion models have it.
+    #[must_use]
+    pub const fn scale_plus_one(self, scale_plus_one: bool) -> Self {
+        Self { scale_plus_one, ..self }
     }
 
     /// Where the channels lie.
@@ -67,8 +75,8 @@ impl Layer for GroupNorm {
     const NAME: &'static str = "GroupNorm";
 
     fn problem(&self, signature: &Signature) -> Result<Problem> {
-        let Self { num_groups, num_channels, layout, eps, activation } = *self;
-        groups(Self::NAME, signature, [num_groups, num_channels], layout, eps, activation)
+        let Self { num_groups, num_channels, layout, eps, scale_plus_one, activation } = *self;
+        groups(Self::NAME, signature, [num_groups, num_channels], layout, scale_plus_one, eps, activation)
     }
 }
 
@@ -78,9 +86,20 @@ pub(super) fn groups(
     signature: &Signature,
     [groups, channels]: [usize; 2],
     layout: Layout,
+    scale_plus_one: bool,
     eps: f32,
     activation: Activation,
 ) -> Result<Problem> {
+    let of_sample = |argument, found| coefficient(argument, found, signature.dtype);
+    let modulation = Modulation {
+        scale: of_sample("scale", signature.scale)?,
+        shift: of_sample("shift", signature.shift)?,
+        channel_bias: of_sample("channel_bias", signature.channel_bias)?,
+        scale_plus_one,
+    };
+    if scale_plus_one && modulation.scale.is_none() {
+        return Err(Error::Missing { layer, argument: "scale" });
+    }
     if layout == Layout::Nhwc {
         refuse_strides(layer, &signature.strides())?;
         let (samples, spatial) = image_axes(layer, &signature.shape, channels, layout)?;
@@ -94,13 +113,14 @@ pub(super) fn groups(
                 groups,
                 weight: coefficient("weight", signature.weight, signature.dtype)?,
                 bias: coefficient("bias", signature.bias, signature.dtype)?,
+                modulation,
                 eps,
                 activation,
             }));
         }
     }
     let rows = group_rows(layer, signature, groups, channels, layout)?;
-    Ok(Problem::Rows(Rows { eps, activation, ..rows }))
+    Ok(Problem::Rows(Rows { modulation, eps, activation, ..rows }))
 }
 
 /// In NCHW a group of channels is one contiguous stretch: a row for each sample and group.
@@ -125,6 +145,7 @@ fn group_rows(
         weight: coefficient("weight", signature.weight, signature.dtype)?,
         bias: coefficient("bias", signature.bias, signature.dtype)?,
         weight_plus_one: false,
+        modulation: Modulation::default(),
         eps: 0.0,
         activation: Activation::None,
         x_stride: length,

@@ -30,6 +30,7 @@ pub struct InstanceNorm {
     layout: Layout,
     eps: f32,
     track_running_stats: bool,
+    scale_plus_one: bool,
     activation: Activation,
 }
 
@@ -41,7 +42,14 @@ impl InstanceNorm {
     pub fn new(num_features: usize) -> Result<Self> {
         let eps = checked_eps(DEFAULT_EPS)?;
         let (layout, activation) = (Layout::Nchw, Activation::None);
-        Ok(Self { num_features, layout, eps, track_running_stats: false, activation })
+        Ok(Self { num_features, layout, eps, track_running_stats: false, scale_plus_one: false, activation })
+    }
+
+    /// Whether the [`scale`](crate::Args::scale) of a sample is stored as an offset from 1. Adaptive instance normalization
+    /// stores it as it is.
+    #[must_use]
+    pub const fn scale_plus_one(self, scale_plus_one: bool) -> Self {
+        Self { scale_plus_one, ..self }
     }
 
     /// Where the channels lie.
@@ -76,6 +84,6 @@ impl Layer for InstanceNorm {
         }
         // A group of one channel each. Without channels there is nothing to do, and no division by their number.
         let channels = [self.num_features.max(1), self.num_features];
-        groups(Self::NAME, signature, channels, self.layout, self.eps, self.activation)
+        groups(Self::NAME, signature, channels, self.layout, self.scale_plus_one, self.eps, self.activation)
     }
 }

@@ -1,6 +1,6 @@
 use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps};
 use crate::error::{Error, Result};
-use crate::problem::{Affine, Moments, Problem, Rows};
+use crate::problem::{Affine, Modulation, Moments, Problem, Rows};
 use crate::shape::Shape;
 use crate::signature::Signature;
 
@@ -89,6 +89,7 @@ pub(super) fn trailing_rows(
         weight: coefficient("weight", signature.weight, signature.dtype)?,
         bias: coefficient("bias", signature.bias, signature.dtype)?,
         weight_plus_one: false,
+        modulation: Modulation::default(),
         eps: 0.0,
         activation: Activation::None,
         x_stride: strides.input.unwrap_or(length),

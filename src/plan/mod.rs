@@ -17,8 +17,8 @@ use crate::element::DType;
 use crate::norm::Activation;
 use crate::problem::{Buffers, Problem};
 use params::{
-    BatchStatisticsParams, ChannelTableParams, ChannelsLastParams, ConvolutionParams, Kernel, PointwiseParams,
-    RowsParams, SlabGeometry,
+    BatchStatisticsParams, ChannelTableParams, ChannelsLastParams, ConvolutionParams, Kernel, Modulation,
+    PointwiseParams, RowsParams, SlabGeometry,
 };
 
 /// The largest grid in its first dimension, on every chip.
@@ -59,10 +59,12 @@ impl Params {
     pub(crate) fn with(mut self, buffers: &Buffers) -> Self {
         match &mut self {
             Self::Rows(p) => {
+                p.modulation = modulation(buffers);
                 (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
                 (p.weight, p.bias) = (buffers.weight, buffers.bias);
             }
             Self::ChannelsLast(p) => {
+                p.modulation = modulation(buffers);
                 (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
                 (p.weight, p.bias) = (buffers.weight, buffers.bias);
                 p.results += buffers.workspace;
@@ -108,6 +110,10 @@ impl Params {
             Self::Convolution(p) => std::ptr::from_mut(p).cast(),
         }
     }
+}
+
+const fn modulation(buffers: &Buffers) -> Modulation {
+    Modulation { scale: buffers.scale, shift: buffers.shift, channel_bias: buffers.channel_bias }
 }
 
 fn place(slab: &mut SlabGeometry, workspace: u64) {
@@ -164,6 +170,15 @@ pub(crate) const fn activation_code(activation: Activation) -> u32 {
 }
 
 /// The flags that say which coefficients are f32 whatever the tensors' type.
+/// How the tensors that differ from sample to sample are stored.
+fn modulation_flags(modulation: &crate::problem::Modulation) -> u32 {
+    let flag = |coefficient, flag| if coefficient == Some(DType::F32) { flag } else { 0 };
+    flag(modulation.scale, params::WN_FLAG_SCALE_F32)
+        | flag(modulation.shift, params::WN_FLAG_SHIFT_F32)
+        | flag(modulation.channel_bias, params::WN_FLAG_CHANNEL_BIAS_F32)
+        | if modulation.scale_plus_one { params::WN_FLAG_SCALE_PLUS_ONE } else { 0 }
+}
+
 fn coefficient_flags(weight: Option<DType>, bias: Option<DType>) -> u32 {
     let flag = |coefficient, flag| if coefficient == Some(DType::F32) { flag } else { 0 };
     flag(weight, params::WN_FLAG_WEIGHT_F32) | flag(bias, params::WN_FLAG_BIAS_F32)

@@ -14,6 +14,10 @@ pub const WN_FLAG_BIAS_F32: Flags = 2;
 pub const WN_FLAG_WEIGHT_PLUS_ONE: Flags = 4;
 pub const WN_FLAG_MEAN_SQUARE: Flags = 8;
 pub const WN_FLAG_CUMULATIVE: Flags = 16;
+pub const WN_FLAG_SCALE_F32: Flags = 32;
+pub const WN_FLAG_SHIFT_F32: Flags = 64;
+pub const WN_FLAG_CHANNEL_BIAS_F32: Flags = 128;
+pub const WN_FLAG_SCALE_PLUS_ONE: Flags = 256;
 pub type Flags = u32;
 pub const WN_WARP: Regimes = 32;
 pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
@@ -45,6 +49,21 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct Modulation {
+    pub scale: u64,
+    pub shift: u64,
+    pub channel_bias: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Modulation"][::std::mem::size_of::<Modulation>() - 24usize];
+    ["Alignment of Modulation"][::std::mem::align_of::<Modulation>() - 8usize];
+    ["Offset of field: Modulation::scale"][::std::mem::offset_of!(Modulation, scale) - 0usize];
+    ["Offset of field: Modulation::shift"][::std::mem::offset_of!(Modulation, shift) - 8usize];
+    ["Offset of field: Modulation::channel_bias"][::std::mem::offset_of!(Modulation, channel_bias) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct RowsParams {
     pub x: u64,
     pub residual: u64,
@@ -61,6 +80,7 @@ pub struct RowsParams {
     pub spatial: Divisor,
     pub groups: Divisor,
     pub channels_per_group: u64,
+    pub modulation: Modulation,
     pub lanes: u32,
     pub affine: u32,
     pub activation: u32,
@@ -70,7 +90,7 @@ pub struct RowsParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 176usize];
+    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 200usize];
     ["Alignment of RowsParams"][::std::mem::align_of::<RowsParams>() - 8usize];
     ["Offset of field: RowsParams::x"][::std::mem::offset_of!(RowsParams, x) - 0usize];
     ["Offset of field: RowsParams::residual"][::std::mem::offset_of!(RowsParams, residual) - 8usize];
@@ -88,12 +108,13 @@ const _: () = {
     ["Offset of field: RowsParams::groups"][::std::mem::offset_of!(RowsParams, groups) - 120usize];
     ["Offset of field: RowsParams::channels_per_group"]
         [::std::mem::offset_of!(RowsParams, channels_per_group) - 144usize];
-    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 152usize];
-    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 156usize];
-    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 160usize];
-    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 164usize];
-    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 168usize];
-    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 172usize];
+    ["Offset of field: RowsParams::modulation"][::std::mem::offset_of!(RowsParams, modulation) - 152usize];
+    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 176usize];
+    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 180usize];
+    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 184usize];
+    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 188usize];
+    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 192usize];
+    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 196usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -145,6 +166,7 @@ pub struct ChannelsLastParams {
     pub results: u64,
     pub slab: SlabGeometry,
     pub group: Divisor,
+    pub modulation: Modulation,
     pub activation: u32,
     pub flags: u32,
     pub eps: f32,
@@ -152,7 +174,7 @@ pub struct ChannelsLastParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ChannelsLastParams"][::std::mem::size_of::<ChannelsLastParams>() - 208usize];
+    ["Size of ChannelsLastParams"][::std::mem::size_of::<ChannelsLastParams>() - 232usize];
     ["Alignment of ChannelsLastParams"][::std::mem::align_of::<ChannelsLastParams>() - 8usize];
     ["Offset of field: ChannelsLastParams::x"][::std::mem::offset_of!(ChannelsLastParams, x) - 0usize];
     ["Offset of field: ChannelsLastParams::residual"][::std::mem::offset_of!(ChannelsLastParams, residual) - 8usize];
@@ -163,11 +185,13 @@ const _: () = {
     ["Offset of field: ChannelsLastParams::results"][::std::mem::offset_of!(ChannelsLastParams, results) - 48usize];
     ["Offset of field: ChannelsLastParams::slab"][::std::mem::offset_of!(ChannelsLastParams, slab) - 56usize];
     ["Offset of field: ChannelsLastParams::group"][::std::mem::offset_of!(ChannelsLastParams, group) - 168usize];
+    ["Offset of field: ChannelsLastParams::modulation"]
+        [::std::mem::offset_of!(ChannelsLastParams, modulation) - 192usize];
     ["Offset of field: ChannelsLastParams::activation"]
-        [::std::mem::offset_of!(ChannelsLastParams, activation) - 192usize];
-    ["Offset of field: ChannelsLastParams::flags"][::std::mem::offset_of!(ChannelsLastParams, flags) - 196usize];
-    ["Offset of field: ChannelsLastParams::eps"][::std::mem::offset_of!(ChannelsLastParams, eps) - 200usize];
-    ["Offset of field: ChannelsLastParams::reserved"][::std::mem::offset_of!(ChannelsLastParams, reserved) - 204usize];
+        [::std::mem::offset_of!(ChannelsLastParams, activation) - 216usize];
+    ["Offset of field: ChannelsLastParams::flags"][::std::mem::offset_of!(ChannelsLastParams, flags) - 220usize];
+    ["Offset of field: ChannelsLastParams::eps"][::std::mem::offset_of!(ChannelsLastParams, eps) - 224usize];
+    ["Offset of field: ChannelsLastParams::reserved"][::std::mem::offset_of!(ChannelsLastParams, reserved) - 228usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

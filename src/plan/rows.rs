@@ -4,7 +4,7 @@ use super::kernels::{
     Family, ROWS_BLOCK_32X512, ROWS_BLOCK_32X1024, ROWS_GROUP_8, ROWS_GROUP_16, ROWS_GROUP_32, ROWS_STREAM,
 };
 use super::params::{self, RowsParams};
-use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor};
+use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor, modulation_flags};
 use crate::problem::{Affine, Moments, Rows};
 
 const WARP: usize = params::WN_WARP as usize;
@@ -53,7 +53,7 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
         return None;
     }
     let regime = Regime::of(rows.length);
-    let mut flags = coefficient_flags(rows.weight, rows.bias);
+    let mut flags = coefficient_flags(rows.weight, rows.bias) | modulation_flags(&rows.modulation);
     if rows.weight_plus_one {
         flags |= params::WN_FLAG_WEIGHT_PLUS_ONE;
     }
@@ -111,6 +111,7 @@ mod tests {
             weight: None,
             bias: None,
             weight_plus_one: false,
+            modulation: Default::default(),
             eps: 1e-5,
             activation: Activation::None,
             x_stride: length,

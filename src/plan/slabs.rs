@@ -7,7 +7,7 @@ use super::kernels::{
     BATCH_STATISTICS_CHANNELS_LAST, BATCH_STATISTICS_PLANES, CHANNELS_LAST_APPLY, CHANNELS_LAST_MOMENTS,
 };
 use super::params::{self, BatchStatisticsParams, ChannelsLastParams, SlabGeometry};
-use super::{Launch, Limits, Params, Plan, activation_code, coefficient_flags, divisor, pointwise};
+use super::{Launch, Limits, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags, pointwise};
 use crate::element::DType;
 use crate::problem::{BatchStatistics, ChannelsLast, Constants, Pointwise};
 use crate::shape::Layout;
@@ -93,7 +93,7 @@ pub(super) fn plan(tensor: &ChannelsLast, limits: &Limits) -> Plan {
         slab,
         group: divisor(slab.channels_per_group),
         activation: activation_code(tensor.activation),
-        flags: coefficient_flags(tensor.weight, tensor.bias),
+        flags: coefficient_flags(tensor.weight, tensor.bias) | modulation_flags(&tensor.modulation),
         eps: tensor.eps,
         ..ChannelsLastParams::default()
     });
@@ -185,7 +185,8 @@ mod tests {
 
     fn tensor(samples: usize, spatial: usize, channels: usize, groups: usize) -> ChannelsLast {
         let (dtype, activation) = (DType::F16, Activation::None);
-        ChannelsLast { dtype, samples, spatial, channels, groups, weight: None, bias: None, eps: 0.0, activation }
+        let (weight, bias, modulation) = (None, None, Default::default());
+        ChannelsLast { dtype, samples, spatial, channels, groups, weight, bias, modulation, eps: 0.0, activation }
     }
 
     fn planned(tensor: &ChannelsLast) -> (Launch, SlabGeometry, usize) {

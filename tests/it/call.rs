@@ -75,6 +75,24 @@ pub enum Residual {
     SumInPlace,
 }
 
+/// What a sample has of its own, for the layers that take it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Modulation {
+    pub scale: Coefficient,
+    pub shift: Coefficient,
+    pub channel_bias: Coefficient,
+    pub scale_plus_one: bool,
+}
+
+impl Modulation {
+    pub const NONE: Self = Self {
+        scale: Coefficient::Absent,
+        shift: Coefficient::Absent,
+        channel_bias: Coefficient::Absent,
+        scale_plus_one: false,
+    };
+}
+
 #[derive(Debug, Clone)]
 pub struct Call {
     pub layer: Layer,
@@ -83,6 +101,7 @@ pub struct Call {
     pub weight: Coefficient,
     pub bias: Coefficient,
     pub residual: Residual,
+    pub modulation: Modulation,
     pub activation: Activation,
     pub in_place: bool,
     /// Elements before a tensor, so that it starts off an aligned address.
@@ -123,6 +142,7 @@ impl Call {
             weight: Coefficient::Own,
             bias: Coefficient::Own,
             residual: Residual::Absent,
+            modulation: Modulation::NONE,
             activation: Activation::None,
             in_place: false,
             offsets: PerTensor::default(),
@@ -154,12 +174,16 @@ impl Call {
 }
 
 /// The numbers of a call.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Inputs<T> {
     pub x: Vec<T>,
     pub residual: Vec<T>,
     pub weight: Vec<f64>,
     pub bias: Vec<f64>,
+    /// `[samples, channels]`
+    pub scale: Vec<f64>,
+    pub shift: Vec<f64>,
+    pub channel_bias: Vec<f64>,
     pub running_mean: Vec<f32>,
     pub running_var: Vec<f32>,
 }
@@ -176,6 +200,9 @@ impl<T: Element> Inputs<T> {
             residual: stored(normal(elements, seed + 1)),
             weight: eighths(channels, seed + 2, 1.0),
             bias: eighths(channels, seed + 3, 0.0),
+            scale: eighths(call.shape[0] * channels, seed + 6, 1.0),
+            shift: eighths(call.shape[0] * channels, seed + 7, 0.0),
+            channel_bias: eighths(call.shape[0] * channels, seed + 8, 0.0),
             running_mean: normal(channels, seed + 4).map(|v| v as f32).collect(),
             running_var: normal(channels, seed + 5).map(|v| (v * v + 0.01) as f32).collect(),
         }
@@ -255,6 +282,9 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
     let mut y = place.put(&spread(call.in_place.then_some(&inputs.x), offsets.y, gaps.y));
     let channels = call.channels();
     let coefficient_range = offsets.coefficients..offsets.coefficients + channels;
+    let of_samples = [&inputs.scale, &inputs.shift, &inputs.channel_bias].map(|values| {
+        (place.put(&stored::<T>(values.iter().copied())), place.put(&stored::<f32>(values.iter().copied())))
+    });
     let own = |values: &[f64]| place.put(&stored::<T>(shifted(values, offsets.coefficients)));
     let single = |values: &[f64]| place.put(&stored::<f32>(shifted(values, offsets.coefficients)));
     let (weight, weight_f32) = (own(&inputs.weight), single(&inputs.weight));
@@ -296,6 +326,9 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
         let mut sum = place.view_mut(&mut sum, range(offsets.sum, gaps.sum));
         let mut y = place.view_mut(&mut y, range(offsets.y, gaps.y));
 
+        let count = inputs.scale.len();
+        let of_samples =
+            of_samples.each_ref().map(|(own, single)| (place.view(own, 0..count), place.view(single, 0..count)));
         let mut args = Args::new(place, Shape::new(&call.shape)?).output(&mut y);
         if !call.in_place {
             args = args.input(&x);
@@ -331,6 +364,7 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
             }
             _ => args = views.add(call, args),
         }
+        args = add_modulation(call, args, &of_samples);
         forward(call, args.workspace(&mut workspace))?;
     }
 
@@ -341,6 +375,29 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
     };
     let running = (place.get(&mean), place.get(&var), place.get_counter(&batches));
     Ok(Outputs { y: gather(&place.get(&y), offsets.y, gaps.y, "output"), sum, running })
+}
+
+/// Scale, shift and channel bias, each in both of the types that they may have.
+fn add_modulation<'a, 'v, P: Place, T: Real>(
+    call: &Call,
+    mut args: Args<'a, P>,
+    [scale, shift, bias]: &'a [(P::View<'v, T>, P::View<'v, f32>); 3],
+) -> Args<'a, P> {
+    args = match call.modulation.scale {
+        Coefficient::Absent => args,
+        Coefficient::Own => args.scale(&scale.0),
+        Coefficient::F32 => args.scale(&scale.1),
+    };
+    args = match call.modulation.shift {
+        Coefficient::Absent => args,
+        Coefficient::Own => args.shift(&shift.0),
+        Coefficient::F32 => args.shift(&shift.1),
+    };
+    match call.modulation.channel_bias {
+        Coefficient::Absent => args,
+        Coefficient::Own => args.channel_bias(&bias.0),
+        Coefficient::F32 => args.channel_bias(&bias.1),
+    }
 }
 
 fn with_statistics<'a, 'v, P: Place>(
@@ -370,10 +427,12 @@ macro_rules! with_layer {
             }
             Layer::GroupNorm { groups, layout } => {
                 let $layer = GroupNorm::new(groups, channels)?.layout(layout).eps(eps)?.activation(activation);
+                let $layer = $layer.scale_plus_one($call.modulation.scale_plus_one);
                 $body
             }
             Layer::InstanceNorm { layout } => {
                 let $layer = InstanceNorm::new(channels)?.layout(layout).eps(eps)?.activation(activation);
+                let $layer = $layer.scale_plus_one($call.modulation.scale_plus_one);
                 $body
             }
             Layer::InstanceNormTracked => {
@@ -404,6 +463,9 @@ pub fn workspace_bytes<P: Place>(place: &P, call: &Call, dtype: DType) -> Result
     if call.weight != Coefficient::Absent {
         signature = signature.weight(dtype);
     }
+    if call.modulation.scale != Coefficient::Absent {
+        signature = signature.scale(dtype);
+    }
     Ok(with_layer!(call, layer => layer.prepare(place, &signature)?.workspace_bytes()))
 }
 
@@ -413,21 +475,42 @@ pub fn spatial_of(call: &Call) -> usize {
     call.shape[axes].iter().product()
 }
 
-/// What the oracle says. Input and residual are added in f32, which is part of what the layers promise: their sum may
-/// be rounded to 24 bits, and to no fewer, before it is normalized.
-pub fn expected<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<Expected> {
+/// Input, residual and a sample's bias, added in f32: part of what the layers promise. Their sum may be rounded to 24 bits,
+/// and to no fewer, before it is normalized.
+fn summed<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<f64> {
     let mut s = exact(&inputs.x);
+    let (channels, spatial) = (call.channels(), spatial_of(call));
     if call.residual != Residual::Absent {
         s.iter_mut().zip(&inputs.residual).for_each(|(s, residual)| *s = f64::from((*s + residual.to_f64()) as f32));
     }
+    if call.modulation.channel_bias != Coefficient::Absent {
+        let channel = |i: usize| if call.layer.is_channels_last() { i % channels } else { i / spatial % channels };
+        let bias = |i: usize| inputs.channel_bias[i / (spatial * channels) * channels + channel(i)];
+        s.iter_mut().enumerate().for_each(|(i, s)| *s = f64::from((*s + bias(i)) as f32));
+    }
+    s
+}
+
+/// What the oracle says.
+pub fn expected<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<Expected> {
+    let s = summed(call, inputs);
+    let (channels, spatial) = (call.channels(), || spatial_of(call));
     let plus = if call.layer == (Layer::RmsNorm { weight_plus_one: true }) { 1.0 } else { 0.0 };
-    let affine = |channel: usize| {
+    // Of a channel, counted through the samples where they have something of their own.
+    let affine = |of_sample: usize| {
+        let channel = of_sample % channels;
         let weight = if call.weight == Coefficient::Absent { 1.0 } else { inputs.weight[channel] + plus };
         let bias = if call.bias == Coefficient::Absent { 0.0 } else { inputs.bias[channel] };
-        (weight, bias)
+        if call.modulation == Modulation::NONE {
+            return (weight, bias);
+        }
+        let scale = match call.modulation.scale {
+            Coefficient::Absent => 1.0,
+            _ => inputs.scale[of_sample] + if call.modulation.scale_plus_one { 1.0 } else { 0.0 },
+        };
+        let shift = if call.modulation.shift == Coefficient::Absent { 0.0 } else { inputs.shift[of_sample] };
+        (weight * scale, bias * scale + shift)
     };
-    let channels = call.channels();
-    let spatial = || spatial_of(call);
     let eps = f64::from(call.eps as f32);
     // Elements that are normalized together wherever they lie, by the number of their set.
     let sets = |set_of: &dyn Fn(usize) -> usize, channel_of: &dyn Fn(usize) -> usize| {
@@ -462,11 +545,13 @@ pub fn expected<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<Expected> {
         Layer::RmsNorm { .. } => rows(channels, &|_, i| i, false),
         Layer::GroupNorm { groups, layout: Layout::Nhwc } => {
             let (sample, per_group) = (spatial() * channels, channels / groups);
-            sets(&|i| i / sample * groups + i % channels / per_group, &|i| i % channels)
+            let channel = |i: usize| i / sample * channels + i % channels;
+            sets(&|i| i / sample * groups + i % channels / per_group, &channel)
         }
         Layer::InstanceNorm { layout: Layout::Nhwc } => {
             let sample = spatial() * channels;
-            sets(&|i| i / sample * channels + i % channels, &|i| i % channels)
+            let channel = |i: usize| i / sample * channels + i % channels;
+            sets(&channel, &channel)
         }
         Layer::BatchStatistics { layout: Layout::Nhwc, .. } => sets(&|i| i % channels, &|i| i % channels),
         Layer::BatchStatistics { .. } => {
@@ -475,9 +560,9 @@ pub fn expected<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<Expected> {
         }
         Layer::GroupNorm { groups, .. } => {
             let (spatial, per_group) = (spatial(), channels / groups);
-            rows(per_group * spatial, &|row, i| row % groups * per_group + i / spatial, true)
+            rows(per_group * spatial, &|row, i| row * per_group + i / spatial, true)
         }
-        Layer::InstanceNorm { .. } => rows(spatial(), &|row, _| row % channels, true),
+        Layer::InstanceNorm { .. } => rows(spatial(), &|row, _| row, true),
         Layer::InstanceNormTracked | Layer::BatchNorm { layout: Layout::Nchw, .. } => elements(spatial()),
         Layer::BatchNorm { .. } => elements(1),
     }
@@ -489,10 +574,11 @@ pub fn verify<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>, exp
     let outputs = run(place, call, inputs).unwrap_or_else(|error| panic!("{about}: {error}"));
     assert_within(&outputs.y, expected, &about);
     if let Some(sum) = &outputs.sum {
-        // Exact in f64, rounded to f32 and then to the type: half a unit in the last place of each.
-        let sums: Vec<_> = inputs.x.iter().zip(&inputs.residual).map(|(x, r)| x.to_f64() + r.to_f64()).collect();
-        let expected: Vec<_> =
-            sums.iter().map(|&value| Expected { value, slack: value.abs() * 2.0_f64.powi(-24) }).collect();
+        // In f32, and rounded to the type: half a unit in the last place of each.
+        let expected: Vec<_> = summed(call, inputs)
+            .into_iter()
+            .map(|value| Expected { value, slack: value.abs() * 2.0_f64.powi(-24) })
+            .collect();
         assert_within(sum, &expected, &format!("sum of {about}"));
     }
     outputs

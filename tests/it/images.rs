@@ -1,10 +1,11 @@
 //! GroupNorm and InstanceNorm with the channels last, and BatchNorm by batch statistics in both layouts.
 
 use warpnorm::half::{bf16, f16};
-use warpnorm::{Args, BatchNorm, Cpu, Error, GroupNorm, Layout, Workspace};
+use warpnorm::{Activation, Args, BatchNorm, Cpu, Error, GroupNorm, LayerNorm, Layout, Workspace};
 
 use crate::call::{
-    BATCHES_BEFORE, Call, Coefficient, Inputs, Layer, Outputs, Residual, run, spatial_of, verify_cpu, verify_cuda,
+    BATCHES_BEFORE, Call, Coefficient, Inputs, Layer, Modulation, Outputs, Residual, run, spatial_of, verify_cpu,
+    verify_cuda,
 };
 use crate::data::bits;
 use crate::device::{self, Device};
@@ -164,6 +165,45 @@ on_both! {
     groups_and_instances as groups_and_instances_on_cuda, groups_and_instances_on_cpu;
     batches as batches_on_cuda, batches_on_cpu;
     traps as traps_on_cuda, traps_on_cpu;
+    modulated as modulated_on_cuda, modulated_on_cpu;
+}
+
+/// Scale, shift and bias of each sample, in both layouts and every way to store them.
+fn modulated<T: Real>(verify: &dyn Fn(&Call, &Inputs<T>) -> Outputs<T>) {
+    use Coefficient::{Absent, F32, Own};
+    let nchw = Layout::Nchw;
+    let calls = [
+        Call::new(Layer::GroupNorm { groups: 2, layout: NHWC }, &[3, 5, 7, 10]),
+        Call::new(Layer::InstanceNorm { layout: NHWC }, &[3, 4, 4, 8]),
+        Call::new(Layer::GroupNorm { groups: 2, layout: nchw }, &[3, 6, 7, 7]),
+        Call::new(Layer::GroupNorm { groups: 3, layout: nchw }, &[3, 6, 40, 41]),
+        Call::new(Layer::GroupNorm { groups: 1, layout: nchw }, &[2, 4, 95, 97]),
+        Call::new(Layer::InstanceNorm { layout: nchw }, &[3, 5, 3, 3]),
+        Call::new(Layer::GroupNorm { groups: 2, layout: nchw }, &[3, 6]),
+    ];
+    for (number, call) in calls.into_iter().enumerate() {
+        for (scale, shift, channel_bias, scale_plus_one) in
+            [(Own, Own, Absent, true), (F32, Absent, Own, false), (Absent, F32, F32, false), (Own, F32, Own, true)]
+        {
+            let modulation = Modulation { scale, shift, channel_bias, scale_plus_one };
+            let residual = if number % 2 == 0 { Residual::SumWritten } else { Residual::Absent };
+            let call = Call { modulation, residual, activation: Activation::Silu, ..call.clone() };
+            verify(&call, &Inputs::normal(&call, 97));
+        }
+    }
+}
+
+#[test]
+fn only_layers_over_samples_are_modulated() {
+    let mut y = [1.0_f32, 2.0, 3.0, 5.0];
+    let scale = [1.0_f32; 4];
+    let refused = LayerNorm::new([2]).unwrap().forward(Args::new(&Cpu, [2, 2]).output(&mut y).scale(&scale));
+    assert!(matches!(refused, Err(Error::Unexpected { argument: "scale", .. })), "{refused:?}");
+    let layer = GroupNorm::new(1, 2).unwrap();
+    let refused = layer.forward(Args::new(&Cpu, [2, 2]).output(&mut y).shift(&scale[..3]));
+    assert_eq!(refused, Err(Error::Length { argument: "shift", found: 3, expected: 4 }));
+    let refused = layer.scale_plus_one(true).forward(Args::new(&Cpu, [2, 2]).output(&mut y));
+    assert_eq!(refused, Err(Error::Missing { layer: "GroupNorm", argument: "scale" }));
 }
 
 /// A sample alone, and in a batch; in place, and at other addresses: the same bits.

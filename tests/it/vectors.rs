@@ -57,6 +57,7 @@ fn cases() -> Vec<(String, Call, Inputs<f32>, Vec<f64>)> {
                 bias: tensor("beta").into_iter().map(f64::from).collect(),
                 running_mean: statistics("running_mean"),
                 running_var: statistics("running_var"),
+                ..Inputs::default()
             };
             (name.clone(), call, inputs, f64s(&file, &format!("{name}.y")))
         })

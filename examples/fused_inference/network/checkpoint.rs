@@ -164,6 +164,7 @@ impl Reader<'_> {
             bias: array("bias")?,
             running_mean: array("running_mean")?,
             running_var: array("running_var")?,
+            num_batches_tracked: self.integer(&format!("{name}.num_batches_tracked"))?,
             eps,
         })
     }
@@ -172,6 +173,11 @@ impl Reader<'_> {
         let expected: Vec<_> = shape.iter().copied().map(Some).collect();
         let (bytes, _) = self.elements(name, Dtype::F32, &expected)?.as_chunks();
         Ok(bytes.iter().copied().map(f32::from_le_bytes).collect())
+    }
+
+    fn integer(&self, name: &str) -> Result<i64> {
+        let bytes = self.elements(name, Dtype::I64, &[])?;
+        Ok(i64::from_le_bytes(bytes.try_into()?))
     }
 
     fn bytes(&self, name: &str, shape: &[Option<usize>]) -> Result<&[u8]> {

@@ -13,6 +13,7 @@ const PIECE: usize = 1 << 14;
 
 impl Device for Cpu {
     type Buffer = Vec<f32>;
+    type Counter = [i64; 1];
     /// For each share of the batch that a thread works on, one image as the matrix that a kernel multiplies.
     type Workspace = Vec<Vec<f32>>;
 
@@ -30,6 +31,14 @@ impl Device for Cpu {
 
     fn download(&self, buffer: &Vec<f32>) -> Result<Vec<f32>> {
         Ok(buffer.clone())
+    }
+
+    fn upload_counter(&self, count: i64) -> Result<[i64; 1]> {
+        Ok([count])
+    }
+
+    fn download_counter(&self, &[count]: &[i64; 1]) -> Result<i64> {
+        Ok(count)
     }
 
     fn workspace(&self, network: &Network, batch: usize) -> Result<Vec<Vec<f32>>> {

@@ -20,6 +20,7 @@ const IDENTITY: DirectConvolution = DirectConvolution {
 
 impl Device for Cuda {
     type Buffer = CudaSlice<f32>;
+    type Counter = CudaSlice<i64>;
     /// The weight of [`IDENTITY`].
     type Workspace = CudaSlice<f32>;
 
@@ -38,6 +39,17 @@ impl Device for Cuda {
         let values = self.stream().clone_dtoh(buffer)?;
         self.synchronize()?;
         Ok(values)
+    }
+
+    fn upload_counter(&self, count: i64) -> Result<CudaSlice<i64>> {
+        Ok(self.stream().clone_htod(&[count])?)
+    }
+
+    fn download_counter(&self, counter: &CudaSlice<i64>) -> Result<i64> {
+        let mut count = [0];
+        self.stream().memcpy_dtoh(counter, &mut count)?;
+        self.synchronize()?;
+        Ok(count[0])
     }
 
     fn workspace(&self, _: &Network, _: usize) -> Result<CudaSlice<f32>> {

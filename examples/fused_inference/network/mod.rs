@@ -4,11 +4,15 @@
 //! | --- | --- |
 //! | `checkpoint.rs` | the network and its held-out images from a safetensors file |
 //! | `runner.rs` | a network on a device, for batches of one size |
+//! | `batch_norm.rs` | a `BatchNorm` on a device, by running statistics or the batch's |
 //! | `cpu.rs`, `cuda.rs` | the two devices |
+//! | `logits.rs` | what comes out, compared |
 
+mod batch_norm;
 pub mod checkpoint;
 mod cpu;
 mod cuda;
+pub mod logits;
 pub mod runner;
 
 use warpnorm::DirectConvolution;
@@ -45,7 +49,7 @@ pub struct Block {
     pub input: [usize; 2],
 }
 
-/// A `BatchNorm` as it was trained; its arrays are `[out_channels]`.
+/// A `BatchNorm`; its arrays are `[out_channels]`.
 #[derive(Debug, Clone)]
 pub struct BatchNorm {
     pub name: String,
@@ -53,6 +57,8 @@ pub struct BatchNorm {
     pub bias: Vec<f32>,
     pub running_mean: Vec<f32>,
     pub running_var: Vec<f32>,
+    /// Batches that the running statistics have seen.
+    pub num_batches_tracked: i64,
     pub eps: f64,
 }
 
@@ -89,6 +95,15 @@ impl Network {
     /// Elements of an image's logits.
     pub fn classes(&self) -> usize {
         self.blocks.last().map_or(0, Block::output_len)
+    }
+
+    /// Makes the `BatchNorm`s forget their data, as PyTorch's `reset_running_stats` does.
+    pub fn reset_running_statistics(&mut self) {
+        for norm in self.blocks.iter_mut().filter_map(|block| block.batch_norm.as_mut()) {
+            norm.running_mean.fill(0.0);
+            norm.running_var.fill(1.0);
+            norm.num_batches_tracked = 0;
+        }
     }
 
     /// The network without its `BatchNorm`s, and what folding them did to the numbers: a report for each block.

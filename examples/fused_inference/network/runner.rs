@@ -1,15 +1,18 @@
 //! A network on a device, for batches of one size: everything is allocated and decided before the first pass.
 
-use warpnorm::{Args, Backend, DType, DirectConvolution, Prepared, Shape, Signature, Sink, Source};
+use warpnorm::{Backend, DirectConvolution, Sink, Source};
 
-use super::{BatchNorm, Block, Network, Result};
+use super::batch_norm::{Normalization, Statistics};
+use super::{Block, Network, Result};
 
 /// A backend that convolves.
 ///
-/// `BatchNorm` is not among the methods: by the library it is the same call on every backend, see [`Runner::run`].
+/// `BatchNorm` is not among the methods: by the library it is the same call on every backend, see [`Normalization::run`].
 pub trait Device: Backend {
     /// f32 in the device's memory.
     type Buffer: Source<Self, f32> + Sink<Self, f32>;
+    /// One i64 there.
+    type Counter: Sink<Self, i64>;
     /// What convolutions need beside their tensors.
     type Workspace;
 
@@ -17,6 +20,8 @@ pub trait Device: Backend {
     /// Replaces the contents of a buffer by as many values.
     fn overwrite(&self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<()>;
     fn download(&self, buffer: &Self::Buffer) -> Result<Vec<f32>>;
+    fn upload_counter(&self, count: i64) -> Result<Self::Counter>;
+    fn download_counter(&self, counter: &Self::Counter) -> Result<i64>;
     fn workspace(&self, network: &Network, batch: usize) -> Result<Self::Workspace>;
 
     /// `y = relu(convolution(x) + bias + residual)`
@@ -63,6 +68,8 @@ pub struct Runner<'d, D: Device> {
     /// The images, then every block's output.
     tensors: Vec<D::Buffer>,
     workspace: D::Workspace,
+    /// Of all `BatchNorm`s, which follow upon each other.
+    norm_workspace: warpnorm::Workspace<D>,
 }
 
 /// A block on a device.
@@ -76,27 +83,29 @@ struct Stage<D: Device> {
     relu: bool,
 }
 
-/// A `BatchNorm` on a device, and the convolution's output, on which it works in place.
-struct Normalization<D: Device> {
-    call: Prepared<D>,
-    shape: Shape,
-    weight: D::Buffer,
-    bias: D::Buffer,
-    running_mean: D::Buffer,
-    running_var: D::Buffer,
-    convolved: D::Buffer,
-}
-
 impl<'d, D: Device> Runner<'d, D> {
+    /// The network as it infers: `BatchNorm` by running statistics.
     pub fn new(device: &'d D, network: &Network, batch: usize) -> Result<Self> {
+        Self::with(device, network, batch, Statistics::Running)
+    }
+
+    /// The network as it learns about its data: `BatchNorm` by the batch's statistics, each pass moving the running ones.
+    pub fn reestimating(device: &'d D, network: &Network, batch: usize) -> Result<Self> {
+        Self::with(device, network, batch, Statistics::Batch)
+    }
+
+    fn with(device: &'d D, network: &Network, batch: usize, by: Statistics) -> Result<Self> {
         let zeros = |len: usize| device.upload(&vec![0.0; batch * len]);
         let mut tensors = vec![zeros(network.input_len())?];
         for block in &network.blocks {
             tensors.push(zeros(block.output_len())?);
         }
-        let stage = |block| Stage::new(device, block, batch);
-        let stages = network.blocks.iter().map(stage).collect::<Result<_>>()?;
-        Ok(Self { device, batch, stages, tensors, workspace: device.workspace(network, batch)? })
+        let stage = |block| Stage::new(device, block, batch, by);
+        let stages: Vec<_> = network.blocks.iter().map(stage).collect::<Result<_>>()?;
+        let norms = stages.iter().filter_map(|stage| stage.batch_norm.as_ref());
+        let bytes = norms.map(Normalization::workspace_bytes).max().unwrap_or(0);
+        let norm_workspace = warpnorm::Workspace::init(device, bytes)?;
+        Ok(Self { device, batch, stages, tensors, workspace: device.workspace(network, batch)?, norm_workspace })
     }
 
     /// The images of the passes that follow.
@@ -106,7 +115,7 @@ impl<'d, D: Device> Runner<'d, D> {
 
     /// One pass of the network, which a GPU may still be at when this returns.
     pub fn run(&mut self) -> Result<()> {
-        let Self { device, batch, stages, tensors, workspace } = self;
+        let Self { device, batch, stages, tensors, workspace, norm_workspace } = self;
         for (index, stage) in stages.iter_mut().enumerate() {
             let (inputs, outputs) = tensors.split_at_mut(index + 1);
             let (x, y) = (&inputs[index], &mut outputs[0]);
@@ -127,13 +136,7 @@ impl<'d, D: Device> Runner<'d, D> {
             };
             (call.residual, call.relu) = (None, false);
             device.convolve(workspace, &call, x, &mut norm.convolved)?;
-            let args = Args::new(*device, norm.shape)
-                .running_mean(&norm.running_mean)
-                .running_var(&norm.running_var)
-                .weight(&norm.weight)
-                .bias(&norm.bias)
-                .output(&mut norm.convolved);
-            norm.call.forward(args)?;
+            norm.run(device, norm_workspace)?;
             device.add_relu(workspace, &norm.convolved, residual, stage.relu, y)?;
         }
         Ok(())
@@ -144,6 +147,16 @@ impl<'d, D: Device> Runner<'d, D> {
         self.device.synchronize()
     }
 
+    /// Writes the running statistics, as they are after all passes, into the network that is being run.
+    pub fn read_statistics(&self, network: &mut Network) -> Result<()> {
+        for (stage, block) in self.stages.iter().zip(&mut network.blocks) {
+            if let (Some(norm), Some(read)) = (&stage.batch_norm, &mut block.batch_norm) {
+                norm.read_statistics(self.device, read)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What the last pass computed: `[batch, classes]`.
     pub fn logits(&self) -> Result<Vec<f32>> {
         let logits = self.tensors.last().ok_or("a network without blocks")?;
@@ -152,8 +165,8 @@ impl<'d, D: Device> Runner<'d, D> {
 }
 
 impl<D: Device> Stage<D> {
-    fn new(device: &D, block: &Block, batch: usize) -> Result<Self> {
-        let normalization = |norm| Normalization::new(device, block, norm, batch);
+    fn new(device: &D, block: &Block, batch: usize, by: Statistics) -> Result<Self> {
+        let normalization = |norm| Normalization::new(device, block, norm, batch, by);
         Ok(Self {
             geometry: block.convolution,
             size: block.input,
@@ -162,24 +175,6 @@ impl<D: Device> Stage<D> {
             batch_norm: block.batch_norm.as_ref().map(normalization).transpose()?,
             residual: block.residual,
             relu: block.relu,
-        })
-    }
-}
-
-impl<D: Device> Normalization<D> {
-    fn new(device: &D, block: &Block, norm: &BatchNorm, batch: usize) -> Result<Self> {
-        let channels = block.convolution.out_channels;
-        let [height, width] = block.output();
-        let shape = Shape::from([batch, channels, height, width]);
-        let signature = Signature::new(shape, DType::F32).weight(DType::F32).bias(DType::F32);
-        Ok(Self {
-            call: warpnorm::BatchNorm::new(channels)?.eps(norm.eps)?.prepare(device, &signature)?,
-            shape,
-            weight: device.upload(&norm.weight)?,
-            bias: device.upload(&norm.bias)?,
-            running_mean: device.upload(&norm.running_mean)?,
-            running_var: device.upload(&norm.running_var)?,
-            convolved: device.upload(&vec![0.0; batch * block.output_len()])?,
         })
     }
 }

@@ -1,6 +1,9 @@
 //! The CPU backend against the formulas in f64.
 
 mod activation;
+mod batch_statistics;
+mod channels_last;
+mod images;
 mod pointwise;
 mod rows;
 
@@ -50,6 +53,27 @@ fn bits<T: Convert>(values: &[T]) -> Vec<u64> {
     values.iter().map(|value| value.to_f64().to_bits()).collect()
 }
 
+/// Runs a problem of x and a residual with `sum`, and `sum` and `y` wherever they may be: all give the same.
+fn check_aliases<T: Convert>(problem: Problem, buffers: Buffers, x: &[T], residual: &[T], y: &[T]) {
+    let sum: Vec<T> = x.iter().zip(residual).map(|(x, r)| T::from_f32(x.to_f32() + r.to_f32())).collect();
+    // Indices into x, residual and two more.
+    for (y_place, sum_place) in [(2, 3), (0, 1), (1, 0), (0, 2), (1, 2), (2, 0), (2, 1)] {
+        let blank = vec![T::default(); x.len()];
+        let mut tensors = [x.to_vec(), residual.to_vec(), blank.clone(), blank];
+        let addresses = tensors.each_mut().map(|tensor| output(tensor));
+        let buffers = Buffers {
+            x: addresses[0],
+            residual: addresses[1],
+            sum: addresses[sum_place],
+            y: addresses[y_place],
+            ..buffers
+        };
+        run(problem, buffers);
+        assert_eq!(bits(&tensors[y_place]), bits(y), "y at {y_place}, sum at {sum_place}");
+        assert_eq!(bits(&tensors[sum_place]), bits(&sum), "y at {y_place}, sum at {sum_place}");
+    }
+}
+
 /// The distance between the neighbours of `reference` among the values of a type.
 fn ulp(dtype: DType, reference: f64) -> f64 {
     let (digits, least_exponent) = match dtype {
@@ -71,7 +95,7 @@ struct Expected {
 
 impl Expected {
     /// The bound of the design: half an ulp, and some ulps of f32 of the terms that may cancel.
-    fn check<T: Convert>(self, found: T, place: &str) {
+    fn check<T: Convert>(self, found: T, place: impl std::fmt::Display) {
         let Self { normalized, weight, bias } = self;
         let reference = normalized * weight + bias;
         if !reference.is_finite() || reference.abs() >= T::MAX {

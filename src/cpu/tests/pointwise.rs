@@ -72,7 +72,7 @@ impl<T: Convert> Tensors<T> {
                 weight: if weight { f64::from(self.weight[c]) } else { 1.0 },
                 bias: if bias { f64::from(self.bias[c]) } else { 0.0 },
             };
-            expected.check(y, &format!("{what}, {problem:?}, element {i}"));
+            expected.check(y, format_args!("{what}, {problem:?}, element {i}"));
         }
     }
 }

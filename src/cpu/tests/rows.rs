@@ -2,12 +2,12 @@ use std::sync::atomic::Ordering;
 
 use half::{bf16, f16};
 
-use super::{Expected, Numbers, activated, bits, in_pool, input, output, run, ulp};
+use super::{Expected, Numbers, activated, bits, check_aliases, in_pool, input, output, run, ulp};
 use crate::cpu::convert::Convert;
 use crate::cpu::vectors::tests::FOR_ANY_MACHINE;
 use crate::element::{DType, Element};
 use crate::norm::Activation;
-use crate::problem::{Affine, Buffers, Coefficient, Moments, Problem, Rows};
+use crate::problem::{Affine, Buffers, Coefficient, Modulation, Moments, Problem, Rows};
 
 fn rows<T: Convert>(rows: usize, length: usize) -> Rows {
     Rows {
@@ -19,6 +19,7 @@ fn rows<T: Convert>(rows: usize, length: usize) -> Rows {
         weight: None,
         bias: None,
         weight_plus_one: false,
+        modulation: Modulation::default(),
         eps: 1e-5,
         activation: Activation::None,
         x_stride: length,
@@ -110,7 +111,7 @@ impl<T: Convert> Tensors<T> {
         let expected = self.expected(problem);
         assert_eq!(y.len(), expected.len());
         for (i, (y, expected)) in y.into_iter().zip(expected).enumerate() {
-            expected.check(y, &format!("{what}, {} x {}, element {i}", problem.rows, problem.length));
+            expected.check(y, format_args!("{what}, {} x {}, element {i}", problem.rows, problem.length));
         }
     }
 }
@@ -302,46 +303,14 @@ fn residual_and_sum_in_every_exact_alias() {
         let mut tensors = Tensors::<T>::of(&problem, &mut Numbers(7));
         tensors.residual = Some(Numbers(8).take(rows_count * length, 100.0, 1.0));
         tensors.check(&problem, "residual");
-        let x = tensors.x.clone();
-        let residual = tensors.residual.clone().unwrap();
-        let y = bits(&tensors.forward(&problem));
-        let sum: Vec<T> = x.iter().zip(&residual).map(|(x, r)| T::from_f32(x.to_f32() + r.to_f32())).collect();
-        let sum = bits(&sum);
-
-        let mut found = vec![T::default(); x.len()];
-        let mut found_sum = vec![T::default(); x.len()];
-        let apart = Buffers { y: output(&mut found), sum: output(&mut found_sum), ..tensors.buffers() };
-        run(Problem::Rows(problem), apart);
-        assert_eq!((bits(&found), bits(&found_sum)), (y.clone(), sum.clone()));
-
-        // (y, sum) are (x, residual), (residual, x), (x, apart), (residual, apart).
-        for aliases in 0..4 {
-            let (mut x, mut residual) = (x.clone(), residual.clone());
-            let mut third = vec![T::default(); x.len()];
-            let (x_address, residual_address) = (output(&mut x), output(&mut residual));
-            let third_address = output(&mut third);
-            let (y_address, sum_address) = match aliases {
-                0 => (x_address, residual_address),
-                1 => (residual_address, x_address),
-                2 => (x_address, third_address),
-                _ => (residual_address, third_address),
-            };
-            let buffers = Buffers {
-                x: x_address,
-                residual: residual_address,
-                sum: sum_address,
-                y: y_address,
-                ..tensors.buffers()
-            };
-            run(Problem::Rows(problem), buffers);
-            let (found, found_sum) = match aliases {
-                0 => (x, residual),
-                1 => (residual, x),
-                2 => (x, third),
-                _ => (residual, third),
-            };
-            assert_eq!((bits(&found), bits(&found_sum)), (y.clone(), sum.clone()), "{aliases}");
-        }
+        let y = tensors.forward(&problem);
+        check_aliases(
+            Problem::Rows(problem),
+            tensors.buffers(),
+            &tensors.x,
+            tensors.residual.as_deref().unwrap_or_default(),
+            &y,
+        );
     }
     for (rows, length) in [(3, 100), (100, 1000), (2, 5000), (1, 70_000)] {
         check::<f32>(rows, length);
