@@ -25,19 +25,15 @@ __device__ __forceinline__ uint64_t channel_of_slot(const WnSlabGeometry& g, con
     return element - divide(element, g.channels) * g.channels.divisor;
 }
 
-template <class T>
-__device__ __forceinline__ Modulation<T> modulation_of(const WnChannelsLastParams& p, uint64_t sample) {
-    return Modulation<T>{p.modulation, p.flags, sample * p.slab.channels.divisor};
-}
-
 // What each slot's channel of a sample adds to the input.
 template <class T>
 __device__ __forceinline__ void channel_biases(const WnChannelsLastParams& p, const SlabPlace& place,
                                                const SlabThread& thread, uint64_t sample, float (&added)[kVector<T>]) {
 #pragma unroll
     for (uint32_t e = 0; e < kVector<T>; e++) {
+        const Coefficients<T> bias{p.modulation.channel_bias, (p.flags & WN_FLAG_CHANNEL_BIAS_F32) != 0};
         const uint64_t channel = channel_of_slot<T>(p.slab, place, thread, e);
-        added[e] = p.modulation.channel_bias == 0 ? 0.0f : modulation_of<T>(p, sample).channel_bias(channel);
+        added[e] = bias.at(sample * p.slab.channels.divisor + channel, 0.0f);
     }
 }
 
@@ -121,8 +117,9 @@ __device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& 
         for (uint32_t e = 0; e < kVector<T>; e++) {
             const uint64_t channel = channel_of_slot<T>(g, place, thread, e);
             const float* of_group = results + divide(channel, p.group) * 3;
-            const Affine affine = modulation_of<T>(p, sample).apply(
-                Affine{weight.at(channel, 1.0f), bias.at(channel, 0.0f)}, channel);
+            const Affine of_channel{weight.at(channel, 1.0f), bias.at(channel, 0.0f)};
+            const Affine affine =
+                modulate<T>(of_channel, p.modulation, p.flags, sample * g.channels.divisor + channel);
             const float scale = of_group[2] * affine.weight;
             slot[e] = SlotConstants{of_group[0], scale, affine.bias - of_group[1] * scale};
         }

@@ -23,42 +23,23 @@
 
 namespace wn {
 
-// Which channels a row has, where its weight goes by the channel.
-struct RowChannels {
-    uint64_t sample;
-    uint64_t first;
-
-    __device__ __forceinline__ RowChannels(const WnRowsParams& p, uint64_t row) : sample(0), first(0) {
-        if (p.affine == WN_AFFINE_PER_CHANNEL) {
-            sample = divide(row, p.groups);
-            first = (row - sample * p.groups.divisor) * p.channels_per_group;
-        }
-    }
-};
-
-template <class T>
-__device__ __forceinline__ Modulation<T> modulation_of(const WnRowsParams& p, const RowChannels& channels) {
-    return Modulation<T>{p.modulation, p.flags,
-                         channels.sample * p.groups.divisor * p.channels_per_group + channels.first};
-}
-
 // The tensors of a row's prologue, and its channels' own bias.
 template <class T>
 struct RowInput {
     const WnRowsParams& p;
     Input<T> tensors;
-    uint64_t row;
+    uint64_t of_sample;  // the row's first channel, counted through the samples
 
     __device__ __forceinline__ RowInput(const WnRowsParams& params, uint64_t row)
         : p(params),
           tensors{stretch_of<const T>(p.x, row, p.x_stride, p.length),
                   stretch_of<const T>(p.residual, row, p.residual_stride, p.length),
                   stretch_of<T>(p.sum, row, p.sum_stride, p.length)},
-          row(row) {}
+          of_sample(row * p.channels_per_group) {}
 
-    // Out of line: rows with such a bias are few.
-    __device__ __noinline__ float channel_bias_at(uint64_t index) const {
-        return modulation_of<T>(p, RowChannels(p, row)).channel_bias(divide(index, p.spatial));
+    __device__ __forceinline__ float channel_bias_at(uint64_t index) const {
+        const bool is_f32 = (p.flags & WN_FLAG_CHANNEL_BIAS_F32) != 0;
+        return coefficient_at<T>(p.modulation.channel_bias, is_f32, of_sample, p.spatial, index, 0.0f);
     }
 
     __device__ __forceinline__ void load(uint64_t first, float (&value)[kVector<T>]) const {
@@ -85,13 +66,25 @@ template <class T>
 struct RowEpilogue {
     const WnRowsParams& p;
     Stretch<T> y;
-    RowChannels channels;
+    uint64_t first_channel;
+    uint64_t of_sample;  // the same, counted through the samples
     float high;
     float low;
     float rstd;
 
     __device__ __forceinline__ RowEpilogue(const WnRowsParams& params, uint64_t row, float high, float low, float rstd)
-        : p(params), y(stretch_of<T>(p.y, row, p.y_stride, p.length)), channels(p, row), high(high), low(low), rstd(rstd) {}
+        : p(params),
+          y(stretch_of<T>(p.y, row, p.y_stride, p.length)),
+          first_channel(0),
+          of_sample(row * p.channels_per_group),
+          high(high),
+          low(low),
+          rstd(rstd) {
+        if (p.affine == WN_AFFINE_PER_CHANNEL) {
+            const uint64_t group = row - divide(row, p.groups) * p.groups.divisor;
+            first_channel = group * p.channels_per_group;
+        }
+    }
 
     __device__ __forceinline__ Coefficients<T> weight() const {
         return Coefficients<T>{p.weight, (p.flags & WN_FLAG_WEIGHT_F32) != 0};
@@ -101,14 +94,12 @@ struct RowEpilogue {
         return Coefficients<T>{p.bias, (p.flags & WN_FLAG_BIAS_F32) != 0};
     }
 
-    // Of a channel of the row.
-    __device__ __forceinline__ Affine affine_of(uint64_t channel) const {
-        const Affine affine{weight().at(channels.first + channel, 1.0f), bias().at(channels.first + channel, 0.0f)};
-        return modulation_of<T>(p, channels).apply(affine, channel);
+    __device__ __forceinline__ Affine affine_at(uint64_t index) const {
+        const Affine affine{coefficient_at<T>(p.weight, weight().is_f32, first_channel, p.spatial, index, 1.0f),
+                            coefficient_at<T>(p.bias, bias().is_f32, first_channel, p.spatial, index, 0.0f)};
+        if (p.modulation.scale == 0 && p.modulation.shift == 0) return affine;
+        return modulate<T>(affine, p.modulation, p.flags, of_sample + divide(index, p.spatial));
     }
-
-    // Out of line, for the few vectors that reach over the end of a channel.
-    __device__ __noinline__ Affine affine_at(uint64_t index) const { return affine_of(divide(index, p.spatial)); }
 
     __device__ __forceinline__ void coefficients(uint64_t first, float (&w)[kVector<T>], float (&b)[kVector<T>]) const {
         if (p.affine == WN_AFFINE_PER_ELEMENT) {
@@ -116,12 +107,14 @@ struct RowEpilogue {
             bias().load(p.length, first, 0.0f, b);
         } else {
             const uint64_t channel = divide(first, p.spatial);
-            const Affine affine = affine_of(channel);
+            const Affine of_channel{weight().at(first_channel + channel, 1.0f), bias().at(first_channel + channel, 0.0f)};
+            const Affine affine = modulate<T>(of_channel, p.modulation, p.flags, of_sample + channel);
             const uint64_t end = (channel + 1) * p.spatial.divisor;
 #pragma unroll
             for (uint32_t e = 0; e < kVector<T>; e++) {
                 w[e] = affine.weight;
                 b[e] = affine.bias;
+                // Seldom: a vector that reaches over the end of a channel.
                 if (first + e >= end && first + e < p.length) {
                     const Affine other = affine_at(first + e);
                     w[e] = other.weight;

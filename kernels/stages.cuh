@@ -96,28 +96,27 @@ struct Affine {
     float bias;
 };
 
-// A sample's own part of the affine map and of the input, by the channel.
+// (value * weight + bias) * scale + shift as one map, by the scale and shift at `index`. Out of line, and all by value, so
+// that nothing must have an address: samples with a scale or shift of their own are few.
 template <class T>
-struct Modulation {
-    const WnModulation& of;
-    uint32_t flags;
-    uint64_t first;  // of the sample's channels, in the tensors
+__device__ __noinline__ Affine modulated(Affine affine, uint64_t scale, uint64_t shift, uint32_t flags, uint64_t index) {
+    float factor = Coefficients<T>{scale, (flags & WN_FLAG_SCALE_F32) != 0}.at(index, 1.0f);
+    if (scale != 0 && (flags & WN_FLAG_SCALE_PLUS_ONE) != 0) factor += 1.0f;
+    const float addend = Coefficients<T>{shift, (flags & WN_FLAG_SHIFT_F32) != 0}.at(index, 0.0f);
+    return Affine{affine.weight * factor, affine.bias * factor + addend};
+}
 
-    __device__ __forceinline__ bool is_absent() const { return of.scale == 0 && of.shift == 0; }
+template <class T>
+__device__ __forceinline__ Affine modulate(Affine affine, const WnModulation& by, uint32_t flags, uint64_t index) {
+    if (by.scale == 0 && by.shift == 0) return affine;
+    return modulated<T>(affine, by.scale, by.shift, flags, index);
+}
 
-    // (value * weight + bias) * scale + shift as one map.
-    __device__ __forceinline__ Affine apply(Affine affine, uint64_t channel) const {
-        if (is_absent()) return affine;
-        const Coefficients<T> scales{of.scale, (flags & WN_FLAG_SCALE_F32) != 0};
-        const Coefficients<T> shifts{of.shift, (flags & WN_FLAG_SHIFT_F32) != 0};
-        float scale = scales.at(first + channel, 1.0f);
-        if (of.scale != 0 && (flags & WN_FLAG_SCALE_PLUS_ONE) != 0) scale += 1.0f;
-        return Affine{affine.weight * scale, affine.bias * scale + shifts.at(first + channel, 0.0f)};
-    }
-
-    __device__ __forceinline__ float channel_bias(uint64_t channel) const {
-        return Coefficients<T>{of.channel_bias, (flags & WN_FLAG_CHANNEL_BIAS_F32) != 0}.at(first + channel, 0.0f);
-    }
-};
+// A coefficient of the channel that an element of a plane belongs to. Out of line and by value, as above.
+template <class T>
+__device__ __noinline__ float coefficient_at(uint64_t address, bool is_f32, uint64_t first_channel, WnDivisor spatial,
+                                             uint64_t index, float absent) {
+    return Coefficients<T>{address, is_f32}.at(first_channel + divide(index, spatial), absent);
+}
 
 }  // namespace wn

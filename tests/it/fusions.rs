@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use warpnorm::half::{bf16, f16};
 use warpnorm::{Activation, Layout};
 
-use crate::call::{Call, Coefficient, Inputs, Layer, PerTensor, Residual, verify_cpu, verify_cuda};
+use crate::call::{Call, Coefficient, Inputs, Layer, Modulation, PerTensor, Residual, verify_cpu, verify_cuda};
 use crate::device;
 use crate::place::Real;
 
@@ -41,8 +41,21 @@ const SIZES: [(usize, [usize; 2]); 7] = [
     (33_000, [128, 128]),
 ];
 
+/// What samples have of their own; for the layers that take it.
+const MODULATIONS: [Modulation; 4] = [
+    Modulation::NONE,
+    Modulation { scale: Coefficient::Own, shift: Coefficient::F32, scale_plus_one: true, ..Modulation::NONE },
+    Modulation { channel_bias: Coefficient::Own, ..Modulation::NONE },
+    Modulation {
+        scale: Coefficient::F32,
+        shift: Coefficient::Own,
+        channel_bias: Coefficient::F32,
+        scale_plus_one: false,
+    },
+];
+
 /// How many choices there are of each kind.
-const CHOICES: [usize; 8] = [
+const CHOICES: [usize; 9] = [
     LAYERS.len(),
     COEFFICIENTS.len(),
     COEFFICIENTS.len(),
@@ -51,6 +64,7 @@ const CHOICES: [usize; 8] = [
     2,
     OFFSETS.len() * GAPS.len(),
     SIZES.len(),
+    MODULATIONS.len(),
 ];
 
 /// Rows of choices in which every pair of choices of different kinds occurs: each time the best of some random ones.
@@ -83,7 +97,7 @@ fn pairwise() -> Vec<[usize; CHOICES.len()]> {
 }
 
 fn calls() -> impl Iterator<Item = Call> {
-    pairwise().into_iter().map(|[layer, weight, bias, residual, activation, in_place, place, size]| {
+    pairwise().into_iter().map(|[layer, weight, bias, residual, activation, in_place, place, size, modulation]| {
         let (length, [height, width]) = SIZES[size];
         let layer = LAYERS[layer];
         let shape = match layer {
@@ -96,7 +110,9 @@ fn calls() -> impl Iterator<Item = Call> {
         if layer == (Layer::RmsNorm { weight_plus_one: true }) && weight == Coefficient::Absent {
             weight = Coefficient::Own; // an offset needs something to be an offset of
         }
+        let is_modulated = matches!(layer, Layer::GroupNorm { .. } | Layer::InstanceNorm { .. });
         Call {
+            modulation: if is_modulated { MODULATIONS[modulation] } else { Modulation::NONE },
             weight,
             bias: COEFFICIENTS[bias],
             residual: RESIDUALS[residual],

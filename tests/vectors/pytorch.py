@@ -329,25 +329,25 @@ def eps_and_far_means(add):
 
 
 def activations_and_residuals(add):
-    """Each activation with each layer, alternately with and without a residual."""
-    layers = [{"layer": layer, "shape": (3, 5)} for layer in ROWS]
-    layers += [{"layer": "RMSNorm", "shape": (3, 5), "weight_plus_one": True}]
-    for index, layer in enumerate(IMAGES):
-        layers.append(image(layer, (2, 4, 3, 2), ("nchw", "nhwc")[index % 2]))
-    residual = True
-    for layer in layers:
-        for dtype, activations in {
-            "f32": ACTIVATIONS,
-            "f16": ("silu", "gelu"),
-            "bf16": ("relu", "gelu_tanh"),
-        }.items():
-            for activation in activations:
-                add(**layer, dtype=dtype, activation=activation, residual=residual)
-                residual = not residual
+    """Each activation with each layer, with and without a residual, in both layouts."""
+    layers = [[{"layer": layer, "shape": (3, 5)}] for layer in ROWS]
+    layers += [[{"layer": "RMSNorm", "shape": (3, 5), "weight_plus_one": True}]]
+    for layer in IMAGES:
+        layers.append([image(layer, (2, 4, 3, 2), of) for of in ("nchw", "nhwc")])
+    choices = [("f32", activation) for activation in ACTIVATIONS]
+    choices += [("f16", "silu"), ("f16", "gelu")]
+    choices += [("bf16", "relu"), ("bf16", "gelu_tanh")]
+    # Their number is odd, so that no two layers pair them with the same residuals.
+    turn = 0
+    for layouts in layers:
+        for dtype, activation in choices:
+            layer, residual = layouts[turn // 2 % len(layouts)], turn % 2 == 0
+            add(**layer, dtype=dtype, activation=activation, residual=residual)
+            turn += 1
 
 
 def batches(add):
-    """Sequences from where PyTorch starts, with every kind of momentum."""
+    """Sequences of which nothing was counted before, with every kind of momentum."""
     for layout in ("nchw", "nhwc"):
         layer = image("BatchNorm batch", (2, 3, 2, 3), layout)
         for momentum in (0.1, None, 1.0):
