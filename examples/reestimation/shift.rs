@@ -22,8 +22,8 @@ impl Shift {
     /// The images as the network gets them. The noise of an image does not depend on those behind it.
     pub fn of(&self, images: &[Image]) -> Vec<f32> {
         let mut noise = Noise { state: 0 };
-        let mut shifted = |pixel| self.contrast * pixel + self.brightness + self.noise * noise.next();
-        images.iter().flat_map(Image::input).map(|pixel| shifted(pixel)).collect()
+        let shifted = |pixel| self.contrast * pixel + self.brightness + self.noise * noise.next();
+        images.iter().flat_map(Image::input).map(shifted).collect()
     }
 }
 

@@ -377,11 +377,14 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
     Ok(Outputs { y: gather(&place.get(&y), offsets.y, gaps.y, "output"), sum, running })
 }
 
-/// Scale, shift and channel bias, each in both of the types that they may have.
+/// One tensor in the tensors' type and in f32.
+type InBothTypes<'v, P, T> = (<P as Place>::View<'v, T>, <P as Place>::View<'v, f32>);
+
+/// Scale, shift and channel bias.
 fn add_modulation<'a, 'v, P: Place, T: Real>(
     call: &Call,
     mut args: Args<'a, P>,
-    [scale, shift, bias]: &'a [(P::View<'v, T>, P::View<'v, f32>); 3],
+    [scale, shift, bias]: &'a [InBothTypes<'v, P, T>; 3],
 ) -> Args<'a, P> {
     args = match call.modulation.scale {
         Coefficient::Absent => args,
