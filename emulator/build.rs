@@ -174,6 +174,8 @@ impl Build {
             // The dynamic linker answers a later dlopen("libcuda.so") by this name. A missing symbol is an error here.
             .args(["-shared", "-pthread", "-Wl,-soname,libcuda.so", "-Wl,-z,now", "-Wl,-z,defs"])
             .args(["-static-libstdc++", "-static-libgcc", "-Wl,--gc-sections"])
+            // It travels in every test binary, and most of it is what names source lines.
+            .arg("-Wl,--compress-debug-sections=zlib")
             // Without it the static libstdc++ would export hundreds of symbols.
             .arg(format!("-Wl,--version-script={}", self.root.join("cpp/exports.map").display()))
             .args(objects)

@@ -22,7 +22,7 @@ impl sealed::Execute for Cpu {
         Ok(*problem)
     }
 
-    /// Threads merge what they have on their own stacks.
+    /// Threads have what they merge on their own stacks, or, for slabs of many channels, on the heap.
     fn workspace_bytes(_: &Problem) -> usize {
         0
     }
