@@ -8,7 +8,9 @@ use serde_json::Value;
 use warpnorm::half::{bf16, f16};
 use warpnorm::{Activation, Args, BatchNorm, Cpu, InstanceNorm, LayerNorm, Layout, Result, RmsNorm, Shape, Workspace};
 
-use crate::call::{BATCHES_BEFORE, Call, Coefficient, Inputs, Layer, Residual, expected, run, workspace_bytes};
+use crate::call::{
+    BATCHES_BEFORE, Call, Coefficient, Inputs, Layer, Modulation, Residual, expected, run, workspace_bytes,
+};
 use crate::data::{bits, stored};
 use crate::device;
 use crate::oracle::{Expected, assert_within};
@@ -18,8 +20,8 @@ use crate::place::{Place, Real};
 const CASES: [(&str, usize); 7] = [
     ("BatchNorm", 30),
     ("BatchNorm batch", 48),
-    ("GroupNorm", 48),
-    ("InstanceNorm", 30),
+    ("GroupNorm", 64),
+    ("InstanceNorm", 46),
     ("InstanceNorm tracked", 28),
     ("LayerNorm", 43),
     ("RMSNorm", 52),
@@ -201,7 +203,14 @@ impl Case<'_> {
             let length = shape.split_off(shape.len() - axes).iter().product();
             shape = vec![shape.iter().product(), length];
         }
+        let modulation = Modulation {
+            scale: self.coefficient("scale"),
+            shift: self.coefficient("shift"),
+            channel_bias: self.coefficient("channel_bias"),
+            scale_plus_one: self.about["scale_plus_one"] == true,
+        };
         Call {
+            modulation,
             eps: self.about["eps"].as_f64().expect("eps"),
             weight: self.coefficient("weight"),
             bias: self.coefficient("bias"),
@@ -222,15 +231,18 @@ impl Case<'_> {
         let channels = call.channels();
         let given = |kind: &str| self.text(kind).map(|name| self.file.values(name));
         let or = |kind: &str, value: f64| given(kind).unwrap_or_else(|| vec![value; channels]);
+        let of_samples = |kind: &str| given(kind).unwrap_or_else(|| vec![0.0; call.shape[0] * channels]);
         let tensor = |values: Vec<f64>| stored::<T>(values.into_iter().take(call.elements()));
         Inputs {
             x: tensor(self.file.values(x)),
             residual: tensor(given("residual").unwrap_or_else(|| vec![0.0; call.elements()])),
             weight: or("weight", 1.0),
             bias: or("bias", 0.0),
+            scale: of_samples("scale"),
+            shift: of_samples("shift"),
+            channel_bias: of_samples("channel_bias"),
             running_mean: stored(or("running_mean", 0.0).into_iter()),
             running_var: stored(or("running_var", 1.0).into_iter()),
-            ..Inputs::default()
         }
     }
 
@@ -301,7 +313,8 @@ fn by_another_name<P: Place, T: Real>(
         Some(direct(place, (call, &shape), inputs, statistics, forward))
     };
     let (eps, channels) = (call.eps, call.channels());
-    let is_plain = call.residual == Residual::Absent && call.activation == Activation::None;
+    let is_plain =
+        call.residual == Residual::Absent && call.activation == Activation::None && call.modulation == Modulation::NONE;
     if !is_plain || call.weight == Coefficient::F32 {
         return None; // what `direct` does not pass on
     }

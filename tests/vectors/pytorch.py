@@ -5,7 +5,8 @@
 
 PyTorch runs on the CPU, in float64, on inputs that were rounded to the type they are
 stored in. What it has no layer or argument for is done by hand around its own: the
-offset of RMSNorm's weight, RMSNorm's bias, and the residual, which is added in float32.
+offset of RMSNorm's weight, RMSNorm's bias, a sample's scale and shift, and the residual
+and a sample's bias, which are added in float32.
 `eps` is rounded to float32 first, as the crate takes it.
 
 Inputs are named after what they are, `x.<shape>.<type>`, `weight.<shape>.<type>` and so
@@ -19,9 +20,9 @@ object for each case, under its name, with its options and the names of its inpu
     axes            how many trailing axes LayerNorm and RMSNorm normalize
     layout          nchw or nhwc, of the others
     groups, eps, momentum, num_batches_tracked (before the first batch)
-    activation, weight_plus_one
+    activation, weight_plus_one, scale_plus_one
                     where there is such
-    x, residual, weight, bias, running_mean, running_var
+    x, residual, weight, bias, running_mean, running_var, scale, shift, channel_bias
                     names of inputs, where there are such. If x is longer than `shape`,
                     it is the first elements. A list of x is a sequence of batches, each
                     of which finds the running statistics as the one before left them.
@@ -67,6 +68,9 @@ INPUTS = {
     "residual": (0.0, 1.0),
     "weight": (1.0, 0.5),
     "bias": (0.0, 0.5),
+    "scale": (0.5, 0.5),
+    "offset": (0.0, 0.5),
+    "channel_bias": (0.0, 1.0),
     "running_mean": (0.3, 0.5),
     "running_var": (0.0, 0.5),  # of its logarithm
 }
@@ -187,14 +191,26 @@ def add(vectors, case):
         s, suffix = x.double(), k if is_sequence else ""
         if "residual" in case:
             s = x.float() + vectors.tensors[case["residual"]].float()
-            vectors.output(f"{name}.sum", s.to(x.dtype), step)
             s = s.double()
         s = channels_first(s, layout)
+        of_sample = {
+            kind: vectors.exact(case[kind]).view(*s.shape[:2], *[1] * (s.dim() - 2))
+            for kind in ("scale", "shift", "channel_bias")
+            if kind in case
+        }
+        if "channel_bias" in of_sample:
+            s = (s.float() + of_sample["channel_bias"].float()).double()
+        if "residual" in case:
+            vectors.output(f"{name}.sum", as_stored(s, layout).to(x.dtype), step)
         if layer == "BatchNorm batch":
             module = module or batch_norm_module(case, vectors, s.shape[1], s.dim())
             y = module(s)
         else:
             y = normalized(case, vectors, s)
+        if "scale" in of_sample:
+            plus = 1 if case.get("scale_plus_one") else 0
+            y = y * (plus + of_sample["scale"])
+        y = y + of_sample.get("shift", 0)
         vectors.output(f"{name}.y{suffix}", as_stored(act(y), layout), step)
         if module is not None and module.track_running_stats:
             for kind in ("running_mean", "running_var"):
@@ -225,6 +241,7 @@ def call(
     activation="none",
     eps=1e-5,
     tracked=True,
+    of_sample=None,
     **options,
 ):
     """A case on tensors of this shape, which is `layout`'s."""
@@ -241,6 +258,10 @@ def call(
     names = [vectors.input(kind, stored, dtype) for kind in x.split()]
     case["x"] = names if len(names) > 1 else names[0]
     case |= coefficients(vectors, affine, dtype, weight, bias)
+    for kind, of in (of_sample or {}).items():
+        # The shift has its name from another batch's x already.
+        known = "offset" if kind == "shift" else kind
+        case[kind] = vectors.input(known, (shape[0], *affine), of)
     if residual:
         case["residual"] = vectors.input("residual", shape, dtype)
     if activation != "none":
@@ -358,6 +379,25 @@ def batches(add):
         add(**layer, tracked=False)
 
 
+def scales_and_shifts(add):
+    """What a sample has of its own, in each type that it may have."""
+    given = [
+        ("f32", False, {"scale": "f32", "shift": "f32"}),
+        ("bf16", True, {"scale": "bf16", "shift": "f32", "channel_bias": "bf16"}),
+        ("f16", True, {"scale": "f32"}),
+        ("f32", False, {"channel_bias": "f32", "shift": "f32"}),
+    ]
+    for layer in ("GroupNorm", "InstanceNorm"):
+        for layout in ("nchw", "nhwc"):
+            for shape in [(2, 6, 5), (2, 6, 3, 3)]:
+                for number, (dtype, plus, kinds) in enumerate(given):
+                    options = {"scale_plus_one": True} if plus else {}
+                    options["residual"] = number % 2 == 1
+                    options["activation"] = "silu" if number == 0 else "none"
+                    options["of_sample"] = kinds
+                    add(**image(layer, shape, layout), dtype=dtype, **options)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
@@ -374,6 +414,7 @@ def main():
         eps_and_far_means,
         activations_and_residuals,
         batches,
+        scales_and_shifts,
     ):
         part(partial(call, vectors))
     write(out, vectors.tensors, vectors.metadata, save)
