@@ -14,7 +14,7 @@ use network::checkpoint::Checkpoint;
 use network::logits::right;
 use network::runner::{Device, Runner};
 use network::{Block, Network};
-use shift::SHIFTS;
+use shift::{SHIFTS, Shift};
 use warpnorm::Cpu;
 
 /// Of statistics in f32 that were averaged over a few batches, relative to what they should be.
@@ -86,21 +86,38 @@ fn assert_all_moved(trained: &Network, found: &Network, batches: i64) {
     }
 }
 
+/// Of all layers, by the same stream on two devices whose convolutions round otherwise; in deviations of the channel.
+fn assert_same_statistics(found: &Network, expected: &Network) {
+    for (found, expected) in found.blocks.iter().zip(&expected.blocks) {
+        let (Some(found), Some(expected)) = (&found.batch_norm, &expected.batch_norm) else { continue };
+        for channel in 0..expected.running_mean.len() {
+            let at = |values: &[f32]| f64::from(values[channel]);
+            let variance = at(&expected.running_var);
+            let mean_error = (at(&found.running_mean) - at(&expected.running_mean)).abs() / variance.sqrt();
+            let var_error = (at(&found.running_var) - variance).abs() / variance;
+            let about = format!("{}, channel {channel}", expected.name);
+            assert!(mean_error <= TOLERANCE && var_error <= TOLERANCE, "{about}: off by {mean_error:e}, {var_error:e}");
+        }
+    }
+}
+
 fn assert_folding_changes_nothing(outcome: &Outcome, about: &str) {
     assert_eq!(outcome.after, outcome.folded, "{about}: predictions changed by folding");
     assert!(outcome.max_logit_diff <= FOLDING, "{about}: a logit differs by {}", outcome.max_logit_diff);
 }
 
+fn shift(name: &str) -> &'static Shift {
+    SHIFTS.iter().find(|shift| shift.name == name).expect("a shift of the example")
+}
+
+/// What the example does.
 #[test]
 fn statistics_of_the_stream_repair_the_accuracy_on_cpu() {
     let Checkpoint { network, images, .. } = checkpoint();
-    // The least that must be right before and after, and the most before, of the 225 judged images: some images beside
-    // what was seen, for another machine may round otherwise.
-    let expected =
-        [("none", 220..=225, 219), ("contrast", 0..=70, 212), ("noise", 90..=150, 150), ("both", 0..=70, 200)];
-    for (shift, (name, before, least_after)) in SHIFTS.iter().zip(expected) {
-        assert_eq!(shift.name, name);
-        let shifted = shift.of(&images);
+    // How many of the 225 judged images must be right: at most before, if the shift is to matter, and at least after. 223
+    // and 222, 42 and 207 were seen.
+    for (name, most_before, least_after) in [("none", 225, 219), ("both", 70, 195)] {
+        let shifted = shift(name).of(&images);
         let (stream, judged) = shifted.split_at(STREAM * network.input_len());
         let reestimated = reestimate(&Cpu, &network, stream, BATCH).expect("statistics");
         assert_first_is_exact(&Cpu, &network, &reestimated, stream, BATCH);
@@ -108,32 +125,32 @@ fn statistics_of_the_stream_repair_the_accuracy_on_cpu() {
 
         let outcome = Outcome::new(&Cpu, &network, &reestimated, judged).expect("an outcome");
         let right = |predictions: &[usize]| right(predictions, &images[STREAM..]);
-        let (found_before, found_after) = (right(&outcome.before), right(&outcome.after));
-        assert!(before.contains(&found_before), "{name}: {found_before} right before");
-        assert!(found_after >= least_after, "{name}: {found_after} right after");
+        let (before, after) = (right(&outcome.before), right(&outcome.after));
+        assert!(before <= most_before && after >= least_after, "{name}: {before} right before and {after} after");
         assert_folding_changes_nothing(&outcome, name);
     }
 }
 
-/// The emulator takes seconds for all images.
+/// With fewer images: the emulator would take seconds for all of them.
 #[test]
 fn statistics_of_a_short_stream_repair_the_accuracy_on_cuda() {
-    const SHORT_STREAM: usize = 24;
-    const SHORT_BATCH: usize = 16;
-    const JUDGED: usize = 16;
+    const STREAM: usize = 48;
+    const BATCH: usize = 32;
+    const JUDGED: usize = 32;
 
     let Checkpoint { network, images, .. } = checkpoint();
-    let shifted = SHIFTS[3].of(&images);
-    let image = network.input_len();
-    let (stream, judged) = (&shifted[..SHORT_STREAM * image], &shifted[STREAM * image..][..JUDGED * image]);
+    let images = &images[..STREAM + JUDGED];
+    let shifted = shift("both").of(images);
+    let (stream, judged) = shifted.split_at(STREAM * network.input_len());
     let device = crate::device::cuda();
 
-    let reestimated = reestimate(&device.cuda, &network, stream, SHORT_BATCH).expect("statistics");
-    assert_first_is_exact(&device.cuda, &network, &reestimated, stream, SHORT_BATCH);
+    let reestimated = reestimate(&device.cuda, &network, stream, BATCH).expect("statistics");
+    assert_first_is_exact(&device.cuda, &network, &reestimated, stream, BATCH);
     assert_all_moved(&network, &reestimated, 2);
+    assert_same_statistics(&reestimated, &reestimate(&Cpu, &network, stream, BATCH).expect("statistics"));
 
     let outcome = Outcome::new(&device.cuda, &network, &reestimated, judged).expect("an outcome");
-    let right = |predictions: &[usize]| right(predictions, &images[STREAM..][..JUDGED]);
+    let right = |predictions: &[usize]| right(predictions, &images[STREAM..]);
     let (before, after) = (right(&outcome.before), right(&outcome.after));
     assert!(before + JUDGED / 2 <= after, "of {JUDGED}, {before} right before and {after} after");
     assert_folding_changes_nothing(&outcome, "both");
