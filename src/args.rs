@@ -2,25 +2,18 @@
 
 use crate::backend::sealed::Token;
 use crate::backend::{Backend, Sink, Source};
-use crate::element::{DType, Element};
-use crate::error::{Error, Result};
+use crate::element::Element;
 use crate::shape::Shape;
-use crate::signature::{Signature, Strides};
+use crate::tensors::{Tensor, Tensors};
 use crate::workspace::Workspace;
 
 /// A buffer without its Rust type: where it lies, how long it is, and what its elements are.
 ///
 /// Holds whatever the backend needs to keep until the call is on its way (for cudarc's slices, what orders streams).
 pub struct Operand<'a, B: Backend> {
-    pub(crate) address: u64,
-    /// In elements.
-    pub(crate) len: usize,
-    /// `None` for what is no tensor: counters and workspaces.
-    pub(crate) dtype: Option<DType>,
-    /// Whether it lies in the memory of another device than the call's.
-    pub(crate) elsewhere: bool,
+    pub(crate) tensor: Tensor,
     /// Dropped after the launch.
-    pub(crate) _guard: B::Guard<'a>,
+    pub(crate) guard: B::Guard<'a>,
 }
 
 /// The buffers of one call, on one backend.
@@ -41,44 +34,48 @@ pub struct Operand<'a, B: Backend> {
 #[must_use]
 pub struct Args<'a, B: Backend> {
     pub(crate) on: &'a B,
-    pub(crate) shape: Shape,
-    pub(crate) strides: Strides,
-    pub(crate) input: Option<Operand<'a, B>>,
-    pub(crate) residual: Option<Operand<'a, B>>,
-    pub(crate) sum: Option<Operand<'a, B>>,
-    pub(crate) sum_in_residual: bool,
-    pub(crate) output: Option<Operand<'a, B>>,
-    pub(crate) weight: Option<Operand<'a, B>>,
-    pub(crate) bias: Option<Operand<'a, B>>,
-    pub(crate) scale: Option<Operand<'a, B>>,
-    pub(crate) shift: Option<Operand<'a, B>>,
-    pub(crate) channel_bias: Option<Operand<'a, B>>,
-    pub(crate) running_mean: Option<Operand<'a, B>>,
-    pub(crate) running_var: Option<Operand<'a, B>>,
-    pub(crate) num_batches_tracked: Option<Operand<'a, B>>,
-    pub(crate) channel_table: Option<Operand<'a, B>>,
-    pub(crate) workspace: Option<Operand<'a, B>>,
-    /// Whether the running statistics may be written.
-    pub(crate) updates: bool,
+    pub(crate) tensors: Tensors,
+    /// One for each argument, kept until the call is on its way.
+    guards: [Option<B::Guard<'a>>; ARGUMENTS],
 }
+
+/// Places in the list of guards: an argument that is given twice has one.
+#[derive(Clone, Copy)]
+enum Argument {
+    Input,
+    Residual,
+    Sum,
+    Output,
+    Weight,
+    Bias,
+    Scale,
+    Shift,
+    ChannelBias,
+    RunningMean,
+    RunningVar,
+    NumBatchesTracked,
+    ChannelTable,
+    Workspace,
+}
+
+const ARGUMENTS: usize = Argument::Workspace as usize + 1;
 
 impl<B: Backend> std::fmt::Debug for Operand<'_, B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let element = self.dtype.map_or("untyped", DType::name);
-        write!(f, "{} × {element} at {:#x}", self.len, self.address)
+        self.tensor.fmt(f)
     }
 }
 
 impl<B: Backend> std::fmt::Debug for Args<'_, B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Args")
-            .field("shape", &self.shape)
-            .field("input", &self.input)
-            .field("residual", &self.residual)
-            .field("sum", &self.sum)
-            .field("output", &self.output)
-            .field("weight", &self.weight)
-            .field("bias", &self.bias)
+            .field("shape", &self.tensors.shape)
+            .field("input", &self.tensors.input)
+            .field("residual", &self.tensors.residual)
+            .field("sum", &self.tensors.sum)
+            .field("output", &self.tensors.output)
+            .field("weight", &self.tensors.weight)
+            .field("bias", &self.tensors.bias)
             .finish_non_exhaustive()
     }
 }
@@ -86,69 +83,55 @@ impl<B: Backend> std::fmt::Debug for Args<'_, B> {
 impl<'a, B: Backend> Args<'a, B> {
     /// A call on this backend, on tensors of this shape (extents in the order in which they lie in memory).
     pub fn new(on: &'a B, shape: impl Into<Shape>) -> Self {
-        Self {
-            on,
-            shape: shape.into(),
-            strides: Strides::default(),
-            input: None,
-            residual: None,
-            sum: None,
-            sum_in_residual: false,
-            output: None,
-            weight: None,
-            bias: None,
-            scale: None,
-            shift: None,
-            channel_bias: None,
-            running_mean: None,
-            running_var: None,
-            num_batches_tracked: None,
-            channel_table: None,
-            workspace: None,
-            updates: false,
-        }
+        Self { on, tensors: Tensors::new(shape.into()), guards: [const { None }; ARGUMENTS] }
+    }
+
+    /// The tensor of an operand, whose guard stays here.
+    fn keep(&mut self, argument: Argument, operand: Operand<'a, B>) -> Option<Tensor> {
+        self.guards[argument as usize] = Some(operand.guard);
+        Some(operand.tensor)
     }
 
     /// The input, of the output's type.
     pub fn input<T: Element>(mut self, x: &'a (impl Source<B, T> + ?Sized)) -> Self {
-        self.input = Some(x.read(self.on, Token));
+        self.tensors.input = self.keep(Argument::Input, x.read(self.on, Token));
         self
     }
 
     /// Where the result goes; also the input, if there is no other.
     pub fn output<T: Element>(mut self, y: &'a mut (impl Sink<B, T> + ?Sized)) -> Self {
-        self.output = Some(y.write(self.on, Token));
+        self.tensors.output = self.keep(Argument::Output, y.write(self.on, Token));
         self
     }
 
     /// Added to the input before everything else, in f32; of the output's type.
     pub fn residual<T: Element>(mut self, residual: &'a (impl Source<B, T> + ?Sized)) -> Self {
-        self.residual = Some(residual.read(self.on, Token));
+        self.tensors.residual = self.keep(Argument::Residual, residual.read(self.on, Token));
         self
     }
 
     /// Receives input + residual, rounded once to its type; the layer itself goes on with the unrounded sum.
     pub fn sum<T: Element>(mut self, sum: &'a mut (impl Sink<B, T> + ?Sized)) -> Self {
-        self.sum = Some(sum.write(self.on, Token));
+        self.tensors.sum = self.keep(Argument::Sum, sum.write(self.on, Token));
         self
     }
 
     /// The residual, which the sum overwrites: the residual stream of a transformer, updated in place.
     pub fn sum_in_residual<T: Element>(mut self, residual: &'a mut (impl Sink<B, T> + ?Sized)) -> Self {
-        self.residual = Some(residual.write(self.on, Token));
-        self.sum_in_residual = true;
+        self.tensors.residual = self.keep(Argument::Residual, residual.write(self.on, Token));
+        self.tensors.sum_in_residual = true;
         self
     }
 
     /// The weight, of the input's type or f32. Its shape is the layer's `weight_shape`. Without one it is 1.
     pub fn weight<T: Element>(mut self, weight: &'a (impl Source<B, T> + ?Sized)) -> Self {
-        self.weight = Some(weight.read(self.on, Token));
+        self.tensors.weight = self.keep(Argument::Weight, weight.read(self.on, Token));
         self
     }
 
     /// The bias, of the input's type or f32, shaped as the weight. Without one it is 0.
     pub fn bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
-        self.bias = Some(bias.read(self.on, Token));
+        self.tensors.bias = self.keep(Argument::Bias, bias.read(self.on, Token));
         self
     }
 
@@ -156,32 +139,32 @@ impl<'a, B: Backend> Args<'a, B> {
     /// adaptive instance normalization, and with [`GroupNorm::scale_plus_one`](crate::GroupNorm::scale_plus_one) the
     /// conditioning of a diffusion model. Without one it is 1.
     pub fn scale<T: Element>(mut self, scale: &'a (impl Source<B, T> + ?Sized)) -> Self {
-        self.scale = Some(scale.read(self.on, Token));
+        self.tensors.scale = self.keep(Argument::Scale, scale.read(self.on, Token));
         self
     }
 
     /// What is added behind the scale in each sample and channel, `[N, C]`, of the input's type or f32.
     pub fn shift<T: Element>(mut self, shift: &'a (impl Source<B, T> + ?Sized)) -> Self {
-        self.shift = Some(shift.read(self.on, Token));
+        self.tensors.shift = self.keep(Argument::Shift, shift.read(self.on, Token));
         self
     }
 
     /// Added to the input of each sample and channel before the moments, in f32 and behind the residual: `[N, C]`, of the
     /// input's type or f32. The embedding of a diffusion model's time step, say.
     pub fn channel_bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
-        self.channel_bias = Some(bias.read(self.on, Token));
+        self.tensors.channel_bias = self.keep(Argument::ChannelBias, bias.read(self.on, Token));
         self
     }
 
     /// The running mean of each channel.
     pub fn running_mean(mut self, mean: &'a (impl Source<B, f32> + ?Sized)) -> Self {
-        self.running_mean = Some(mean.read(self.on, Token));
+        self.tensors.running_mean = self.keep(Argument::RunningMean, mean.read(self.on, Token));
         self
     }
 
     /// The running variance of each channel.
     pub fn running_var(mut self, variance: &'a (impl Source<B, f32> + ?Sized)) -> Self {
-        self.running_var = Some(variance.read(self.on, Token));
+        self.tensors.running_var = self.keep(Argument::RunningVar, variance.read(self.on, Token));
         self
     }
 
@@ -191,78 +174,52 @@ impl<'a, B: Backend> Args<'a, B> {
         mean: &'a mut (impl Sink<B, f32> + ?Sized),
         variance: &'a mut (impl Sink<B, f32> + ?Sized),
     ) -> Self {
-        self.running_mean = Some(mean.write(self.on, Token));
-        self.running_var = Some(variance.write(self.on, Token));
-        self.updates = true;
+        self.tensors.running_mean = self.keep(Argument::RunningMean, mean.write(self.on, Token));
+        self.tensors.running_var = self.keep(Argument::RunningVar, variance.write(self.on, Token));
+        self.tensors.updates = true;
         self
     }
 
     /// One number: how many batches the running statistics have seen. A call adds one to it.
     pub fn num_batches_tracked(mut self, count: &'a mut (impl Sink<B, i64> + ?Sized)) -> Self {
-        self.num_batches_tracked = Some(count.write(self.on, Token));
+        self.tensors.num_batches_tracked = self.keep(Argument::NumBatchesTracked, count.write(self.on, Token));
         self
     }
 
     /// Memory of a call that needs some (see [`Workspace`]).
     pub fn workspace(mut self, workspace: &'a mut Workspace<B>) -> Self {
-        self.workspace = Some(self.on.memory(&mut workspace.memory));
+        self.tensors.workspace = self.keep(Argument::Workspace, self.on.memory(&mut workspace.memory));
         self
     }
 
     /// The constants of each channel, as [`BatchNorm::channel_table`](crate::BatchNorm::channel_table) made them, in
     /// place of running statistics, weight and bias.
     pub fn channel_table(mut self, table: &'a (impl Source<B, f32> + ?Sized)) -> Self {
-        self.channel_table = Some(table.read(self.on, Token));
+        self.tensors.channel_table = self.keep(Argument::ChannelTable, table.read(self.on, Token));
         self
     }
 
     /// Elements between the starts of the input's rows, where that is more than a row's length.
     pub fn input_row_stride(mut self, elements: usize) -> Self {
-        self.strides.input = Some(elements);
+        self.tensors.strides.input = Some(elements);
         self
     }
 
     /// Elements between the starts of the residual's rows.
     pub fn residual_row_stride(mut self, elements: usize) -> Self {
-        self.strides.residual = Some(elements);
+        self.tensors.strides.residual = Some(elements);
         self
     }
 
     /// Elements between the starts of the sum's rows.
     pub fn sum_row_stride(mut self, elements: usize) -> Self {
-        self.strides.sum = Some(elements);
+        self.tensors.strides.sum = Some(elements);
         self
     }
 
     /// Elements between the starts of the output's rows; in place, also of the input's.
     pub fn output_row_stride(mut self, elements: usize) -> Self {
-        self.strides.output = Some(elements);
+        self.tensors.strides.output = Some(elements);
         self
-    }
-
-    /// What these arguments look like without their buffers.
-    ///
-    /// # Errors
-    /// [`Error::Missing`] without an output, whose type is the call's.
-    pub(crate) fn signature(&self, layer: &'static str) -> Result<Signature> {
-        let output = self.output.as_ref().ok_or(Error::Missing { layer, argument: "output" })?;
-        // Always there: an output is made of elements.
-        let dtype = output.dtype.ok_or(Error::Missing { layer, argument: "output" })?;
-        let mut signature = Signature::new(self.shape, dtype);
-        signature.weight = self.weight.as_ref().and_then(|operand| operand.dtype);
-        signature.bias = self.bias.as_ref().and_then(|operand| operand.dtype);
-        signature.scale = self.scale.as_ref().and_then(|operand| operand.dtype);
-        signature.shift = self.shift.as_ref().and_then(|operand| operand.dtype);
-        signature.channel_bias = self.channel_bias.as_ref().and_then(|operand| operand.dtype);
-        signature.residual = self.residual.is_some();
-        signature.sum = self.sum.is_some();
-        signature.channel_table = self.channel_table.is_some();
-        signature.updates = self.updates;
-        signature.counts = self.num_batches_tracked.is_some();
-        signature = signature.with_strides(self.strides);
-        if self.input.is_none() {
-            signature = signature.in_place();
-        }
-        Ok(if self.sum_in_residual { signature.sum_in_residual() } else { signature })
     }
 }

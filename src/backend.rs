@@ -94,11 +94,11 @@ impl<B: Backend> Prepared<B> {
     /// [`Error::NotAsPrepared`] if shape, types, strides or optional tensors differ from the signature; else as of the
     /// layer's `forward`.
     pub fn forward(&self, args: Args<'_, B>) -> Result<()> {
-        let found = args.signature(self.layer)?;
+        let found = args.tensors.signature(self.layer)?;
         if let Some(difference) = difference(&found, &self.signature) {
             return Err(difference);
         }
-        let buffers: Buffers = check(self.layer, &self.problem, &args)?;
+        let buffers: Buffers = check(self.layer, &self.problem, &args.tensors)?;
         args.on.submit(&self.resolved, &buffers)
     }
 }

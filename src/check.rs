@@ -1,12 +1,11 @@
 //! Buffers against a problem: lengths, types, alignment and overlap, all before anything is launched.
 
-use crate::args::{Args, Operand};
-use crate::backend::Backend;
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::problem::{
     Affine, BatchStatistics, Buffers, ChannelTable, ChannelsLast, Constants, Pointwise, Problem, Rows,
 };
+use crate::tensors::{Tensor, Tensors};
 
 /// The elements that a call touches in one buffer: `rows` stretches of `length`, `stride` apart.
 #[derive(Clone, Copy)]
@@ -29,6 +28,9 @@ impl Extent {
         (self.rows - 1).checked_mul(self.stride)?.checked_add(self.length)
     }
 }
+
+/// Of a workspace, in bytes: what the structures in it need, and any allocator gives.
+const WORKSPACE_ALIGNMENT: u64 = 16;
 
 /// A checked buffer, for the search for overlaps.
 #[derive(Clone, Copy)]
@@ -75,13 +77,13 @@ impl Region {
 }
 
 /// Checks the buffers of a call against its problem and returns their addresses.
-pub(crate) fn check<B: Backend>(layer: &'static str, problem: &Problem, args: &Args<'_, B>) -> Result<Buffers> {
+pub(crate) fn check(layer: &'static str, problem: &Problem, args: &Tensors) -> Result<Buffers> {
     if !matches!(problem, Problem::BatchStatistics(_)) {
         const HINT: &str = ": only batch statistics move running ones";
         if args.updates {
             return Err(Error::Unexpected { layer, argument: "update_running_statistics", hint: HINT });
         }
-        refuse(layer, "num_batches_tracked", args.num_batches_tracked.as_ref(), HINT)?;
+        refuse(layer, "num_batches_tracked", args.num_batches_tracked, HINT)?;
     }
     let is_modulated = match problem {
         Problem::Rows(rows) => matches!(rows.affine, Affine::PerChannel { .. }),
@@ -90,88 +92,74 @@ pub(crate) fn check<B: Backend>(layer: &'static str, problem: &Problem, args: &A
     };
     if !is_modulated {
         const HINT: &str = ": GroupNorm and InstanceNorm by the input's own moments take it";
-        refuse(layer, "scale", args.scale.as_ref(), HINT)?;
-        refuse(layer, "shift", args.shift.as_ref(), HINT)?;
-        refuse(layer, "channel_bias", args.channel_bias.as_ref(), HINT)?;
+        refuse(layer, "scale", args.scale, HINT)?;
+        refuse(layer, "shift", args.shift, HINT)?;
+        refuse(layer, "channel_bias", args.channel_bias, HINT)?;
     }
-    let buffers = match problem {
+    match problem {
         Problem::Rows(rows) => check_rows(layer, rows, args),
         Problem::ChannelsLast(tensor) => check_channels_last(layer, tensor, args),
         Problem::BatchStatistics(batch) => check_batch_statistics(layer, batch, args),
         Problem::Pointwise(pointwise) => check_pointwise(layer, pointwise, args),
         Problem::ChannelTable(table) => check_table(layer, table, args),
-    }?;
-    with_workspace(buffers, args.workspace.as_ref())
-}
-
-/// Whether it is large enough is the backend's to say. Nothing else can overlap it: it is lent to this call alone.
-fn with_workspace<B: Backend>(mut buffers: Buffers, workspace: Option<&Operand<'_, B>>) -> Result<Buffers> {
-    if let Some(operand) = workspace {
-        if operand.elsewhere {
-            return Err(Error::Device { argument: "workspace" });
-        }
-        (buffers.workspace, buffers.workspace_bytes) = (operand.address, operand.len);
     }
-    Ok(buffers)
 }
 
 const OWN_MOMENTS: &str = ": it normalizes by the moments of its input";
 
-fn check_channels_last<B: Backend>(layer: &'static str, tensor: &ChannelsLast, args: &Args<'_, B>) -> Result<Buffers> {
-    refuse(layer, "running_mean", args.running_mean.as_ref(), OWN_MOMENTS)?;
-    refuse(layer, "running_var", args.running_var.as_ref(), OWN_MOMENTS)?;
-    refuse(layer, "channel_table", args.channel_table.as_ref(), OWN_MOMENTS)?;
+fn check_channels_last(layer: &'static str, tensor: &ChannelsLast, args: &Tensors) -> Result<Buffers> {
+    refuse(layer, "running_mean", args.running_mean, OWN_MOMENTS)?;
+    refuse(layer, "running_var", args.running_var, OWN_MOMENTS)?;
+    refuse(layer, "channel_table", args.channel_table, OWN_MOMENTS)?;
     let extent = Extent::flat(tensor.samples * tensor.spatial * tensor.channels);
     let mut regions = Regions::default();
     let mut buffers = regions.tensors(layer, args, tensor.dtype, [extent; 4])?;
     let coefficient = Extent::flat(tensor.channels);
-    buffers.weight = regions.optional("weight", args.weight.as_ref(), coefficient, None)?;
-    buffers.bias = regions.optional("bias", args.bias.as_ref(), coefficient, None)?;
+    buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
+    buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
     regions.modulation(args, tensor.samples * tensor.channels, &mut buffers)?;
+    regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
     Ok(buffers)
 }
 
-fn check_batch_statistics<B: Backend>(
-    layer: &'static str,
-    batch: &BatchStatistics,
-    args: &Args<'_, B>,
-) -> Result<Buffers> {
+fn check_batch_statistics(layer: &'static str, batch: &BatchStatistics, args: &Tensors) -> Result<Buffers> {
     const MOVED: &str = ": batch statistics move them, so give them by update_running_statistics";
     const HINT: &str = ": it normalizes by the statistics of the batch";
     if !args.updates {
-        refuse(layer, "running_mean", args.running_mean.as_ref(), MOVED)?;
-        refuse(layer, "running_var", args.running_var.as_ref(), MOVED)?;
-        refuse(layer, "num_batches_tracked", args.num_batches_tracked.as_ref(), " without running statistics")?;
+        refuse(layer, "running_mean", args.running_mean, MOVED)?;
+        refuse(layer, "running_var", args.running_var, MOVED)?;
+        refuse(layer, "num_batches_tracked", args.num_batches_tracked, " without running statistics")?;
     } else if batch.momentum.is_none() && args.num_batches_tracked.is_none() {
         // The average over all batches needs their number.
         return Err(Error::Missing { layer, argument: "num_batches_tracked" });
     }
-    refuse(layer, "channel_table", args.channel_table.as_ref(), HINT)?;
+    refuse(layer, "channel_table", args.channel_table, HINT)?;
     let extent = Extent::flat(batch.samples * batch.spatial * batch.channels);
     let mut regions = Regions::default();
     let mut buffers = regions.tensors(layer, args, batch.dtype, [extent; 4])?;
     let channels = Extent::flat(batch.channels);
-    buffers.weight = regions.optional("weight", args.weight.as_ref(), channels, None)?;
-    buffers.bias = regions.optional("bias", args.bias.as_ref(), channels, None)?;
+    buffers.weight = regions.optional("weight", args.weight, channels, None)?;
+    buffers.bias = regions.optional("bias", args.bias, channels, None)?;
     let f32 = Some(DType::F32);
     for (argument, operand, address) in [
-        ("running_mean", &args.running_mean, &mut buffers.running_mean),
-        ("running_var", &args.running_var, &mut buffers.running_var),
+        ("running_mean", args.running_mean, &mut buffers.running_mean),
+        ("running_var", args.running_var, &mut buffers.running_var),
     ] {
-        *address = operand.as_ref().map_or(Ok(0), |operand| regions.operand(argument, operand, channels, f32, true))?;
+        *address = operand.map_or(Ok(0), |operand| regions.operand(argument, operand, channels, f32, true))?;
     }
-    if let Some(operand) = &args.num_batches_tracked {
+    if let Some(operand) = args.num_batches_tracked {
         buffers.num_batches_tracked = regions.operand("num_batches_tracked", operand, Extent::flat(1), None, true)?;
     }
+    regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
     Ok(buffers)
 }
 
-fn check_rows<B: Backend>(layer: &'static str, rows: &Rows, args: &Args<'_, B>) -> Result<Buffers> {
-    refuse(layer, "running_mean", args.running_mean.as_ref(), OWN_MOMENTS)?;
-    refuse(layer, "running_var", args.running_var.as_ref(), OWN_MOMENTS)?;
-    refuse(layer, "channel_table", args.channel_table.as_ref(), OWN_MOMENTS)?;
+fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffers> {
+    refuse(layer, "running_mean", args.running_mean, OWN_MOMENTS)?;
+    refuse(layer, "running_var", args.running_var, OWN_MOMENTS)?;
+    refuse(layer, "channel_table", args.channel_table, OWN_MOMENTS)?;
     let coefficients = match rows.affine {
         Affine::PerElement => rows.length,
         Affine::PerChannel { groups, channels_per_group, .. } => groups * channels_per_group,
@@ -181,54 +169,52 @@ fn check_rows<B: Backend>(layer: &'static str, rows: &Rows, args: &Args<'_, B>) 
     let mut regions = Regions::default();
     let mut buffers = regions.tensors(layer, args, rows.dtype, extents)?;
     let coefficient = Extent::flat(coefficients);
-    buffers.weight = regions.optional("weight", args.weight.as_ref(), coefficient, None)?;
-    buffers.bias = regions.optional("bias", args.bias.as_ref(), coefficient, None)?;
+    buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
+    buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
     if let Affine::PerChannel { channels_per_group, .. } = rows.affine {
         regions.modulation(args, rows.rows * channels_per_group, &mut buffers)?;
     }
+    regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
     Ok(buffers)
 }
 
-fn check_pointwise<B: Backend>(layer: &'static str, map: &Pointwise, args: &Args<'_, B>) -> Result<Buffers> {
+fn check_pointwise(layer: &'static str, map: &Pointwise, args: &Tensors) -> Result<Buffers> {
     let mut regions = Regions::default();
     let mut buffers = regions.tensors(layer, args, map.dtype, [Extent::flat(map.length); 4])?;
     if map.constants == Constants::Table {
         const HINT: &str = " beside a channel_table, which holds it already";
-        refuse(layer, "running_mean", args.running_mean.as_ref(), HINT)?;
-        refuse(layer, "running_var", args.running_var.as_ref(), HINT)?;
-        refuse(layer, "weight", args.weight.as_ref(), HINT)?;
-        refuse(layer, "bias", args.bias.as_ref(), HINT)?;
+        refuse(layer, "running_mean", args.running_mean, HINT)?;
+        refuse(layer, "running_var", args.running_var, HINT)?;
+        refuse(layer, "weight", args.weight, HINT)?;
+        refuse(layer, "bias", args.bias, HINT)?;
         let extent = Extent::flat(3 * map.channels);
-        buffers.table = regions.required(layer, "channel_table", args.channel_table.as_ref(), extent)?;
+        buffers.table = regions.required(layer, "channel_table", args.channel_table, extent)?;
     } else {
         regions.statistics(layer, args, map.channels, &mut buffers)?;
     }
+    regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
     Ok(buffers)
 }
 
-fn check_table<B: Backend>(layer: &'static str, table: &ChannelTable, args: &Args<'_, B>) -> Result<Buffers> {
+fn check_table(layer: &'static str, table: &ChannelTable, args: &Tensors) -> Result<Buffers> {
     const HINT: &str = " when its table is made";
-    refuse(layer, "input", args.input.as_ref(), HINT)?;
-    refuse(layer, "residual", args.residual.as_ref(), HINT)?;
-    refuse(layer, "sum", args.sum.as_ref(), HINT)?;
-    refuse(layer, "channel_table", args.channel_table.as_ref(), HINT)?;
+    refuse(layer, "input", args.input, HINT)?;
+    refuse(layer, "residual", args.residual, HINT)?;
+    refuse(layer, "sum", args.sum, HINT)?;
+    refuse(layer, "channel_table", args.channel_table, HINT)?;
     let mut regions = Regions::default();
     let mut buffers = Buffers::default();
     regions.statistics(layer, args, table.channels, &mut buffers)?;
-    let output = args.output.as_ref().ok_or(Error::Missing { layer, argument: "output" })?;
+    let output = args.output.ok_or(Error::Missing { layer, argument: "output" })?;
     buffers.y = regions.operand("output", output, Extent::flat(3 * table.channels), Some(DType::F32), true)?;
+    regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
     Ok(buffers)
 }
 
-fn refuse<B: Backend>(
-    layer: &'static str,
-    argument: &'static str,
-    operand: Option<&Operand<'_, B>>,
-    hint: &'static str,
-) -> Result<()> {
+fn refuse(layer: &'static str, argument: &'static str, operand: Option<Tensor>, hint: &'static str) -> Result<()> {
     match operand {
         Some(_) => Err(Error::Unexpected { layer, argument, hint }),
         None => Ok(()),
@@ -255,10 +241,10 @@ impl Regions {
 
     /// One buffer: its device, its type, its length, its alignment. Weight and bias come without a type: theirs was
     /// checked when the problem was made of it.
-    fn operand<B: Backend>(
+    fn operand(
         &mut self,
         argument: &'static str,
-        operand: &Operand<'_, B>,
+        operand: Tensor,
         extent: Extent,
         dtype: Option<DType>,
         written: bool,
@@ -276,8 +262,10 @@ impl Regions {
         }
         let expected = extent.span().unwrap_or(usize::MAX);
         let contiguous = extent.stride == extent.length;
-        if operand.len < expected || (contiguous && operand.len != expected) {
-            return Err(Error::Length { argument, found: operand.len, expected });
+        if let Some(found) = operand.len
+            && (found < expected || (contiguous && found != expected))
+        {
+            return Err(Error::Length { argument, found, expected });
         }
         let size = operand.dtype.map_or(size_of::<i64>(), DType::size);
         if expected > 0 && !operand.address.is_multiple_of(size as u64) {
@@ -287,21 +275,21 @@ impl Regions {
         Ok(operand.address)
     }
 
-    fn required<B: Backend>(
+    fn required(
         &mut self,
         layer: &'static str,
         argument: &'static str,
-        operand: Option<&Operand<'_, B>>,
+        operand: Option<Tensor>,
         extent: Extent,
     ) -> Result<u64> {
         let operand = operand.ok_or(Error::Missing { layer, argument })?;
         self.operand(argument, operand, extent, Some(DType::F32), false)
     }
 
-    fn optional<B: Backend>(
+    fn optional(
         &mut self,
         argument: &'static str,
-        operand: Option<&Operand<'_, B>>,
+        operand: Option<Tensor>,
         extent: Extent,
         dtype: Option<DType>,
     ) -> Result<u64> {
@@ -309,33 +297,49 @@ impl Regions {
     }
 
     /// What differs from sample to sample.
-    fn modulation<B: Backend>(&mut self, args: &Args<'_, B>, elements: usize, buffers: &mut Buffers) -> Result<()> {
+    fn modulation(&mut self, args: &Tensors, elements: usize, buffers: &mut Buffers) -> Result<()> {
         let extent = Extent::flat(elements);
-        buffers.scale = self.optional("scale", args.scale.as_ref(), extent, None)?;
-        buffers.shift = self.optional("shift", args.shift.as_ref(), extent, None)?;
-        buffers.channel_bias = self.optional("channel_bias", args.channel_bias.as_ref(), extent, None)?;
+        buffers.scale = self.optional("scale", args.scale, extent, None)?;
+        buffers.shift = self.optional("shift", args.shift, extent, None)?;
+        buffers.channel_bias = self.optional("channel_bias", args.channel_bias, extent, None)?;
+        Ok(())
+    }
+
+    /// Whether it is large enough is the backend's to say.
+    fn workspace(&mut self, workspace: Option<Tensor>, buffers: &mut Buffers) -> Result<()> {
+        const ARGUMENT: &str = "workspace";
+        let Some(Tensor { address, len, elsewhere, .. }) = workspace else { return Ok(()) };
+        if elsewhere {
+            return Err(Error::Device { argument: ARGUMENT });
+        }
+        if !address.is_multiple_of(WORKSPACE_ALIGNMENT) {
+            return Err(Error::Misaligned { argument: ARGUMENT, address, size: WORKSPACE_ALIGNMENT as usize });
+        }
+        (buffers.workspace, buffers.workspace_bytes) = (address, len.unwrap_or(0));
+        let extent = Extent::flat(buffers.workspace_bytes);
+        self.add(Region { argument: ARGUMENT, address, extent, size: 1 }, true);
         Ok(())
     }
 
     /// Input, residual, sum and output.
-    fn tensors<B: Backend>(
+    fn tensors(
         &mut self,
         layer: &'static str,
-        args: &Args<'_, B>,
+        args: &Tensors,
         dtype: DType,
         [x, residual, sum, y]: [Extent; 4],
     ) -> Result<Buffers> {
         let types = Some(dtype);
-        let output = args.output.as_ref().ok_or(Error::Missing { layer, argument: "output" })?;
+        let output = args.output.ok_or(Error::Missing { layer, argument: "output" })?;
         let mut buffers = Buffers { y: self.operand("output", output, y, types, true)?, ..Buffers::default() };
-        buffers.x = match &args.input {
+        buffers.x = match args.input {
             Some(operand) => self.operand("input", operand, x, types, false)?,
             None => buffers.y,
         };
-        if let Some(operand) = &args.residual {
+        if let Some(operand) = args.residual {
             buffers.residual = self.operand("residual", operand, residual, types, args.sum_in_residual)?;
         }
-        match &args.sum {
+        match args.sum {
             Some(_) if args.sum_in_residual => {
                 let hint = " beside sum_in_residual: the sum goes to one place";
                 return Err(Error::Unexpected { layer, argument: "sum", hint });
@@ -352,18 +356,18 @@ impl Regions {
     }
 
     /// Running statistics, weight and bias of a call without a table.
-    fn statistics<B: Backend>(
+    fn statistics(
         &mut self,
         layer: &'static str,
-        args: &Args<'_, B>,
+        args: &Tensors,
         channels: usize,
         buffers: &mut Buffers,
     ) -> Result<()> {
         let extent = Extent::flat(channels);
-        buffers.running_mean = self.required(layer, "running_mean", args.running_mean.as_ref(), extent)?;
-        buffers.running_var = self.required(layer, "running_var", args.running_var.as_ref(), extent)?;
-        buffers.weight = self.optional("weight", args.weight.as_ref(), extent, None)?;
-        buffers.bias = self.optional("bias", args.bias.as_ref(), extent, None)?;
+        buffers.running_mean = self.required(layer, "running_mean", args.running_mean, extent)?;
+        buffers.running_var = self.required(layer, "running_var", args.running_var, extent)?;
+        buffers.weight = self.optional("weight", args.weight, extent, None)?;
+        buffers.bias = self.optional("bias", args.bias, extent, None)?;
         Ok(())
     }
 

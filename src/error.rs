@@ -107,14 +107,14 @@ pub enum Error {
         /// The row's length, in elements.
         length: usize,
     },
-    /// An address that is no multiple of its element's size.
-    #[error("`{argument}` lies at {address:#x}, which is not a multiple of its element's {size} bytes")]
+    /// An address that is no multiple of its element's size, or a workspace's of 16 bytes.
+    #[error("`{argument}` lies at {address:#x}, which is not a multiple of {size} bytes")]
     Misaligned {
         /// The argument.
         argument: &'static str,
         /// Its address.
         address: u64,
-        /// Bytes of an element.
+        /// Bytes of an element; of a workspace, what its parts need.
         size: usize,
     },
     /// Two buffers, at least one of them written, that share memory without being the same.
@@ -187,6 +187,12 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
+    /// The calling thread has no current CUDA context.
+    #[error("the calling thread has no current CUDA context: make one current, or name a device by its ordinal")]
+    NoContext,
+    /// A stream of another context than the one that the call was prepared for.
+    #[error("the stream belongs to another CUDA context than the one that this call was prepared for")]
+    Context,
     /// The driver is older than the kernels' format or the crate's calls need.
     #[error("the NVIDIA driver supports CUDA {found}, and this build needs {needed}: update the driver")]
     OldDriver {

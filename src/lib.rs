@@ -14,8 +14,10 @@ pub mod fold;
 mod norm;
 mod plan;
 mod problem;
+pub mod raw;
 mod shape;
 mod signature;
+mod tensors;
 mod workspace;
 
 pub use cudarc;

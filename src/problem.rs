@@ -20,6 +20,18 @@ pub enum Problem {
     ChannelTable(ChannelTable),
 }
 
+impl Problem {
+    /// Whether running statistics are among its tensors, for what is known before there are any.
+    pub(crate) fn takes_statistics(&self, moves_them: bool) -> bool {
+        match self {
+            Self::Rows(_) | Self::ChannelsLast(_) => false,
+            Self::BatchStatistics(_) => moves_them,
+            Self::Pointwise(map) => map.constants != Constants::Table,
+            Self::ChannelTable(_) => true,
+        }
+    }
+}
+
 /// `y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)` with `s = x + residual`, over rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rows {

@@ -72,6 +72,14 @@ impl Signature {
         }
     }
 
+    pub(crate) const fn is_in_place(&self) -> bool {
+        self.in_place
+    }
+
+    pub(crate) const fn is_sum_in_residual(&self) -> bool {
+        self.sum_in_residual
+    }
+
     pub(crate) const fn with_strides(mut self, strides: Strides) -> Self {
         self.strides = strides;
         self

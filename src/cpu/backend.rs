@@ -6,6 +6,7 @@ use crate::backend::{Sink, Source, sealed};
 use crate::element::Stored;
 use crate::error::Result;
 use crate::problem::{Buffers, Problem};
+use crate::tensors::Tensor;
 
 /// The CPU: every layer, in the caller's memory, finished when the call returns.
 ///
@@ -32,7 +33,7 @@ impl sealed::Execute for Cpu {
     }
 
     fn memory<'a>(&'a self, (): &'a mut ()) -> Operand<'a, Self> {
-        Operand { address: 0, len: 0, dtype: None, elsewhere: false, _guard: () }
+        Operand { tensor: Tensor { address: 0, len: Some(0), dtype: None, elsewhere: false }, guard: () }
     }
 
     fn submit(&self, problem: &Problem, buffers: &Buffers) -> Result<()> {
@@ -47,20 +48,18 @@ impl<T: Stored, S: AsRef<[T]> + ?Sized> Source<Cpu, T> for S {
     fn read<'a>(&'a self, _: &'a Cpu, _: sealed::Token) -> Operand<'a, Cpu> {
         let slice = self.as_ref();
         // The provenance is exposed here and taken up again by `run`.
-        Operand {
-            address: slice.as_ptr().expose_provenance() as u64,
-            len: slice.len(),
-            dtype: T::STORED,
-            elsewhere: false,
-            _guard: (),
-        }
+        operand::<T>(slice.as_ptr().expose_provenance(), slice.len())
     }
 }
 
 impl<T: Stored, S: AsMut<[T]> + ?Sized> Sink<Cpu, T> for S {
     fn write<'a>(&'a mut self, _: &'a Cpu, _: sealed::Token) -> Operand<'a, Cpu> {
         let slice = self.as_mut();
-        let address = slice.as_mut_ptr().expose_provenance() as u64;
-        Operand { address, len: slice.len(), dtype: T::STORED, elsewhere: false, _guard: () }
+        operand::<T>(slice.as_mut_ptr().expose_provenance(), slice.len())
     }
+}
+
+fn operand<'a, T: Stored>(address: usize, len: usize) -> Operand<'a, Cpu> {
+    let tensor = Tensor { address: address as u64, len: Some(len), dtype: T::STORED, elsewhere: false };
+    Operand { tensor, guard: () }
 }

@@ -6,7 +6,7 @@ use super::Cuda;
 use crate::error::{Error, Result};
 use crate::norm::Activation;
 use crate::plan::params::{ConvolutionParams, Kernel, WN_CONVOLUTION_THREADS};
-use crate::plan::{Launch, Params, activation_code};
+use crate::plan::{Launch, Params, Plan, activation_code};
 use crate::problem::Buffers;
 use crate::shape::product;
 
@@ -126,7 +126,9 @@ impl DirectConvolution {
         let address = |operand: &Option<(u64, _)>| operand.as_ref().map_or(0, |(address, _)| *address);
         let buffers =
             Buffers { x, weight, y, bias: address(&bias), residual: address(&residual), ..Buffers::default() };
-        cuda.launch(&launch, &buffers)
+        cuda.check_earlier()?;
+        // SAFETY: the slices are borrowed until the launch is on its stream, and as long as the convolution says.
+        unsafe { cuda.context().submit(&Plan::single(Some(launch)), &buffers, stream.cu_stream()) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whether there is a driver, asked so that the answer is never a panic.
 
 use cudarc::driver::{CudaContext, DriverError, sys};
+use std::ffi::c_int;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -17,8 +18,8 @@ fn probe() -> Result<()> {
     if found { Ok(()) } else { Err(Error::NoDriver) }
 }
 
-/// The primary context of a device, which every library of the process shares.
-pub(super) fn open(ordinal: usize) -> Result<Arc<CudaContext>> {
+/// Makes sure of a driver that serves, before anything else is asked of it. How many devices there are.
+pub(super) fn init() -> Result<usize> {
     probe()?;
     let count = match CudaContext::device_count() {
         Ok(count) => usize::try_from(count).unwrap_or(0),
@@ -26,6 +27,12 @@ pub(super) fn open(ordinal: usize) -> Result<Arc<CudaContext>> {
         Err(error) => return Err(failure("cuInit", error)),
     };
     check_version()?;
+    Ok(count)
+}
+
+/// The primary context of a device, which every library of the process shares.
+pub(super) fn open(ordinal: usize) -> Result<Arc<CudaContext>> {
+    let count = init()?;
     if ordinal >= count {
         return Err(Error::NoDevice { ordinal, count });
     }
@@ -35,9 +42,7 @@ pub(super) fn open(ordinal: usize) -> Result<Arc<CudaContext>> {
 fn check_version() -> Result<()> {
     let mut version = 0;
     // SAFETY: the driver is loaded, and writes one integer.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }
-        .result()
-        .map_err(|error| failure("cuDriverGetVersion", error))?;
+    call("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&raw mut version) })?;
     let found = (version / 1000, version % 1000 / 10);
     if found >= LEAST_VERSION { Ok(()) } else { Err(old_driver(version_name(LEAST_VERSION))) }
 }
@@ -60,4 +65,34 @@ pub(super) fn failure(call: &'static str, error: DriverError) -> Error {
         .error_string()
         .map_or_else(|_| "the driver has no description".to_owned(), |text| text.to_string_lossy().into_owned());
     Error::Driver { call, code: error.0 as u32, message }
+}
+
+/// The outcome of a call of the driver as ours.
+pub(super) fn call(name: &'static str, status: sys::CUresult) -> Result<()> {
+    match status {
+        sys::CUresult::CUDA_SUCCESS => Ok(()),
+        error => Err(failure(name, DriverError(error))),
+    }
+}
+
+pub(super) fn attribute(device: sys::CUdevice, attribute: sys::CUdevice_attribute) -> Result<c_int> {
+    let mut value = 0;
+    // SAFETY: an integer to write to.
+    call("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&raw mut value, attribute, device) })?;
+    Ok(value)
+}
+
+pub(super) fn compute_capability(device: sys::CUdevice) -> Result<(c_int, c_int)> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    Ok((attribute(device, MAJOR)?, attribute(device, MINOR)?))
+}
+
+pub(super) fn device_name(device: sys::CUdevice) -> Result<String> {
+    let mut name = [0; 256];
+    // SAFETY: as many characters as are said.
+    call("cuDeviceGetName", unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int, device) })?;
+    let characters: Vec<u8> = name.iter().take_while(|&&at| at != 0).map(|&at| at as u8).collect();
+    Ok(String::from_utf8_lossy(&characters).into_owned())
 }

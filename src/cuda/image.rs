@@ -1,15 +1,18 @@
 //! The kernels' machine code, embedded by build.rs, and its way into a context.
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, sys};
-use cudarc::nvrtc::Ptx;
-use std::sync::Arc;
+use cudarc::driver::{DriverError, sys};
+use std::ffi::CStr;
 
-use super::driver::{failure, old_driver};
+use super::driver::{compute_capability, failure, old_driver};
 use crate::error::{Error, Result};
 use crate::plan::params::{KERNEL_NAMES, Kernel};
 
 /// Fatbins one after another, one for each .cu file, or a marker where the crate was built without nvcc.
-static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.image"));
+static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/kernels.image")));
+
+/// The driver reads 8-byte numbers in a fatbin's header.
+#[repr(C, align(16))]
+struct Aligned<T: ?Sized>(T);
 
 /// What the image holds code for, as in `sm_80 sm_90 compute_120`; empty if nothing.
 const ARCHITECTURES: &str = env!("WARPNORM_IMAGE_ARCHS");
@@ -53,52 +56,81 @@ fn fatbin_length(image: &[u8]) -> Option<usize> {
 
 /// Every kernel of the crate, loaded into one context.
 pub(super) struct Kernels {
+    modules: Vec<sys::CUmodule>,
     /// In the order of [`Kernel`].
-    functions: Vec<CudaFunction>,
+    functions: Vec<sys::CUfunction>,
 }
 
 impl Kernels {
-    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self> {
-        let modules: Vec<Arc<CudaModule>> = fatbins(IMAGE)
-            .into_iter()
-            .map(|part| context.load_module(Ptx::from_binary(part.to_vec())))
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|error| explain(context, error))?;
-        let functions =
-            KERNEL_NAMES.iter().map(|name| find(&modules, &name.to_string_lossy())).collect::<Result<_>>()?;
-        Ok(Self { functions })
+    /// Into the current context, which is one of this device.
+    pub(super) fn load(device: sys::CUdevice) -> Result<Self> {
+        let mut kernels = Self { modules: Vec::new(), functions: Vec::new() };
+        match kernels.fill(device) {
+            Ok(()) => Ok(kernels),
+            Err(error) => {
+                kernels.unload();
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&mut self, device: sys::CUdevice) -> Result<()> {
+        for part in fatbins(&IMAGE.0) {
+            let mut module = std::ptr::null_mut();
+            // SAFETY: a fatbin says itself how long it is, and the marker, which is none, ends in a zero.
+            match unsafe { sys::cuModuleLoadData(&raw mut module, part.as_ptr().cast()) } {
+                sys::CUresult::CUDA_SUCCESS => self.modules.push(module),
+                status => return Err(explain(device, status)),
+            }
+        }
+        for name in KERNEL_NAMES {
+            self.functions.push(find(&self.modules, name)?);
+        }
+        Ok(())
+    }
+
+    /// Out of the context, which must be current. No kernel can be launched after it.
+    pub(super) fn unload(&mut self) {
+        self.functions.clear();
+        for module in self.modules.drain(..) {
+            // SAFETY: a module of the current context, of which no function is known any more. If it fails, the context is
+            // gone or poisoned, and the module with it.
+            let _ = unsafe { sys::cuModuleUnload(module) };
+        }
     }
 
     pub(super) fn function(&self, kernel: Kernel) -> Result<sys::CUfunction> {
         let index = kernel as usize;
-        let function = self.functions.get(index).ok_or_else(|| Error::NoKernel { name: format!("{kernel:?}") })?;
-        Ok(function.cu_function())
+        self.functions.get(index).copied().ok_or_else(|| Error::NoKernel { name: format!("{kernel:?}") })
     }
 }
 
 /// Not by trying one module after another: tools that watch the driver's calls take each refusal for an error.
-fn find(modules: &[Arc<CudaModule>], name: &str) -> Result<CudaFunction> {
+fn find(modules: &[sys::CUmodule], name: &CStr) -> Result<sys::CUfunction> {
+    let text = name.to_string_lossy();
     let module = match modules {
         // The marker, or all files in one.
         [only] => Some(only),
-        _ => FILES.iter().position(|file| name.starts_with(file)).and_then(|file| modules.get(file)),
+        _ => FILES.iter().position(|file| text.starts_with(file)).and_then(|file| modules.get(file)),
     };
-    let missing = || Error::NoKernel { name: name.to_owned() };
-    match module.ok_or_else(missing)?.load_function(name) {
-        Ok(function) => Ok(function),
-        Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => Err(missing()),
-        Err(error) => Err(failure("cuModuleGetFunction", error)),
+    let missing = || Error::NoKernel { name: text.clone().into_owned() };
+    let mut function = std::ptr::null_mut();
+    // SAFETY: a loaded module, and a name that ends in a zero.
+    match unsafe { sys::cuModuleGetFunction(&raw mut function, *module.ok_or_else(missing)?, name.as_ptr()) } {
+        sys::CUresult::CUDA_SUCCESS => Ok(function),
+        sys::CUresult::CUDA_ERROR_NOT_FOUND => Err(missing()),
+        status => Err(failure("cuModuleGetFunction", DriverError(status))),
     }
 }
 
 /// Why the driver refused the image.
-fn explain(context: &CudaContext, error: DriverError) -> Error {
+fn explain(device: sys::CUdevice, status: sys::CUresult) -> Error {
     if ARCHITECTURES.is_empty() {
         return Error::NoKernels { note: BUILD_NOTE };
     }
-    match error.0 {
+    match status {
         sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
-            let (major, minor) = context.compute_capability().unwrap_or((0, 0));
+            let (major, minor) = compute_capability(device).unwrap_or((0, 0));
             let advice = if (major, minor) < LEAST_CAPABILITY {
                 "CUDA's compiler knows it no longer; use the CPU backend".to_owned()
             } else {
@@ -109,7 +141,7 @@ fn explain(context: &CudaContext, error: DriverError) -> Error {
         sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
             old_driver("that of the toolkit which compiled its kernels".to_owned())
         }
-        _ => failure("cuModuleLoadData", error),
+        _ => failure("cuModuleLoadData", DriverError(status)),
     }
 }
 
@@ -129,7 +161,8 @@ mod tests {
         if !emulator::real_gpu() {
             emulator::preload(emulator::Variant::Checked);
         }
-        let kernels = Kernels::load(&driver::open(0).unwrap()).unwrap();
+        let _context = driver::open(0).unwrap(); // current to this thread
+        let mut kernels = Kernels::load(0).unwrap();
         for (kernel, name) in KERNELS.into_iter().zip(KERNEL_NAMES) {
             let name = name.to_str().unwrap();
             let expected = match name.split('_').next().unwrap() {
@@ -151,6 +184,7 @@ mod tests {
             assert_ne!(ask(1), sys::CUresult::CUDA_SUCCESS, "{name} takes more than one parameter");
             assert_eq!((offset, size), (0, expected), "{name}");
         }
+        kernels.unload();
     }
 
     /// By which kernels are found in an image. The emulator knows which file each comes from.

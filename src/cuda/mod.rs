@@ -1,22 +1,25 @@
 //! The CUDA backend. All of cudarc is called from here.
 
+mod context;
 mod convolution;
 mod driver;
 mod image;
 
 pub use convolution::DirectConvolution;
 
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DriverError, SyncOnDrop, sys};
+pub(crate) use context::Context;
+
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
 use std::sync::Arc;
 
 use crate::args::Operand;
 use crate::backend::{Prepared, Sink, Source, sealed};
 use crate::element::Stored;
-use crate::error::{Error, Result};
-use crate::plan::{Launch, Limits, MAX_GRID, Plan, params, plan};
+use crate::error::Result;
+use crate::plan::{Launch, Limits, Plan, params, plan};
 use crate::problem::{Buffers, Problem};
+use crate::tensors::Tensor;
 use driver::failure;
-use image::Kernels;
 
 /// A CUDA stream, with this crate's kernels loaded into its context.
 ///
@@ -36,7 +39,7 @@ use image::Kernels;
 #[derive(Clone)]
 pub struct Cuda {
     stream: Arc<CudaStream>,
-    kernels: Arc<Kernels>,
+    context: Arc<Context>,
     limits: Limits,
 }
 
@@ -58,9 +61,9 @@ impl Cuda {
     /// for the device, [`OldDriver`](crate::Error::OldDriver) if the driver is too old for the code,
     /// [`Driver`](crate::Error::Driver) if it fails otherwise.
     pub fn on(stream: &Arc<CudaStream>) -> Result<Self> {
-        let context = stream.context();
-        let kernels = Arc::new(Kernels::load(context)?);
-        Ok(Self { stream: stream.clone(), kernels, limits: limits(context)? })
+        let context = Arc::new(Context::of(stream.context())?);
+        let limits = context.limits();
+        Ok(Self { stream: stream.clone(), context, limits })
     }
 
     /// Another stream, with the same kernels if it belongs to the same context.
@@ -85,10 +88,7 @@ impl Cuda {
     /// # Errors
     /// [`Driver`](crate::Error::Driver) if the driver does not say.
     pub fn device_name(&self) -> Result<String> {
-        let context = self.stream.context();
-        let name = context.name().map_err(|error| failure("cuDeviceGetName", error))?;
-        let (major, minor) = context.compute_capability().map_err(|error| failure("cuDeviceGetAttribute", error))?;
-        Ok(format!("{name} (sm_{major}{minor})"))
+        self.context.device_name()
     }
 
     /// Whether memory that was allocated on `stream` belongs to another context, and so to another device.
@@ -96,39 +96,15 @@ impl Cuda {
         stream.context() != self.stream.context()
     }
 
-    /// One driver call: everything was decided before.
-    fn launch(&self, launch: &Launch, buffers: &Buffers) -> Result<()> {
-        let function = self.kernels.function(launch.kernel)?;
-        // cudarc keeps what failed where it could not be returned (a destructor, an event), and returns it here.
-        let earlier = |error: DriverError| failure("an earlier call on this context", error);
-        self.stream.context().check_err().map_err(earlier)?;
-        self.stream.context().bind_to_thread().map_err(|error| failure("cuCtxSetCurrent", error))?;
-        let mut params = launch.params.with(buffers);
-        let mut arguments = [params.pointer()];
-        let config = sys::CUlaunchConfig {
-            gridDimX: launch.grid,
-            gridDimY: 1,
-            gridDimZ: 1,
-            blockDimX: launch.block,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: 0,
-            hStream: self.stream.cu_stream(),
-            attrs: std::ptr::null_mut(),
-            numAttrs: 0,
-        };
-        // SAFETY: every kernel takes one parameter, the structure that its plan made; the driver copies it before it
-        // returns. The addresses in it were checked against the problem, and their owners are borrowed until then.
-        unsafe { sys::cuLaunchKernelEx(&raw const config, function, arguments.as_mut_ptr(), std::ptr::null_mut()) }
-            .result()
-            .map_err(|error| failure("cuLaunchKernelEx", error))
+    /// The kernels, in the stream's context.
+    pub(crate) const fn context(&self) -> &Arc<Context> {
+        &self.context
     }
-}
 
-fn limits(context: &CudaContext) -> Result<Limits> {
-    let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-    let multiprocessors = context.attribute(attribute).map_err(|error| failure("cuDeviceGetAttribute", error))?;
-    Ok(Limits { multiprocessors: multiprocessors.unsigned_abs().max(1), max_grid: MAX_GRID })
+    /// cudarc keeps what failed where it could not be returned (a destructor, an event), and returns it here.
+    fn check_earlier(&self) -> Result<()> {
+        self.stream.context().check_err().map_err(|error| failure("an earlier call on this context", error))
+    }
 }
 
 impl std::fmt::Debug for Cuda {
@@ -159,14 +135,14 @@ impl sealed::Execute for Cuda {
     fn memory<'a>(&'a self, memory: &'a mut CudaSlice<u8>) -> Operand<'a, Self> {
         let (len, elsewhere) = (memory.len(), self.is_elsewhere(memory.stream()));
         let (address, guard) = memory.device_ptr_mut(&self.stream);
-        Operand { address, len, dtype: None, elsewhere, _guard: guard }
+        Operand { tensor: Tensor { address, len: Some(len), dtype: None, elsewhere }, guard }
     }
 
     fn submit(&self, plan: &Plan, buffers: &Buffers) -> Result<()> {
-        if buffers.workspace_bytes < plan.workspace_bytes {
-            return Err(Error::Workspace { found: buffers.workspace_bytes, needed: plan.workspace_bytes });
-        }
-        plan.launches().try_for_each(|launch| self.launch(launch, buffers))
+        self.check_earlier()?;
+        // SAFETY: the addresses are those of slices that the arguments borrow, shared for what is read and exclusively for
+        // what is written, and were checked against the problem; their owners free them in the order of streams.
+        unsafe { self.context.submit(plan, buffers, self.stream.cu_stream()) }
     }
 }
 
@@ -191,7 +167,7 @@ impl<T: Stored, S: DevicePtr<T> + ?Sized> Source<Cuda, T> for S {
     fn read<'a>(&'a self, on: &'a Cuda, _: sealed::Token) -> Operand<'a, Cuda> {
         let elsewhere = on.is_elsewhere(self.stream());
         let (address, guard) = self.device_ptr(&on.stream);
-        Operand { address, len: self.len(), dtype: T::STORED, elsewhere, _guard: guard }
+        Operand { tensor: Tensor { address, len: Some(self.len()), dtype: T::STORED, elsewhere }, guard }
     }
 }
 
@@ -199,7 +175,7 @@ impl<T: Stored, S: DevicePtrMut<T> + ?Sized> Sink<Cuda, T> for S {
     fn write<'a>(&'a mut self, on: &'a Cuda, _: sealed::Token) -> Operand<'a, Cuda> {
         let (len, elsewhere) = (self.len(), on.is_elsewhere(self.stream()));
         let (address, guard) = self.device_ptr_mut(&on.stream);
-        Operand { address, len, dtype: T::STORED, elsewhere, _guard: guard }
+        Operand { tensor: Tensor { address, len: Some(len), dtype: T::STORED, elsewhere }, guard }
     }
 }
 

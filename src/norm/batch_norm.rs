@@ -1,11 +1,13 @@
 use super::{
-    Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, forward, image_axes, refuse_strides,
+    Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, forward, image_axes, prepare_raw,
+    refuse_strides,
 };
 use crate::args::Args;
 use crate::backend::Backend;
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::problem::{BatchStatistics, ChannelTable, Constants, Pointwise, Problem};
+use crate::raw;
 use crate::shape::{Layout, Shape};
 use crate::signature::Signature;
 
@@ -133,6 +135,15 @@ impl BatchNorm {
     /// As of [`forward`](Self::forward).
     pub fn channel_table<B: Backend>(&self, args: Args<'_, B>) -> Result<()> {
         forward(&TableOf(*self), &args)
+    }
+
+    /// Makes all decisions of [`channel_table`](Self::channel_table) for the [raw layer](crate::raw). The signature has the
+    /// shape `[C]`, f32, and the types of weight and bias; the table is the call's output.
+    ///
+    /// # Errors
+    /// As of [`channel_table`](Self::channel_table), for what the signature says.
+    pub fn prepare_channel_table_raw(&self, on: &raw::Device, signature: &Signature) -> Result<raw::Call> {
+        prepare_raw(&TableOf(*self), on, signature)
     }
 }
 

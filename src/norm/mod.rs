@@ -20,6 +20,7 @@ use crate::check::check;
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::problem::Problem;
+use crate::raw;
 use crate::shape::{Layout, Shape};
 use crate::signature::{Signature, Strides};
 
@@ -35,13 +36,17 @@ pub(crate) trait Layer {
 }
 
 pub(crate) fn forward<L: Layer, B: Backend>(layer: &L, args: &Args<'_, B>) -> Result<()> {
-    let problem = layer.problem(&args.signature(L::NAME)?)?;
-    let buffers = check(L::NAME, &problem, args)?;
+    let problem = layer.problem(&args.tensors.signature(L::NAME)?)?;
+    let buffers = check(L::NAME, &problem, &args.tensors)?;
     args.on.submit(&args.on.resolve(&problem)?, &buffers)
 }
 
 pub(crate) fn prepare<L: Layer, B: Backend>(layer: &L, on: &B, signature: &Signature) -> Result<Prepared<B>> {
     Prepared::new(L::NAME, on, *signature, layer.problem(signature)?)
+}
+
+pub(crate) fn prepare_raw<L: Layer>(layer: &L, on: &raw::Device, signature: &Signature) -> Result<raw::Call> {
+    Ok(on.prepare(L::NAME, signature, layer.problem(signature)?))
 }
 
 /// The setter of `eps`, for the layers that have a default.
@@ -90,6 +95,18 @@ macro_rules! entry_points {
                 signature: &crate::Signature,
             ) -> crate::Result<crate::Prepared<B>> {
                 crate::norm::prepare(self, on, signature)
+            }
+
+            /// As [`prepare`](Self::prepare), for the [raw layer](crate::raw).
+            ///
+            /// # Errors
+            /// As [`forward`](Self::forward), for what the signature says.
+            pub fn prepare_raw(
+                &self,
+                on: &crate::raw::Device,
+                signature: &crate::Signature,
+            ) -> crate::Result<crate::raw::Call> {
+                crate::norm::prepare_raw(self, on, signature)
             }
         }
     };

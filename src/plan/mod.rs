@@ -133,7 +133,7 @@ impl Plan {
     /// Where there is nothing to compute.
     const NONE: Self = Self { launches: [None; 2], workspace_bytes: 0 };
 
-    fn single(launch: Option<Launch>) -> Self {
+    pub(crate) fn single(launch: Option<Launch>) -> Self {
         Self { launches: [launch, None], ..Self::NONE }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use warpnorm::{
     Activation, Args, BatchNorm, Cpu, Cuda, DType, Element, GroupNorm, InstanceNorm, LayerNorm, Layout, Result,
-    RmsNorm, Shape, Signature, Workspace,
+    RmsNorm, Shape, Signature, Workspace, raw,
 };
 
 use crate::data::{bits, exact, normal, stored};
@@ -462,14 +462,45 @@ pub fn forward<P: Place>(call: &Call, args: Args<'_, P>) -> Result<()> {
 
 /// Bytes of the workspace that the call needs.
 pub fn workspace_bytes<P: Place>(place: &P, call: &Call, dtype: DType) -> Result<usize> {
-    let mut signature = Signature::new(Shape::new(&call.shape)?, dtype);
-    if call.weight != Coefficient::Absent {
-        signature = signature.weight(dtype);
-    }
-    if call.modulation.scale != Coefficient::Absent {
-        signature = signature.scale(dtype);
-    }
+    let signature = signature(call, dtype)?;
     Ok(with_layer!(call, layer => layer.prepare(place, &signature)?.workspace_bytes()))
+}
+
+/// The call for the raw layer.
+pub fn prepare_raw(call: &Call, on: &raw::Device, dtype: DType) -> Result<raw::Call> {
+    let signature = signature(call, dtype)?;
+    with_layer!(call, layer => layer.prepare_raw(on, &signature))
+}
+
+/// What a prepared call must know.
+fn signature(call: &Call, dtype: DType) -> Result<Signature> {
+    let stored = |coefficient| match coefficient {
+        Coefficient::Absent => None,
+        Coefficient::Own => Some(dtype),
+        Coefficient::F32 => Some(DType::F32),
+    };
+    let mut signature = Signature::new(Shape::new(&call.shape)?, dtype);
+    if let Layer::BatchNorm { table: true, .. } = call.layer {
+        signature = signature.channel_table();
+    } else {
+        signature = stored(call.weight).map_or(signature, |dtype| signature.weight(dtype));
+        signature = stored(call.bias).map_or(signature, |dtype| signature.bias(dtype));
+    }
+    signature = stored(call.modulation.scale).map_or(signature, |dtype| signature.scale(dtype));
+    signature = stored(call.modulation.shift).map_or(signature, |dtype| signature.shift(dtype));
+    signature = stored(call.modulation.channel_bias).map_or(signature, |dtype| signature.channel_bias(dtype));
+    if let Layer::BatchStatistics { .. } = call.layer {
+        signature = signature.update_running_statistics().num_batches_tracked();
+    }
+    if call.in_place {
+        signature = signature.in_place();
+    }
+    Ok(match call.residual {
+        Residual::Absent => signature,
+        Residual::Added => signature.residual(),
+        Residual::SumWritten => signature.residual().sum(),
+        Residual::SumInPlace => signature.sum_in_residual(),
+    })
 }
 
 /// Positions of a sample: the product of the spatial axes.

@@ -22,6 +22,7 @@ mod pointwise;
 mod prepared;
 mod profiles;
 mod pytorch;
+mod raw;
 mod reestimation;
 mod rows;
 mod sanitized;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use warpnorm::cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DeviceRepr};
-use warpnorm::{Backend, Cpu, Cuda, Element, Sink, Source};
+use warpnorm::cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DevicePtr as _, DeviceRepr};
+use warpnorm::{Backend, Cpu, Cuda, Element, Sink, Source, raw};
 
 /// What tests store: both backends can hold it.
 pub trait Real: Element + DeviceRepr + Unpin {}
@@ -24,6 +24,10 @@ pub trait Place: Backend {
     fn put_counter(&self, value: i64) -> Self::Counter;
     fn get_counter(&self, counter: &Self::Counter) -> i64;
     fn view_counter<'a>(&self, counter: &'a mut Self::Counter) -> Self::CounterMut<'a>;
+    /// The same place for the raw layer.
+    fn raw(&self) -> (raw::Device, raw::Stream);
+    fn address<T: Real>(&self, buffer: &mut Self::Buffer<T>) -> u64;
+    fn address_of_counter(&self, counter: &mut Self::Counter) -> u64;
 }
 
 impl Place for Cpu {
@@ -60,6 +64,18 @@ impl Place for Cpu {
 
     fn view_counter<'a>(&self, counter: &'a mut [i64; 1]) -> &'a mut [i64] {
         counter
+    }
+
+    fn raw(&self) -> (raw::Device, raw::Stream) {
+        (raw::Device::cpu(), raw::DEFAULT_STREAM)
+    }
+
+    fn address<T: Real>(&self, buffer: &mut Vec<T>) -> u64 {
+        buffer.as_mut_ptr().expose_provenance() as u64
+    }
+
+    fn address_of_counter(&self, counter: &mut [i64; 1]) -> u64 {
+        counter.as_mut_ptr().expose_provenance() as u64
     }
 }
 
@@ -99,5 +115,17 @@ impl Place for Cuda {
 
     fn view_counter<'a>(&self, counter: &'a mut CudaSlice<i64>) -> CudaViewMut<'a, i64> {
         counter.slice_mut(0..1)
+    }
+
+    fn raw(&self) -> (raw::Device, raw::Stream) {
+        (raw::Device::from(self), self.stream().cu_stream().cast())
+    }
+
+    fn address<T: Real>(&self, buffer: &mut CudaSlice<T>) -> u64 {
+        buffer.device_ptr(self.stream()).0
+    }
+
+    fn address_of_counter(&self, counter: &mut CudaSlice<i64>) -> u64 {
+        counter.device_ptr(self.stream()).0
     }
 }

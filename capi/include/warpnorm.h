@@ -1,0 +1,639 @@
+#ifndef WARPNORM_H
+#define WARPNORM_H
+
+// Made from capi/src by `cargo test -p warpnorm-capi --test header`; do not edit.
+
+#include <stddef.h>
+#include <stdint.h>
+
+// What a function found. 0 is success; names never change their number.
+enum wn_status
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // All is well.
+    WN_STATUS_OK = 0,
+    // A null pointer where something is needed.
+    WN_STATUS_NULL = 1,
+    // A code that is none of its list, a negative extent, a reserved field that is not zero.
+    WN_STATUS_INVALID_VALUE = 2,
+    // A tensor of more than 8 axes.
+    WN_STATUS_RANK = 3,
+    // More elements than this machine can address.
+    WN_STATUS_SHAPE_OVERFLOW = 4,
+    // A shape that the layer cannot take.
+    WN_STATUS_SHAPE = 5,
+    // A parameter that must not be zero or empty.
+    WN_STATUS_EMPTY = 6,
+    // Groups that do not divide the channels.
+    WN_STATUS_GROUPS = 7,
+    // An `eps` that is negative or not finite.
+    WN_STATUS_EPS = 8,
+    // A momentum that is not between 0 and 1.
+    WN_STATUS_MOMENTUM = 9,
+    // A tensor that the call needs is missing.
+    WN_STATUS_MISSING = 10,
+    // A tensor that the call has no use for.
+    WN_STATUS_UNEXPECTED = 11,
+    // A type that does not go with the others.
+    WN_STATUS_ELEMENT_TYPE = 12,
+    // A row stride shorter than the row.
+    WN_STATUS_ROW_STRIDE = 13,
+    // An address that is no multiple of what its elements need.
+    WN_STATUS_MISALIGNED = 14,
+    // Two buffers that share memory and must not.
+    WN_STATUS_OVERLAP = 15,
+    // A workspace that is missing or too small.
+    WN_STATUS_WORKSPACE = 16,
+    // Batch statistics of one value a channel.
+    WN_STATUS_ONE_VALUE = 17,
+    // A size beyond what a launch can express.
+    WN_STATUS_TOO_LARGE = 18,
+    // A buffer of the wrong length.
+    WN_STATUS_LENGTH = 19,
+    // There is no NVIDIA driver.
+    WN_STATUS_NO_DRIVER = 30,
+    // There is no such CUDA device.
+    WN_STATUS_NO_DEVICE = 31,
+    // The NVIDIA driver is too old.
+    WN_STATUS_OLD_DRIVER = 32,
+    // The library was built without CUDA kernels.
+    WN_STATUS_NO_KERNELS = 33,
+    // The library was built for other chips.
+    WN_STATUS_ARCHITECTURE = 34,
+    // The thread has no current CUDA context.
+    WN_STATUS_NO_CONTEXT = 35,
+    // The stream belongs to another CUDA context.
+    WN_STATUS_CONTEXT = 36,
+    // A call of the CUDA driver failed.
+    WN_STATUS_DRIVER = 37,
+    // Folding: an array of the wrong length.
+    WN_STATUS_FOLD_LENGTH_MISMATCH = 60,
+    // Folding: a map of another number of channels than the layer's.
+    WN_STATUS_FOLD_CHANNEL_MISMATCH = 61,
+    // Folding: maps of different numbers of channels behind each other.
+    WN_STATUS_FOLD_COMPOSITION_MISMATCH = 62,
+    // Folding: a weight of too few or too many axes.
+    WN_STATUS_FOLD_WEIGHT_RANK = 63,
+    // Folding: a weight's length is not its shape's.
+    WN_STATUS_FOLD_WEIGHT_LENGTH = 64,
+    // Folding: a weight's shape cannot be counted.
+    WN_STATUS_FOLD_SHAPE_OVERFLOW = 65,
+    // Folding: output channels without a weight.
+    WN_STATUS_FOLD_EMPTY_WEIGHT = 66,
+    // Folding: no groups.
+    WN_STATUS_FOLD_ZERO_GROUPS = 67,
+    // Folding: groups that do not divide the channels.
+    WN_STATUS_FOLD_INDIVISIBLE_GROUPS = 68,
+    // Folding: an `eps` that is negative or not finite.
+    WN_STATUS_FOLD_INVALID_EPS = 69,
+    // Folding: a variance that is negative or not finite.
+    WN_STATUS_FOLD_INVALID_VARIANCE = 70,
+    // Folding: variance and `eps` are both 0.
+    WN_STATUS_FOLD_ZERO_VARIANCE = 71,
+    // Folding: a parameter that is not finite.
+    WN_STATUS_FOLD_NON_FINITE = 72,
+    // Folding: a result too large for its type.
+    WN_STATUS_FOLD_OVERFLOW = 73,
+    // Folding: a shift before a zero-padded convolution.
+    WN_STATUS_FOLD_PADDED_SHIFT = 74,
+    // Folding: a shift before a transposed convolution.
+    WN_STATUS_FOLD_TRANSPOSED_SHIFT = 75,
+    // Something that should not happen; a fault of the library. Please report it.
+    WN_STATUS_INTERNAL = 99,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wn_status wn_status;
+#else
+typedef int32_t wn_status;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Types of elements.
+enum wn_dtype
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // There is no such tensor.
+    WN_DTYPE_NONE = 0,
+    WN_DTYPE_F32 = 1,
+    WN_DTYPE_F16 = 2,
+    WN_DTYPE_BF16 = 3,
+    // Only for what is folded.
+    WN_DTYPE_F64 = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wn_dtype wn_dtype;
+#else
+typedef int32_t wn_dtype;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Where the channels lie in memory.
+enum wn_layout
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // `[N, C, spatial…]`
+    WN_LAYOUT_NCHW = 0,
+    // `[N, spatial…, C]`
+    WN_LAYOUT_NHWC = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wn_layout wn_layout;
+#else
+typedef int32_t wn_layout;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Applied to the result, in the same pass over memory.
+enum wn_activation
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    WN_ACTIVATION_NONE = 0,
+    WN_ACTIVATION_RELU = 1,
+    WN_ACTIVATION_SILU = 2,
+    // By the error function.
+    WN_ACTIVATION_GELU = 3,
+    // By the hyperbolic tangent.
+    WN_ACTIVATION_GELU_TANH = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wn_activation wn_activation;
+#else
+typedef int32_t wn_activation;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// The layers.
+enum wn_kind
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    WN_KIND_LAYER_NORM = 1,
+    WN_KIND_RMS_NORM = 2,
+    WN_KIND_GROUP_NORM = 3,
+    WN_KIND_INSTANCE_NORM = 4,
+    WN_KIND_BATCH_NORM = 5,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wn_kind wn_kind;
+#else
+typedef int32_t wn_kind;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Options of a layer, to be combined by `|`.
+enum wn_layer_flag
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // RMSNorm: the stored weight is an offset from 1.
+    WN_LAYER_FLAG_WEIGHT_PLUS_ONE = 1,
+    // GroupNorm, InstanceNorm: the stored scale of a sample is an offset from 1.
+    WN_LAYER_FLAG_SCALE_PLUS_ONE = 2,
+    // InstanceNorm: mean and variance are running statistics, given with each call.
+    WN_LAYER_FLAG_TRACK_RUNNING_STATS = 4,
+    // BatchNorm: mean and variance are those of the batch, and running statistics are moved, if they are given.
+    WN_LAYER_FLAG_BATCH_STATISTICS = 8,
+    // BatchNorm: running statistics are the average of all batches; `momentum` is not looked at.
+    WN_LAYER_FLAG_CUMULATIVE_AVERAGE = 16,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wn_layer_flag wn_layer_flag;
+#else
+typedef uint32_t wn_layer_flag;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// What a call has beside its input and output, to be combined by `|`.
+enum wn_signature_flag
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // A residual is added to the input.
+    WN_SIGNATURE_FLAG_RESIDUAL = 1,
+    // The sum of input and residual is written out.
+    WN_SIGNATURE_FLAG_SUM = 2,
+    // The sum overwrites the residual. Together with `WN_SIGNATURE_FLAG_RESIDUAL`, without `WN_SIGNATURE_FLAG_SUM`.
+    WN_SIGNATURE_FLAG_SUM_IN_RESIDUAL = 4,
+    // There is no input of its own: the layer works on the output. (A call whose input is null, or the output, does so too.)
+    WN_SIGNATURE_FLAG_IN_PLACE = 8,
+    // Constants come from a table that a call of `wn_prepare_channel_table` has made.
+    WN_SIGNATURE_FLAG_CHANNEL_TABLE = 16,
+    // Running statistics are moved by those of the batch.
+    WN_SIGNATURE_FLAG_UPDATE_RUNNING_STATISTICS = 32,
+    // Batches are counted.
+    WN_SIGNATURE_FLAG_NUM_BATCHES_TRACKED = 64,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wn_signature_flag wn_signature_flag;
+#else
+typedef uint32_t wn_signature_flag;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Layers that absorb maps.
+enum wn_linear_kind
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // Weight `[O, I/groups, k…]`, of 1 to 3 dimensions.
+    WN_LINEAR_KIND_CONV = 1,
+    // Weight `[I, O/groups, k…]`.
+    WN_LINEAR_KIND_CONV_TRANSPOSE = 2,
+    // Weight `[O, I]`.
+    WN_LINEAR_KIND_LINEAR = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wn_linear_kind wn_linear_kind;
+#else
+typedef int32_t wn_linear_kind;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// How a convolution fills the border of its input; it matters only to maps before it.
+enum wn_padding
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    WN_PADDING_NONE = 0,
+    WN_PADDING_ZEROS = 1,
+    WN_PADDING_REFLECT = 2,
+    WN_PADDING_REPLICATE = 3,
+    WN_PADDING_CIRCULAR = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wn_padding wn_padding;
+#else
+typedef int32_t wn_padding;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// What a map of channels is made of.
+enum wn_affine_kind
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // weight · (x − running_mean) / sqrt(running_var + eps) + bias; weight and bias may be absent.
+    WN_AFFINE_KIND_BATCH_NORM = 0,
+    // weight · x + bias, of which one may be absent.
+    WN_AFFINE_KIND_SCALE_SHIFT = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wn_affine_kind wn_affine_kind;
+#else
+typedef int32_t wn_affine_kind;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// A call of which everything but the buffers is decided. Any thread may launch it, and several at once.
+typedef struct wn_call wn_call;
+
+// Where calls run: the CPU, or a CUDA context with the kernels in it. Any thread may use it, and several at once.
+typedef struct wn_device wn_device;
+
+// A layer. Filled by `wn_layer_norm`, `wn_rms_norm`, `wn_group_norm`, `wn_instance_norm` or `wn_batch_norm`, after which
+// layout, activation, flags, eps and momentum may be changed.
+typedef struct wn_layer {
+    // One of `wn_kind`.
+    int32_t kind;
+    // One of `wn_layout`.
+    int32_t layout;
+    // One of `wn_activation`.
+    int32_t activation;
+    // Of `wn_layer_flag`.
+    uint32_t flags;
+    // LayerNorm, RMSNorm: axes of `normalized_shape`.
+    int64_t normalized_rank;
+    // LayerNorm, RMSNorm: the trailing extents over which the moments run; the shape of weight and bias.
+    int64_t normalized_shape[8];
+    // The others: C, the length of weight and bias.
+    int64_t num_channels;
+    // GroupNorm.
+    int64_t num_groups;
+    // Added to the variance, inside the root.
+    double eps;
+    // BatchNorm by batch statistics: the share of a batch in the new running statistics.
+    double momentum;
+    // Zero.
+    int64_t reserved[4];
+} wn_layer;
+
+// What a call looks like before there are buffers. Filled by `wn_signature_init`, after which everything may be changed.
+typedef struct wn_signature {
+    // Type of input, output, residual and sum: one of `wn_dtype`.
+    int32_t dtype;
+    // Of `wn_signature_flag`.
+    uint32_t flags;
+    // Axes of the tensors.
+    int64_t rank;
+    // Extents, in the order in which they lie in memory.
+    int64_t shape[8];
+    // Type of the weight: the tensors' or f32; 0 if there is none. So with those that follow.
+    int32_t weight;
+    int32_t bias;
+    // `[N, C]`: multiplies the result of weight and bias.
+    int32_t scale;
+    // `[N, C]`: added behind the scale.
+    int32_t shift;
+    // `[N, C]`: added to the input.
+    int32_t channel_bias;
+    // Zero.
+    int32_t reserved;
+    // LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
+    int64_t input_row_stride;
+    int64_t residual_row_stride;
+    int64_t sum_row_stride;
+    int64_t output_row_stride;
+} wn_signature;
+
+// The buffers of a call, in the device's memory. Null for what the signature has not: `wn_tensors tensors = {0};` is a
+// good beginning.
+typedef struct wn_tensors {
+    // Null, or the output: in place.
+    const void *input;
+    void *output;
+    // Overwritten where the sum goes into it.
+    void *residual;
+    void *sum;
+    const void *weight;
+    const void *bias;
+    const void *scale;
+    const void *shift;
+    const void *channel_bias;
+    // f32 `[C]`; written only where the signature says that they are moved.
+    float *running_mean;
+    // f32 `[C]`; written only where the signature says that they are moved.
+    float *running_var;
+    // One number.
+    int64_t *num_batches_tracked;
+    // f32 `[3, C]`.
+    const float *channel_table;
+    // Memory that `wn_workspace_init` has prepared. Calls that may run at the same time need one each.
+    void *workspace;
+    // At least what `wn_call_workspace_bytes` says.
+    uint64_t workspace_bytes;
+    // Null.
+    void *reserved[4];
+} wn_tensors;
+
+// An array in the memory of the process, for folding.
+typedef struct wn_array {
+    // Null for none.
+    const void *data;
+    // In elements.
+    int64_t len;
+    // One of `wn_dtype`.
+    int32_t dtype;
+    // Zero.
+    int32_t reserved;
+} wn_array;
+
+// A layer that absorbs maps, as PyTorch and ONNX store it.
+typedef struct wn_linear {
+    // One of `wn_linear_kind`.
+    int32_t kind;
+    // One of `wn_padding`.
+    int32_t padding;
+    // 1 for `WN_LINEAR_KIND_LINEAR`.
+    int64_t groups;
+    struct wn_array weight;
+    // Axes of the weight.
+    int64_t weight_rank;
+    int64_t weight_shape[8];
+    // Null data for none.
+    struct wn_array bias;
+} wn_linear;
+
+// A map of channels that a layer can absorb.
+typedef struct wn_affine {
+    // One of `wn_affine_kind`.
+    int32_t kind;
+    // Zero.
+    int32_t reserved;
+    struct wn_array running_mean;
+    struct wn_array running_var;
+    struct wn_array weight;
+    struct wn_array bias;
+    double eps;
+} wn_affine;
+
+// What rounding has done to an array of the result.
+typedef struct wn_rounding {
+    // The largest magnitude, as stored.
+    double max_abs;
+    // Elements that are stored as subnormals, and so with fewer bits.
+    uint64_t subnormal;
+    // Elements that are stored as 0 and were not 0.
+    uint64_t underflowed;
+} wn_rounding;
+
+// What a fold has done to the numbers.
+typedef struct wn_fold_report {
+    // The largest magnitude of a channel's factor, in the maps before and behind.
+    double max_abs_scale;
+    // The smallest running_var + eps; infinity without a BatchNorm.
+    double min_var_plus_eps;
+    // Channels whose factor is 0.
+    uint64_t dead_channels;
+    // How many things deserve a look: variances below 1e-8, factors above 1e4.
+    uint64_t warnings;
+    struct wn_rounding weight;
+    struct wn_rounding bias;
+} wn_fold_report;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// Makes all decisions of a call once. Allocates; a launch does not.
+//
+// # Safety
+// The pointers are null or point to what they say, and `call` can be written.
+wn_status wn_prepare(const struct wn_device *device,
+                     const struct wn_layer *layer,
+                     const struct wn_signature *signature,
+                     struct wn_call **call);
+
+// Prepares the making of a BatchNorm's channel table `[3, C]` in f32, the call's output, from running_mean, running_var,
+// and weight and bias of these types, of `wn_dtype`.
+//
+// # Safety
+// The pointers are null or point to what they say, and `call` can be written.
+wn_status wn_prepare_channel_table(const struct wn_device *device,
+                                   const struct wn_layer *layer,
+                                   int32_t weight,
+                                   int32_t bias,
+                                   struct wn_call **call);
+
+// Lets a call go; null is nothing to do. What it has launched runs on.
+//
+// # Safety
+// `call` is null or was made by this library, and is not used again.
+wn_status wn_call_destroy(struct wn_call *call);
+
+// Bytes of the workspace that a launch needs; 0 if it needs none, as on the CPU.
+//
+// # Safety
+// `call` is null or a call; `bytes` is null or can be written.
+wn_status wn_call_workspace_bytes(const struct wn_call *call, uint64_t *bytes);
+
+// Launches a prepared call on a stream (a `CUstream` or `cudaStream_t`; null is the default stream), without waiting for
+// it. Allocates nothing and synchronizes nothing, so it can be captured into a CUDA graph. On the CPU it has finished on
+// return.
+//
+// # Safety
+// Every buffer is one of the device's memory, as large as the signature says, and nobody else writes what is read or
+// touches what is written until the launch has finished on the stream.
+wn_status wn_launch(const struct wn_call *call,
+                    const struct wn_tensors *tensors,
+                    void *stream);
+
+// Prepares and launches at once, where a call is made once. A call that needs a workspace is better prepared.
+//
+// # Safety
+// As of `wn_prepare` and `wn_launch`.
+wn_status wn_forward(const struct wn_device *device,
+                     const struct wn_layer *layer,
+                     const struct wn_signature *signature,
+                     const struct wn_tensors *tensors,
+                     void *stream);
+
+// The CPU. Calls have finished when they return, and streams are not looked at.
+//
+// # Safety
+// `device` is null or can be written.
+wn_status wn_device_cpu(struct wn_device **device);
+
+// The primary context of a CUDA device, which the CUDA runtime, PyTorch and JAX use; it is retained. Takes milliseconds,
+// as the kernels are loaded.
+//
+// # Safety
+// `device` is null or can be written.
+wn_status wn_device_cuda(int32_t ordinal,
+                         struct wn_device **device);
+
+// The CUDA context that is current to the calling thread. One that is not a primary context must live longer than the
+// device and its calls.
+//
+// # Safety
+// `device` is null or can be written.
+wn_status wn_device_current(struct wn_device **device);
+
+// Lets a device go; null is nothing to do. Calls that were prepared on it stay valid.
+//
+// # Safety
+// `device` is null or was made by this library, and is not used again.
+wn_status wn_device_destroy(struct wn_device *device);
+
+// Whether it is a GPU: 1 or 0.
+//
+// # Safety
+// `device` is null or a device; `is_cuda` is null or can be written.
+wn_status wn_device_is_cuda(const struct wn_device *device, int32_t *is_cuda);
+
+// `CPU`, or a GPU's name and compute capability, as in `NVIDIA H200 (sm_90)`, cut to `size` bytes with its final zero.
+//
+// # Safety
+// `device` is null or a device; `name` is null or has room for `size` bytes.
+wn_status wn_device_name(const struct wn_device *device, char *name, uint64_t size);
+
+// Makes a workspace of memory of the caller's: fills it with zeros, on the stream. Once; calls leave it as the next one
+// needs it. On the CPU no call needs any.
+//
+// # Safety
+// `memory` is the device's for so many bytes, and nobody else uses it until the stream has come by.
+wn_status wn_workspace_init(const struct wn_device *device, void *memory, uint64_t bytes, void *stream);
+
+// Folds maps of channels into a layer: `before` feed it and `after` follow it, each in the order in which they apply. All
+// arithmetic is in f64, and every result is rounded to its type, of `wn_dtype` but f64, once. Arrays lie in the memory of
+// the process. The folded weight is as long as the layer's, the bias has one element for each output channel. `report`
+// may be null. Nothing is written where the fold is refused.
+//
+// # Safety
+// The pointers are null or point to what they say, and arrays are as long as they say; what is written overlaps nothing.
+wn_status wn_fold(const struct wn_linear *linear,
+                  const struct wn_affine *before,
+                  uint64_t before_count,
+                  const struct wn_affine *after,
+                  uint64_t after_count,
+                  int32_t dtype,
+                  void *weight,
+                  int64_t weight_len,
+                  void *bias,
+                  int64_t bias_len,
+                  struct wn_fold_report *report);
+
+// LayerNorm over the trailing extents `normalized_shape`, with an eps of 1e-5.
+//
+// # Safety
+// `layer` is null or can be written; `normalized_shape` is null or holds `rank` extents.
+wn_status wn_layer_norm(struct wn_layer *layer, int64_t rank, const int64_t *normalized_shape);
+
+// RMSNorm over the trailing extents `normalized_shape`. Its eps has no default: models differ.
+//
+// # Safety
+// `layer` is null or can be written; `normalized_shape` is null or holds `rank` extents.
+wn_status wn_rms_norm(struct wn_layer *layer, int64_t rank, const int64_t *normalized_shape, double eps);
+
+// GroupNorm of `num_groups` groups, which divide `num_channels`, with an eps of 1e-5, in NCHW.
+//
+// # Safety
+// `layer` is null or can be written.
+wn_status wn_group_norm(struct wn_layer *layer, int64_t num_groups, int64_t num_channels);
+
+// InstanceNorm of `num_channels` channels, with an eps of 1e-5, in NCHW.
+//
+// # Safety
+// `layer` is null or can be written.
+wn_status wn_instance_norm(struct wn_layer *layer, int64_t num_channels);
+
+// BatchNorm of `num_channels` channels by running statistics, with an eps of 1e-5, in NCHW.
+//
+// # Safety
+// `layer` is null or can be written.
+wn_status wn_batch_norm(struct wn_layer *layer, int64_t num_channels);
+
+// A call on tensors of this shape and type, without anything beside input and output.
+//
+// # Safety
+// `signature` is null or can be written; `shape` is null or holds `rank` extents.
+wn_status wn_signature_init(struct wn_signature *signature, int64_t rank, const int64_t *shape, int32_t dtype);
+
+// The sentence that belongs to the last status other than `WN_STATUS_OK` that a function returned to this thread. Valid
+// until the thread's next call into this library; empty if there was none.
+const char *wn_last_error(void);
+
+// A status as its name, `WN_STATUS_OK` and so on; for a number that is none, `WN_STATUS_UNKNOWN`.
+const char *wn_status_name(int32_t status);
+
+// The library's version, as `0.1.0`.
+const char *wn_version(void);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* WARPNORM_H */

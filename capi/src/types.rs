@@ -1,0 +1,373 @@
+//! What the header declares. Integers that stand for a choice are `int32_t` there, and checked here: a C program may put
+//! anything into them.
+
+use std::ffi::c_void;
+
+/// What a function found. 0 is success; names never change their number.
+#[repr(i32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum wn_status {
+    /// All is well.
+    Ok = 0,
+    /// A null pointer where something is needed.
+    Null = 1,
+    /// A code that is none of its list, a negative extent, a reserved field that is not zero.
+    InvalidValue = 2,
+    /// A tensor of more than 8 axes.
+    Rank = 3,
+    /// More elements than this machine can address.
+    ShapeOverflow = 4,
+    /// A shape that the layer cannot take.
+    Shape = 5,
+    /// A parameter that must not be zero or empty.
+    Empty = 6,
+    /// Groups that do not divide the channels.
+    Groups = 7,
+    /// An `eps` that is negative or not finite.
+    Eps = 8,
+    /// A momentum that is not between 0 and 1.
+    Momentum = 9,
+    /// A tensor that the call needs is missing.
+    Missing = 10,
+    /// A tensor that the call has no use for.
+    Unexpected = 11,
+    /// A type that does not go with the others.
+    ElementType = 12,
+    /// A row stride shorter than the row.
+    RowStride = 13,
+    /// An address that is no multiple of what its elements need.
+    Misaligned = 14,
+    /// Two buffers that share memory and must not.
+    Overlap = 15,
+    /// A workspace that is missing or too small.
+    Workspace = 16,
+    /// Batch statistics of one value a channel.
+    OneValue = 17,
+    /// A size beyond what a launch can express.
+    TooLarge = 18,
+    /// A buffer of the wrong length.
+    Length = 19,
+    /// There is no NVIDIA driver.
+    NoDriver = 30,
+    /// There is no such CUDA device.
+    NoDevice = 31,
+    /// The NVIDIA driver is too old.
+    OldDriver = 32,
+    /// The library was built without CUDA kernels.
+    NoKernels = 33,
+    /// The library was built for other chips.
+    Architecture = 34,
+    /// The thread has no current CUDA context.
+    NoContext = 35,
+    /// The stream belongs to another CUDA context.
+    Context = 36,
+    /// A call of the CUDA driver failed.
+    Driver = 37,
+    /// Folding: an array of the wrong length.
+    FoldLengthMismatch = 60,
+    /// Folding: a map of another number of channels than the layer's.
+    FoldChannelMismatch = 61,
+    /// Folding: maps of different numbers of channels behind each other.
+    FoldCompositionMismatch = 62,
+    /// Folding: a weight of too few or too many axes.
+    FoldWeightRank = 63,
+    /// Folding: a weight's length is not its shape's.
+    FoldWeightLength = 64,
+    /// Folding: a weight's shape cannot be counted.
+    FoldShapeOverflow = 65,
+    /// Folding: output channels without a weight.
+    FoldEmptyWeight = 66,
+    /// Folding: no groups.
+    FoldZeroGroups = 67,
+    /// Folding: groups that do not divide the channels.
+    FoldIndivisibleGroups = 68,
+    /// Folding: an `eps` that is negative or not finite.
+    FoldInvalidEps = 69,
+    /// Folding: a variance that is negative or not finite.
+    FoldInvalidVariance = 70,
+    /// Folding: variance and `eps` are both 0.
+    FoldZeroVariance = 71,
+    /// Folding: a parameter that is not finite.
+    FoldNonFinite = 72,
+    /// Folding: a result too large for its type.
+    FoldOverflow = 73,
+    /// Folding: a shift before a zero-padded convolution.
+    FoldPaddedShift = 74,
+    /// Folding: a shift before a transposed convolution.
+    FoldTransposedShift = 75,
+    /// Something that should not happen; a fault of the library. Please report it.
+    Internal = 99,
+}
+
+/// Types of elements.
+#[repr(i32)]
+pub enum wn_dtype {
+    /// There is no such tensor.
+    None = 0,
+    F32 = 1,
+    F16 = 2,
+    Bf16 = 3,
+    /// Only for what is folded.
+    F64 = 4,
+}
+
+/// Where the channels lie in memory.
+#[repr(i32)]
+pub enum wn_layout {
+    /// `[N, C, spatial…]`
+    Nchw = 0,
+    /// `[N, spatial…, C]`
+    Nhwc = 1,
+}
+
+/// Applied to the result, in the same pass over memory.
+#[repr(i32)]
+pub enum wn_activation {
+    None = 0,
+    Relu = 1,
+    Silu = 2,
+    /// By the error function.
+    Gelu = 3,
+    /// By the hyperbolic tangent.
+    GeluTanh = 4,
+}
+
+/// The layers.
+#[repr(i32)]
+pub enum wn_kind {
+    LayerNorm = 1,
+    RmsNorm = 2,
+    GroupNorm = 3,
+    InstanceNorm = 4,
+    BatchNorm = 5,
+}
+
+/// Options of a layer, to be combined by `|`.
+#[repr(u32)]
+pub enum wn_layer_flag {
+    /// RMSNorm: the stored weight is an offset from 1.
+    WeightPlusOne = 1,
+    /// GroupNorm, InstanceNorm: the stored scale of a sample is an offset from 1.
+    ScalePlusOne = 2,
+    /// InstanceNorm: mean and variance are running statistics, given with each call.
+    TrackRunningStats = 4,
+    /// BatchNorm: mean and variance are those of the batch, and running statistics are moved, if they are given.
+    BatchStatistics = 8,
+    /// BatchNorm: running statistics are the average of all batches; `momentum` is not looked at.
+    CumulativeAverage = 16,
+}
+
+/// A layer. Filled by `wn_layer_norm`, `wn_rms_norm`, `wn_group_norm`, `wn_instance_norm` or `wn_batch_norm`, after which
+/// layout, activation, flags, eps and momentum may be changed.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct wn_layer {
+    /// One of `wn_kind`.
+    pub kind: i32,
+    /// One of `wn_layout`.
+    pub layout: i32,
+    /// One of `wn_activation`.
+    pub activation: i32,
+    /// Of `wn_layer_flag`.
+    pub flags: u32,
+    /// LayerNorm, RMSNorm: axes of `normalized_shape`.
+    pub normalized_rank: i64,
+    /// LayerNorm, RMSNorm: the trailing extents over which the moments run; the shape of weight and bias.
+    pub normalized_shape: [i64; 8],
+    /// The others: C, the length of weight and bias.
+    pub num_channels: i64,
+    /// GroupNorm.
+    pub num_groups: i64,
+    /// Added to the variance, inside the root.
+    pub eps: f64,
+    /// BatchNorm by batch statistics: the share of a batch in the new running statistics.
+    pub momentum: f64,
+    /// Zero.
+    pub reserved: [i64; 4],
+}
+
+/// What a call has beside its input and output, to be combined by `|`.
+#[repr(u32)]
+pub enum wn_signature_flag {
+    /// A residual is added to the input.
+    Residual = 1,
+    /// The sum of input and residual is written out.
+    Sum = 2,
+    /// The sum overwrites the residual. Together with `WN_SIGNATURE_FLAG_RESIDUAL`, without `WN_SIGNATURE_FLAG_SUM`.
+    SumInResidual = 4,
+    /// There is no input of its own: the layer works on the output. (A call whose input is null, or the output, does so too.)
+    InPlace = 8,
+    /// Constants come from a table that a call of `wn_prepare_channel_table` has made.
+    ChannelTable = 16,
+    /// Running statistics are moved by those of the batch.
+    UpdateRunningStatistics = 32,
+    /// Batches are counted.
+    NumBatchesTracked = 64,
+}
+
+/// What a call looks like before there are buffers. Filled by `wn_signature_init`, after which everything may be changed.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct wn_signature {
+    /// Type of input, output, residual and sum: one of `wn_dtype`.
+    pub dtype: i32,
+    /// Of `wn_signature_flag`.
+    pub flags: u32,
+    /// Axes of the tensors.
+    pub rank: i64,
+    /// Extents, in the order in which they lie in memory.
+    pub shape: [i64; 8],
+    /// Type of the weight: the tensors' or f32; 0 if there is none. So with those that follow.
+    pub weight: i32,
+    pub bias: i32,
+    /// `[N, C]`: multiplies the result of weight and bias.
+    pub scale: i32,
+    /// `[N, C]`: added behind the scale.
+    pub shift: i32,
+    /// `[N, C]`: added to the input.
+    pub channel_bias: i32,
+    /// Zero.
+    pub reserved: i32,
+    /// LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
+    pub input_row_stride: i64,
+    pub residual_row_stride: i64,
+    pub sum_row_stride: i64,
+    pub output_row_stride: i64,
+}
+
+/// The buffers of a call, in the device's memory. Null for what the signature has not: `wn_tensors tensors = {0};` is a
+/// good beginning.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct wn_tensors {
+    /// Null, or the output: in place.
+    pub input: *const c_void,
+    pub output: *mut c_void,
+    /// Overwritten where the sum goes into it.
+    pub residual: *mut c_void,
+    pub sum: *mut c_void,
+    pub weight: *const c_void,
+    pub bias: *const c_void,
+    pub scale: *const c_void,
+    pub shift: *const c_void,
+    pub channel_bias: *const c_void,
+    /// f32 `[C]`; written only where the signature says that they are moved.
+    pub running_mean: *mut f32,
+    /// f32 `[C]`; written only where the signature says that they are moved.
+    pub running_var: *mut f32,
+    /// One number.
+    pub num_batches_tracked: *mut i64,
+    /// f32 `[3, C]`.
+    pub channel_table: *const f32,
+    /// Memory that `wn_workspace_init` has prepared. Calls that may run at the same time need one each.
+    pub workspace: *mut c_void,
+    /// At least what `wn_call_workspace_bytes` says.
+    pub workspace_bytes: u64,
+    /// Null.
+    pub reserved: [*mut c_void; 4],
+}
+
+/// An array in the memory of the process, for folding.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct wn_array {
+    /// Null for none.
+    pub data: *const c_void,
+    /// In elements.
+    pub len: i64,
+    /// One of `wn_dtype`.
+    pub dtype: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+/// What a map of channels is made of.
+#[repr(i32)]
+pub enum wn_affine_kind {
+    /// weight · (x − running_mean) / sqrt(running_var + eps) + bias; weight and bias may be absent.
+    BatchNorm = 0,
+    /// weight · x + bias, of which one may be absent.
+    ScaleShift = 1,
+}
+
+/// A map of channels that a layer can absorb.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct wn_affine {
+    /// One of `wn_affine_kind`.
+    pub kind: i32,
+    /// Zero.
+    pub reserved: i32,
+    pub running_mean: wn_array,
+    pub running_var: wn_array,
+    pub weight: wn_array,
+    pub bias: wn_array,
+    pub eps: f64,
+}
+
+/// Layers that absorb maps.
+#[repr(i32)]
+pub enum wn_linear_kind {
+    /// Weight `[O, I/groups, k…]`, of 1 to 3 dimensions.
+    Conv = 1,
+    /// Weight `[I, O/groups, k…]`.
+    ConvTranspose = 2,
+    /// Weight `[O, I]`.
+    Linear = 3,
+}
+
+/// How a convolution fills the border of its input; it matters only to maps before it.
+#[repr(i32)]
+pub enum wn_padding {
+    None = 0,
+    Zeros = 1,
+    Reflect = 2,
+    Replicate = 3,
+    Circular = 4,
+}
+
+/// A layer that absorbs maps, as PyTorch and ONNX store it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct wn_linear {
+    /// One of `wn_linear_kind`.
+    pub kind: i32,
+    /// One of `wn_padding`.
+    pub padding: i32,
+    /// 1 for `WN_LINEAR_KIND_LINEAR`.
+    pub groups: i64,
+    pub weight: wn_array,
+    /// Axes of the weight.
+    pub weight_rank: i64,
+    pub weight_shape: [i64; 8],
+    /// Null data for none.
+    pub bias: wn_array,
+}
+
+/// What rounding has done to an array of the result.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct wn_rounding {
+    /// The largest magnitude, as stored.
+    pub max_abs: f64,
+    /// Elements that are stored as subnormals, and so with fewer bits.
+    pub subnormal: u64,
+    /// Elements that are stored as 0 and were not 0.
+    pub underflowed: u64,
+}
+
+/// What a fold has done to the numbers.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct wn_fold_report {
+    /// The largest magnitude of a channel's factor, in the maps before and behind.
+    pub max_abs_scale: f64,
+    /// The smallest running_var + eps; infinity without a BatchNorm.
+    pub min_var_plus_eps: f64,
+    /// Channels whose factor is 0.
+    pub dead_channels: u64,
+    /// How many things deserve a look: variances below 1e-8, factors above 1e4.
+    pub warnings: u64,
+    pub weight: wn_rounding,
+    pub bias: wn_rounding,
+}

@@ -1,0 +1,239 @@
+//! A CUDA context with this crate's kernels in it, by the driver's raw handles.
+
+use cudarc::driver::{CudaContext, sys};
+use std::ffi::c_int;
+use std::sync::Arc;
+
+use super::driver::{self, failure};
+use super::image::Kernels;
+use crate::error::{Error, Result};
+use crate::plan::{Launch, Limits, MAX_GRID, Plan};
+use crate::problem::Buffers;
+
+/// Whatever keeps a context alive beside its owner's word.
+#[allow(dead_code, reason = "held, never read")]
+enum Alive {
+    /// The primary context of a device, retained.
+    Primary(Arc<CudaContext>),
+    /// The caller's own: it promised to destroy it later than this.
+    Callers,
+}
+
+pub(crate) struct Context {
+    /// Unloaded before the context is let go.
+    kernels: Kernels,
+    handle: sys::CUcontext,
+    limits: Limits,
+    /// Always there, until it is dropped.
+    alive: Option<Alive>,
+}
+
+// SAFETY: contexts, modules and functions of the driver are named by handles that any thread may use.
+unsafe impl Send for Context {}
+// SAFETY: as above, and nothing here changes.
+unsafe impl Sync for Context {}
+
+impl Context {
+    /// Loads the kernels into a context of cudarc's.
+    pub(super) fn of(context: &Arc<CudaContext>) -> Result<Self> {
+        Self::load(context.cu_ctx(), Alive::Primary(context.clone()))
+    }
+
+    /// The primary context of a device. The calling thread's current context stays what it is.
+    pub(crate) fn primary(ordinal: usize) -> Result<Self> {
+        if driver::init()? == 0 {
+            return Err(Error::NoDevice { ordinal, count: 0 });
+        }
+        let _current = Current::keep()?;
+        Self::of(&driver::open(ordinal)?)
+    }
+
+    /// The calling thread's current context, retained where it is a device's primary one.
+    pub(crate) fn current() -> Result<Self> {
+        if driver::init()? == 0 {
+            return Err(Error::NoContext);
+        }
+        let handle = current()?;
+        if handle.is_null() {
+            return Err(Error::NoContext);
+        }
+        let mut device = 0;
+        // SAFETY: an integer to write to.
+        driver::call("cuCtxGetDevice", unsafe { sys::cuCtxGetDevice(&raw mut device) })?;
+        let _current = Current::keep()?;
+        let primary =
+            CudaContext::new(ordinal_of(device)?).map_err(|error| failure("cuDevicePrimaryCtxRetain", error))?;
+        if primary.cu_ctx() == handle { Self::of(&primary) } else { Self::load(handle, Alive::Callers) }
+    }
+
+    fn load(handle: sys::CUcontext, alive: Alive) -> Result<Self> {
+        let _current = Current::enter(handle)?;
+        let mut device = 0;
+        // SAFETY: an integer to write to; a context is current.
+        driver::call("cuCtxGetDevice", unsafe { sys::cuCtxGetDevice(&raw mut device) })?;
+        let limits = limits(device)?;
+        let kernels = Kernels::load(device)?;
+        Ok(Self { kernels, handle, limits, alive: Some(alive) })
+    }
+
+    pub(crate) const fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The device's name and compute capability, as in `NVIDIA H200 (sm_90)`.
+    pub(crate) fn device_name(&self) -> Result<String> {
+        let _current = Current::enter(self.handle)?;
+        let mut device = 0;
+        // SAFETY: an integer to write to; a context is current.
+        driver::call("cuCtxGetDevice", unsafe { sys::cuCtxGetDevice(&raw mut device) })?;
+        let (major, minor) = driver::compute_capability(device)?;
+        Ok(format!("{} (sm_{major}{minor})", driver::device_name(device)?))
+    }
+
+    /// Fills memory with zeros, on a stream.
+    ///
+    /// # Safety
+    /// The memory belongs to this context, and nothing else uses it until the stream has come by.
+    pub(crate) unsafe fn clear(&self, address: u64, bytes: usize, stream: sys::CUstream) -> Result<()> {
+        let _current = Current::enter(self.handle)?;
+        // SAFETY: as the caller promised.
+        driver::call("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(address, 0, bytes, stream) })
+            .map_err(|error| self.explain(error, stream))
+    }
+
+    /// The launches of a plan, one driver call each: everything was decided before.
+    ///
+    /// # Safety
+    /// The buffers are what the plan's problem says, and stay so until the stream has come by.
+    pub(crate) unsafe fn submit(&self, plan: &Plan, buffers: &Buffers, stream: sys::CUstream) -> Result<()> {
+        if buffers.workspace_bytes < plan.workspace_bytes {
+            return Err(Error::Workspace { found: buffers.workspace_bytes, needed: plan.workspace_bytes });
+        }
+        let _current = Current::enter(self.handle)?;
+        // SAFETY: as the caller promised.
+        plan.launches().try_for_each(|launch| unsafe { self.launch(launch, buffers, stream) })
+    }
+
+    /// # Safety
+    /// As of [`submit`](Self::submit). The context must be current.
+    unsafe fn launch(&self, launch: &Launch, buffers: &Buffers, stream: sys::CUstream) -> Result<()> {
+        let function = self.kernels.function(launch.kernel)?;
+        let mut params = launch.params.with(buffers);
+        let mut arguments = [params.pointer()];
+        let config = sys::CUlaunchConfig {
+            gridDimX: launch.grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: launch.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream,
+            attrs: std::ptr::null_mut(),
+            numAttrs: 0,
+        };
+        // SAFETY: every kernel takes one parameter, the structure that its plan made; the driver copies it before it
+        // returns. The addresses in it are the caller's word.
+        let status =
+            unsafe { sys::cuLaunchKernelEx(&raw const config, function, arguments.as_mut_ptr(), std::ptr::null_mut()) };
+        driver::call("cuLaunchKernelEx", status).map_err(|error| self.explain(error, stream))
+    }
+
+    /// A driver's refusal, by its reason where that is a stream of another context.
+    #[cold]
+    fn explain(&self, error: Error, stream: sys::CUstream) -> Error {
+        let suspects = [sys::CUresult::CUDA_ERROR_INVALID_HANDLE, sys::CUresult::CUDA_ERROR_INVALID_CONTEXT];
+        let is_suspect = matches!(error, Error::Driver { code, .. } if suspects.iter().any(|&at| at as u32 == code));
+        let mut owner = std::ptr::null_mut();
+        // SAFETY: the driver checks the handle, as it just did, and writes one pointer.
+        if is_suspect
+            && unsafe { sys::cuStreamGetCtx(stream, &raw mut owner) } == sys::CUresult::CUDA_SUCCESS
+            && owner != self.handle
+        {
+            return Error::Context;
+        }
+        error
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // cudarc leaves another context current than it found.
+        let _current = Current::keep();
+        // What cannot be unloaded goes with its context.
+        if set_current(self.handle).is_ok() {
+            self.kernels.unload();
+        }
+        self.alive = None;
+    }
+}
+
+fn current() -> Result<sys::CUcontext> {
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: a pointer to write to.
+    driver::call("cuCtxGetCurrent", unsafe { sys::cuCtxGetCurrent(&raw mut handle) })?;
+    Ok(handle)
+}
+
+fn set_current(handle: sys::CUcontext) -> Result<()> {
+    // SAFETY: a context's handle, or null for none.
+    driver::call("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(handle) })
+}
+
+/// The calling thread's current context, which is put back at the end.
+struct Current {
+    previous: Option<sys::CUcontext>,
+}
+
+impl Current {
+    /// Makes a context current, if it is not.
+    fn enter(handle: sys::CUcontext) -> Result<Self> {
+        let previous = current()?;
+        if previous == handle {
+            return Ok(Self { previous: None });
+        }
+        set_current(handle)?;
+        Ok(Self { previous: Some(previous) })
+    }
+
+    /// Whatever is done to it meanwhile.
+    fn keep() -> Result<Self> {
+        Ok(Self { previous: Some(current()?) })
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        if let Some(previous) = self.previous {
+            // Nobody is left to be told, and the caller's next call will say it.
+            let _ = set_current(previous);
+        }
+    }
+}
+
+fn ordinal_of(device: sys::CUdevice) -> Result<usize> {
+    let mut count = 0;
+    // SAFETY: an integer to write to.
+    driver::call("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&raw mut count) })?;
+    for ordinal in 0..count {
+        let mut found = 0;
+        // SAFETY: an integer to write to.
+        driver::call("cuDeviceGet", unsafe { sys::cuDeviceGet(&raw mut found, ordinal) })?;
+        if found == device {
+            return Ok(ordinal.unsigned_abs() as usize);
+        }
+    }
+    Err(Error::NoDevice { ordinal: device.unsigned_abs() as usize, count: count.unsigned_abs() as usize })
+}
+
+fn limits(device: sys::CUdevice) -> Result<Limits> {
+    let multiprocessors: c_int =
+        driver::attribute(device, sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    Ok(Limits { multiprocessors: multiprocessors.unsigned_abs().max(1), max_grid: MAX_GRID })
+}

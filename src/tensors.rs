@@ -1,0 +1,104 @@
+//! The buffers of one call without their Rust types: what the typed and the raw layer have in common.
+
+use crate::element::DType;
+use crate::error::{Error, Result};
+use crate::shape::Shape;
+use crate::signature::{Signature, Strides};
+
+/// A buffer: where it lies, how long it is, and what its elements are.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Tensor {
+    pub address: u64,
+    /// In elements; `None` where the caller vouches for it.
+    pub len: Option<usize>,
+    /// `None` for what is no tensor: counters and workspaces, whose length is in bytes.
+    pub dtype: Option<DType>,
+    /// Whether it lies in the memory of another device than the call's.
+    pub elsewhere: bool,
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let element = self.dtype.map_or("untyped", DType::name);
+        match self.len {
+            Some(len) => write!(f, "{len} × {element} at {:#x}", self.address),
+            None => write!(f, "{element} at {:#x}", self.address),
+        }
+    }
+}
+
+/// What [`Args`](crate::Args) collects.
+#[derive(Clone, Copy)]
+pub(crate) struct Tensors {
+    pub shape: Shape,
+    pub strides: Strides,
+    pub input: Option<Tensor>,
+    pub residual: Option<Tensor>,
+    pub sum: Option<Tensor>,
+    /// The sum overwrites the residual.
+    pub sum_in_residual: bool,
+    pub output: Option<Tensor>,
+    pub weight: Option<Tensor>,
+    pub bias: Option<Tensor>,
+    pub scale: Option<Tensor>,
+    pub shift: Option<Tensor>,
+    pub channel_bias: Option<Tensor>,
+    pub running_mean: Option<Tensor>,
+    pub running_var: Option<Tensor>,
+    pub num_batches_tracked: Option<Tensor>,
+    pub channel_table: Option<Tensor>,
+    pub workspace: Option<Tensor>,
+    /// Whether the running statistics may be written.
+    pub updates: bool,
+}
+
+impl Tensors {
+    pub(crate) fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            strides: Strides::default(),
+            input: None,
+            residual: None,
+            sum: None,
+            sum_in_residual: false,
+            output: None,
+            weight: None,
+            bias: None,
+            scale: None,
+            shift: None,
+            channel_bias: None,
+            running_mean: None,
+            running_var: None,
+            num_batches_tracked: None,
+            channel_table: None,
+            workspace: None,
+            updates: false,
+        }
+    }
+
+    /// What the call looks like without its buffers.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] without an output, whose type is the call's.
+    pub(crate) fn signature(&self, layer: &'static str) -> Result<Signature> {
+        let dtype_of = |tensor: Option<Tensor>| tensor.and_then(|tensor| tensor.dtype);
+        // An output without a type is none: what can be written here is made of elements.
+        let dtype = dtype_of(self.output).ok_or(Error::Missing { layer, argument: "output" })?;
+        let mut signature = Signature::new(self.shape, dtype);
+        signature.weight = dtype_of(self.weight);
+        signature.bias = dtype_of(self.bias);
+        signature.scale = dtype_of(self.scale);
+        signature.shift = dtype_of(self.shift);
+        signature.channel_bias = dtype_of(self.channel_bias);
+        signature.residual = self.residual.is_some();
+        signature.sum = self.sum.is_some();
+        signature.channel_table = self.channel_table.is_some();
+        signature.updates = self.updates;
+        signature.counts = self.num_batches_tracked.is_some();
+        signature = signature.with_strides(self.strides);
+        if self.input.is_none() {
+            signature = signature.in_place();
+        }
+        Ok(if self.sum_in_residual { signature.sum_in_residual() } else { signature })
+    }
+}
