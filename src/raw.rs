@@ -135,11 +135,11 @@ impl Device {
     }
 
     pub(crate) fn prepare(&self, layer: &'static str, signature: &Signature, problem: Problem) -> Call {
-        let target = match &self.0 {
-            Place::Cpu => Target::Cpu,
-            Place::Cuda(context) => Target::Cuda(plan(&problem, &context.limits()), context.clone()),
+        let plan = match &self.0 {
+            Place::Cpu => Plan::NONE,
+            Place::Cuda(context) => plan(&problem, &context.limits()),
         };
-        Call { layer, signature: *signature, problem, target }
+        Call { layer, signature: *signature, problem, plan, place: self.0.clone() }
     }
 }
 
@@ -185,23 +185,16 @@ pub struct Call {
     layer: &'static str,
     signature: Signature,
     problem: Problem,
-    target: Target,
-}
-
-#[derive(Debug, Clone)]
-enum Target {
-    Cpu,
-    Cuda(Plan, Arc<Context>),
+    /// Of a device whose calls have one.
+    plan: Plan,
+    place: Place,
 }
 
 impl Call {
     /// Bytes of the workspace that a launch needs; 0 if it needs none, as on the CPU.
     #[must_use]
     pub const fn workspace_bytes(&self) -> usize {
-        match &self.target {
-            Target::Cpu => 0,
-            Target::Cuda(plan, _) => plan.workspace_bytes,
-        }
+        self.plan.workspace_bytes
     }
 
     /// Launches it on a stream of the device's context, without waiting for it. On the CPU it has finished on return.
@@ -222,14 +215,14 @@ impl Call {
         }
         let tensors = self.tensors(addresses)?;
         let buffers = check(self.layer, &self.problem, &tensors)?;
-        match &self.target {
-            Target::Cpu => {
+        match &self.place {
+            Place::Cpu => {
                 // SAFETY: as the caller promised, and the check has found them apart.
                 unsafe { cpu::run(&self.problem, &buffers) };
                 Ok(())
             }
             // SAFETY: as the caller promised, and the check has found them apart.
-            Target::Cuda(plan, context) => unsafe { context.submit(plan, &buffers, stream.cast()) },
+            Place::Cuda(context) => unsafe { context.submit(&self.plan, &buffers, stream.cast()) },
         }
     }
 

@@ -1,3 +1,34 @@
+// warpnorm: normalization layers for inference, on the CPU and on CUDA, and the folding of BatchNorm into convolutions.
+//
+//     wn_device *device;                            // where: once a process
+//     wn_device_cuda(0, &device);                   // or wn_device_cpu, wn_device_current
+//
+//     wn_layer layer;                               // what
+//     int64_t normalized_shape[] = {4096};
+//     wn_layer_norm(&layer, 1, normalized_shape);
+//     layer.activation = WN_ACTIVATION_SILU;
+//
+//     wn_signature signature;                       // on what: shape, types, options
+//     int64_t shape[] = {128, 4096};
+//     wn_signature_init(&signature, 2, shape, WN_DTYPE_F16);
+//     signature.weight = WN_DTYPE_F32;
+//
+//     wn_call *call;                                // decided once, launched often
+//     wn_prepare(device, &layer, &signature, &call);
+//     wn_tensors tensors = {0};
+//     tensors.input = x;
+//     tensors.weight = weight;
+//     tensors.output = y;
+//     wn_launch(call, &tensors, stream);
+//
+// Every function returns a status; if it is not WN_STATUS_OK, nothing was launched or written, wn_status_name has its name,
+// and wn_last_error a sentence that names the argument. Null pointers, unknown codes and absurd extents are refused so. Any
+// thread may call anything; a handle may be used by several at once, and is destroyed by its own function, once. A launch
+// goes onto the caller's stream and allocates nothing, waits for nothing. Buffers belong to the device, must be as large as
+// the signature says, and are the caller's; with wn_device_cpu they are plain memory. Extents and strides are in elements.
+// What is called reserved is zero, and may get a meaning in a later version.
+
+
 #ifndef WARPNORM_H
 #define WARPNORM_H
 
@@ -7,11 +38,7 @@
 #include <stdint.h>
 
 // What a function found. 0 is success; names never change their number.
-enum wn_status
-#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
-  : int32_t
-#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
- {
+typedef enum wn_status {
     // All is well.
     WN_STATUS_OK = 0,
     // A null pointer where something is needed.
@@ -102,21 +129,10 @@ enum wn_status
     WN_STATUS_FOLD_TRANSPOSED_SHIFT = 75,
     // Something that should not happen; a fault of the library. Please report it.
     WN_STATUS_INTERNAL = 99,
-};
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum wn_status wn_status;
-#else
-typedef int32_t wn_status;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
+} wn_status;
 
 // Types of elements.
-enum wn_dtype
-#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
-  : int32_t
-#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
- {
+typedef enum wn_dtype {
     // There is no such tensor.
     WN_DTYPE_NONE = 0,
     WN_DTYPE_F32 = 1,
@@ -124,40 +140,18 @@ enum wn_dtype
     WN_DTYPE_BF16 = 3,
     // Only for what is folded.
     WN_DTYPE_F64 = 4,
-};
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum wn_dtype wn_dtype;
-#else
-typedef int32_t wn_dtype;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
+} wn_dtype;
 
 // Where the channels lie in memory.
-enum wn_layout
-#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
-  : int32_t
-#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
- {
+typedef enum wn_layout {
     // `[N, C, spatial…]`
     WN_LAYOUT_NCHW = 0,
     // `[N, spatial…, C]`
     WN_LAYOUT_NHWC = 1,
-};
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum wn_layout wn_layout;
-#else
-typedef int32_t wn_layout;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
+} wn_layout;
 
 // Applied to the result, in the same pass over memory.
-enum wn_activation
-#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
-  : int32_t
-#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
- {
+typedef enum wn_activation {
     WN_ACTIVATION_NONE = 0,
     WN_ACTIVATION_RELU = 1,
     WN_ACTIVATION_SILU = 2,
@@ -165,41 +159,19 @@ enum wn_activation
     WN_ACTIVATION_GELU = 3,
     // By the hyperbolic tangent.
     WN_ACTIVATION_GELU_TANH = 4,
-};
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum wn_activation wn_activation;
-#else
-typedef int32_t wn_activation;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
+} wn_activation;
 
 // The layers.
-enum wn_kind
-#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
-  : int32_t
-#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
- {
+typedef enum wn_kind {
     WN_KIND_LAYER_NORM = 1,
     WN_KIND_RMS_NORM = 2,
     WN_KIND_GROUP_NORM = 3,
     WN_KIND_INSTANCE_NORM = 4,
     WN_KIND_BATCH_NORM = 5,
-};
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum wn_kind wn_kind;
-#else
-typedef int32_t wn_kind;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
+} wn_kind;
 
 // Options of a layer, to be combined by `|`.
-enum wn_layer_flag
-#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
-  : uint32_t
-#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
- {
+typedef enum wn_layer_flag {
     // RMSNorm: the stored weight is an offset from 1.
     WN_LAYER_FLAG_WEIGHT_PLUS_ONE = 1,
     // GroupNorm, InstanceNorm: the stored scale of a sample is an offset from 1.
@@ -210,21 +182,10 @@ enum wn_layer_flag
     WN_LAYER_FLAG_BATCH_STATISTICS = 8,
     // BatchNorm: running statistics are the average of all batches; `momentum` is not looked at.
     WN_LAYER_FLAG_CUMULATIVE_AVERAGE = 16,
-};
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum wn_layer_flag wn_layer_flag;
-#else
-typedef uint32_t wn_layer_flag;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
+} wn_layer_flag;
 
 // What a call has beside its input and output, to be combined by `|`.
-enum wn_signature_flag
-#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
-  : uint32_t
-#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
- {
+typedef enum wn_signature_flag {
     // A residual is added to the input.
     WN_SIGNATURE_FLAG_RESIDUAL = 1,
     // The sum of input and residual is written out.
@@ -239,74 +200,34 @@ enum wn_signature_flag
     WN_SIGNATURE_FLAG_UPDATE_RUNNING_STATISTICS = 32,
     // Batches are counted.
     WN_SIGNATURE_FLAG_NUM_BATCHES_TRACKED = 64,
-};
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum wn_signature_flag wn_signature_flag;
-#else
-typedef uint32_t wn_signature_flag;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
+} wn_signature_flag;
 
 // Layers that absorb maps.
-enum wn_linear_kind
-#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
-  : int32_t
-#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
- {
+typedef enum wn_linear_kind {
     // Weight `[O, I/groups, k…]`, of 1 to 3 dimensions.
     WN_LINEAR_KIND_CONV = 1,
     // Weight `[I, O/groups, k…]`.
     WN_LINEAR_KIND_CONV_TRANSPOSE = 2,
     // Weight `[O, I]`.
     WN_LINEAR_KIND_LINEAR = 3,
-};
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum wn_linear_kind wn_linear_kind;
-#else
-typedef int32_t wn_linear_kind;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
+} wn_linear_kind;
 
 // How a convolution fills the border of its input; it matters only to maps before it.
-enum wn_padding
-#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
-  : int32_t
-#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
- {
+typedef enum wn_padding {
     WN_PADDING_NONE = 0,
     WN_PADDING_ZEROS = 1,
     WN_PADDING_REFLECT = 2,
     WN_PADDING_REPLICATE = 3,
     WN_PADDING_CIRCULAR = 4,
-};
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum wn_padding wn_padding;
-#else
-typedef int32_t wn_padding;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
+} wn_padding;
 
 // What a map of channels is made of.
-enum wn_affine_kind
-#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
-  : int32_t
-#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
- {
+typedef enum wn_affine_kind {
     // weight · (x − running_mean) / sqrt(running_var + eps) + bias; weight and bias may be absent.
     WN_AFFINE_KIND_BATCH_NORM = 0,
     // weight · x + bias, of which one may be absent.
     WN_AFFINE_KIND_SCALE_SHIFT = 1,
-};
-#ifndef __cplusplus
-#if __STDC_VERSION__ >= 202311L
-typedef enum wn_affine_kind wn_affine_kind;
-#else
-typedef int32_t wn_affine_kind;
-#endif // __STDC_VERSION__ >= 202311L
-#endif // __cplusplus
+} wn_affine_kind;
 
 // A call of which everything but the buffers is decided. Any thread may launch it, and several at once.
 typedef struct wn_call wn_call;
@@ -469,158 +390,101 @@ extern "C" {
 #endif // __cplusplus
 
 // Makes all decisions of a call once. Allocates; a launch does not.
-//
-// # Safety
-// The pointers are null or point to what they say, and `call` can be written.
-wn_status wn_prepare(const struct wn_device *device,
-                     const struct wn_layer *layer,
-                     const struct wn_signature *signature,
-                     struct wn_call **call);
+enum wn_status wn_prepare(const struct wn_device *device,
+                          const struct wn_layer *layer,
+                          const struct wn_signature *signature,
+                          struct wn_call **call);
 
 // Prepares the making of a BatchNorm's channel table `[3, C]` in f32, the call's output, from running_mean, running_var,
 // and weight and bias of these types, of `wn_dtype`.
-//
-// # Safety
-// The pointers are null or point to what they say, and `call` can be written.
-wn_status wn_prepare_channel_table(const struct wn_device *device,
-                                   const struct wn_layer *layer,
-                                   int32_t weight,
-                                   int32_t bias,
-                                   struct wn_call **call);
+enum wn_status wn_prepare_channel_table(const struct wn_device *device,
+                                        const struct wn_layer *layer,
+                                        int32_t weight,
+                                        int32_t bias,
+                                        struct wn_call **call);
 
 // Lets a call go; null is nothing to do. What it has launched runs on.
-//
-// # Safety
-// `call` is null or was made by this library, and is not used again.
-wn_status wn_call_destroy(struct wn_call *call);
+enum wn_status wn_call_destroy(struct wn_call *call);
 
 // Bytes of the workspace that a launch needs; 0 if it needs none, as on the CPU.
-//
-// # Safety
-// `call` is null or a call; `bytes` is null or can be written.
-wn_status wn_call_workspace_bytes(const struct wn_call *call, uint64_t *bytes);
+enum wn_status wn_call_workspace_bytes(const struct wn_call *call, uint64_t *bytes);
 
 // Launches a prepared call on a stream (a `CUstream` or `cudaStream_t`; null is the default stream), without waiting for
 // it. Allocates nothing and synchronizes nothing, so it can be captured into a CUDA graph. On the CPU it has finished on
-// return.
-//
-// # Safety
-// Every buffer is one of the device's memory, as large as the signature says, and nobody else writes what is read or
-// touches what is written until the launch has finished on the stream.
-wn_status wn_launch(const struct wn_call *call,
-                    const struct wn_tensors *tensors,
-                    void *stream);
+// return. Until the launch has finished, nobody else writes what it reads, or touches what it writes.
+enum wn_status wn_launch(const struct wn_call *call,
+                         const struct wn_tensors *tensors,
+                         void *stream);
 
 // Prepares and launches at once, where a call is made once. A call that needs a workspace is better prepared.
-//
-// # Safety
-// As of `wn_prepare` and `wn_launch`.
-wn_status wn_forward(const struct wn_device *device,
-                     const struct wn_layer *layer,
-                     const struct wn_signature *signature,
-                     const struct wn_tensors *tensors,
-                     void *stream);
+enum wn_status wn_forward(const struct wn_device *device,
+                          const struct wn_layer *layer,
+                          const struct wn_signature *signature,
+                          const struct wn_tensors *tensors,
+                          void *stream);
 
 // The CPU. Calls have finished when they return, and streams are not looked at.
-//
-// # Safety
-// `device` is null or can be written.
-wn_status wn_device_cpu(struct wn_device **device);
+enum wn_status wn_device_cpu(struct wn_device **device);
 
 // The primary context of a CUDA device, which the CUDA runtime, PyTorch and JAX use; it is retained. Takes milliseconds,
 // as the kernels are loaded.
-//
-// # Safety
-// `device` is null or can be written.
-wn_status wn_device_cuda(int32_t ordinal,
-                         struct wn_device **device);
+enum wn_status wn_device_cuda(int32_t ordinal,
+                              struct wn_device **device);
 
 // The CUDA context that is current to the calling thread. One that is not a primary context must live longer than the
 // device and its calls.
-//
-// # Safety
-// `device` is null or can be written.
-wn_status wn_device_current(struct wn_device **device);
+enum wn_status wn_device_current(struct wn_device **device);
 
 // Lets a device go; null is nothing to do. Calls that were prepared on it stay valid.
-//
-// # Safety
-// `device` is null or was made by this library, and is not used again.
-wn_status wn_device_destroy(struct wn_device *device);
+enum wn_status wn_device_destroy(struct wn_device *device);
 
 // Whether it is a GPU: 1 or 0.
-//
-// # Safety
-// `device` is null or a device; `is_cuda` is null or can be written.
-wn_status wn_device_is_cuda(const struct wn_device *device, int32_t *is_cuda);
+enum wn_status wn_device_is_cuda(const struct wn_device *device, int32_t *is_cuda);
 
 // `CPU`, or a GPU's name and compute capability, as in `NVIDIA H200 (sm_90)`, cut to `size` bytes with its final zero.
-//
-// # Safety
-// `device` is null or a device; `name` is null or has room for `size` bytes.
-wn_status wn_device_name(const struct wn_device *device, char *name, uint64_t size);
+enum wn_status wn_device_name(const struct wn_device *device, char *name, uint64_t size);
 
-// Makes a workspace of memory of the caller's: fills it with zeros, on the stream. Once; calls leave it as the next one
-// needs it. On the CPU no call needs any.
-//
-// # Safety
-// `memory` is the device's for so many bytes, and nobody else uses it until the stream has come by.
-wn_status wn_workspace_init(const struct wn_device *device, void *memory, uint64_t bytes, void *stream);
+// Makes a workspace of memory of the caller's, at a multiple of 16: fills it with zeros, on the stream. Once; calls leave it
+// as the next one needs it. Calls that follow each other on one stream may share it, calls that may run at the same time may
+// not. On the CPU no call needs any.
+enum wn_status wn_workspace_init(const struct wn_device *device,
+                                 void *memory,
+                                 uint64_t bytes,
+                                 void *stream);
 
 // Folds maps of channels into a layer: `before` feed it and `after` follow it, each in the order in which they apply. All
 // arithmetic is in f64, and every result is rounded to its type, of `wn_dtype` but f64, once. Arrays lie in the memory of
 // the process. The folded weight is as long as the layer's, the bias has one element for each output channel. `report`
 // may be null. Nothing is written where the fold is refused.
-//
-// # Safety
-// The pointers are null or point to what they say, and arrays are as long as they say; what is written overlaps nothing.
-wn_status wn_fold(const struct wn_linear *linear,
-                  const struct wn_affine *before,
-                  uint64_t before_count,
-                  const struct wn_affine *after,
-                  uint64_t after_count,
-                  int32_t dtype,
-                  void *weight,
-                  int64_t weight_len,
-                  void *bias,
-                  int64_t bias_len,
-                  struct wn_fold_report *report);
+enum wn_status wn_fold(const struct wn_linear *linear,
+                       const struct wn_affine *before,
+                       uint64_t before_count,
+                       const struct wn_affine *after,
+                       uint64_t after_count,
+                       int32_t dtype,
+                       void *weight,
+                       int64_t weight_len,
+                       void *bias,
+                       int64_t bias_len,
+                       struct wn_fold_report *report);
 
 // LayerNorm over the trailing extents `normalized_shape`, with an eps of 1e-5.
-//
-// # Safety
-// `layer` is null or can be written; `normalized_shape` is null or holds `rank` extents.
-wn_status wn_layer_norm(struct wn_layer *layer, int64_t rank, const int64_t *normalized_shape);
+enum wn_status wn_layer_norm(struct wn_layer *layer, int64_t rank, const int64_t *normalized_shape);
 
 // RMSNorm over the trailing extents `normalized_shape`. Its eps has no default: models differ.
-//
-// # Safety
-// `layer` is null or can be written; `normalized_shape` is null or holds `rank` extents.
-wn_status wn_rms_norm(struct wn_layer *layer, int64_t rank, const int64_t *normalized_shape, double eps);
+enum wn_status wn_rms_norm(struct wn_layer *layer, int64_t rank, const int64_t *normalized_shape, double eps);
 
 // GroupNorm of `num_groups` groups, which divide `num_channels`, with an eps of 1e-5, in NCHW.
-//
-// # Safety
-// `layer` is null or can be written.
-wn_status wn_group_norm(struct wn_layer *layer, int64_t num_groups, int64_t num_channels);
+enum wn_status wn_group_norm(struct wn_layer *layer, int64_t num_groups, int64_t num_channels);
 
 // InstanceNorm of `num_channels` channels, with an eps of 1e-5, in NCHW.
-//
-// # Safety
-// `layer` is null or can be written.
-wn_status wn_instance_norm(struct wn_layer *layer, int64_t num_channels);
+enum wn_status wn_instance_norm(struct wn_layer *layer, int64_t num_channels);
 
 // BatchNorm of `num_channels` channels by running statistics, with an eps of 1e-5, in NCHW.
-//
-// # Safety
-// `layer` is null or can be written.
-wn_status wn_batch_norm(struct wn_layer *layer, int64_t num_channels);
+enum wn_status wn_batch_norm(struct wn_layer *layer, int64_t num_channels);
 
 // A call on tensors of this shape and type, without anything beside input and output.
-//
-// # Safety
-// `signature` is null or can be written; `shape` is null or holds `rank` extents.
-wn_status wn_signature_init(struct wn_signature *signature, int64_t rank, const int64_t *shape, int32_t dtype);
+enum wn_status wn_signature_init(struct wn_signature *signature, int64_t rank, const int64_t *shape, int32_t dtype);
 
 // The sentence that belongs to the last status other than `WN_STATUS_OK` that a function returned to this thread. Valid
 // until the thread's next call into this library; empty if there was none.

@@ -21,9 +21,6 @@ unsafe fn prepared(device: *const wn_device, layer: *const wn_layer, signed: *co
 }
 
 /// Makes all decisions of a call once. Allocates; a launch does not.
-///
-/// # Safety
-/// The pointers are null or point to what they say, and `call` can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_prepare(
     device: *const wn_device,
@@ -37,9 +34,6 @@ pub unsafe extern "C" fn wn_prepare(
 
 /// Prepares the making of a BatchNorm's channel table `[3, C]` in f32, the call's output, from running_mean, running_var,
 /// and weight and bias of these types, of `wn_dtype`.
-///
-/// # Safety
-/// The pointers are null or point to what they say, and `call` can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_prepare_channel_table(
     device: *const wn_device,
@@ -59,9 +53,6 @@ pub unsafe extern "C" fn wn_prepare_channel_table(
 }
 
 /// Lets a call go; null is nothing to do. What it has launched runs on.
-///
-/// # Safety
-/// `call` is null or was made by this library, and is not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_call_destroy(call: *mut wn_call) -> wn_status {
     guarded(|| {
@@ -74,9 +65,6 @@ pub unsafe extern "C" fn wn_call_destroy(call: *mut wn_call) -> wn_status {
 }
 
 /// Bytes of the workspace that a launch needs; 0 if it needs none, as on the CPU.
-///
-/// # Safety
-/// `call` is null or a call; `bytes` is null or can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_call_workspace_bytes(call: *const wn_call, bytes: *mut u64) -> wn_status {
     // SAFETY: as the caller promised.
@@ -85,11 +73,7 @@ pub unsafe extern "C" fn wn_call_workspace_bytes(call: *const wn_call, bytes: *m
 
 /// Launches a prepared call on a stream (a `CUstream` or `cudaStream_t`; null is the default stream), without waiting for
 /// it. Allocates nothing and synchronizes nothing, so it can be captured into a CUDA graph. On the CPU it has finished on
-/// return.
-///
-/// # Safety
-/// Every buffer is one of the device's memory, as large as the signature says, and nobody else writes what is read or
-/// touches what is written until the launch has finished on the stream.
+/// return. Until the launch has finished, nobody else writes what it reads, or touches what it writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_launch(call: *const wn_call, tensors: *const wn_tensors, stream: *mut c_void) -> wn_status {
     guarded(|| {
@@ -103,9 +87,6 @@ pub unsafe extern "C" fn wn_launch(call: *const wn_call, tensors: *const wn_tens
 }
 
 /// Prepares and launches at once, where a call is made once. A call that needs a workspace is better prepared.
-///
-/// # Safety
-/// As of `wn_prepare` and `wn_launch`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_forward(
     device: *const wn_device,

@@ -50,9 +50,6 @@ pub(crate) unsafe fn hand_out<T>(place: *mut *mut T, make: impl FnOnce() -> Resu
 }
 
 /// The CPU. Calls have finished when they return, and streams are not looked at.
-///
-/// # Safety
-/// `device` is null or can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_device_cpu(device: *mut *mut wn_device) -> wn_status {
     // SAFETY: as the caller promised.
@@ -61,9 +58,6 @@ pub unsafe extern "C" fn wn_device_cpu(device: *mut *mut wn_device) -> wn_status
 
 /// The primary context of a CUDA device, which the CUDA runtime, PyTorch and JAX use; it is retained. Takes milliseconds,
 /// as the kernels are loaded.
-///
-/// # Safety
-/// `device` is null or can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_device_cuda(ordinal: i32, device: *mut *mut wn_device) -> wn_status {
     let make = || {
@@ -79,9 +73,6 @@ pub unsafe extern "C" fn wn_device_cuda(ordinal: i32, device: *mut *mut wn_devic
 
 /// The CUDA context that is current to the calling thread. One that is not a primary context must live longer than the
 /// device and its calls.
-///
-/// # Safety
-/// `device` is null or can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_device_current(device: *mut *mut wn_device) -> wn_status {
     // SAFETY: as the caller promised.
@@ -89,9 +80,6 @@ pub unsafe extern "C" fn wn_device_current(device: *mut *mut wn_device) -> wn_st
 }
 
 /// Lets a device go; null is nothing to do. Calls that were prepared on it stay valid.
-///
-/// # Safety
-/// `device` is null or was made by this library, and is not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_device_destroy(device: *mut wn_device) -> wn_status {
     guarded(|| {
@@ -104,9 +92,6 @@ pub unsafe extern "C" fn wn_device_destroy(device: *mut wn_device) -> wn_status 
 }
 
 /// Whether it is a GPU: 1 or 0.
-///
-/// # Safety
-/// `device` is null or a device; `is_cuda` is null or can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_device_is_cuda(device: *const wn_device, is_cuda: *mut i32) -> wn_status {
     // SAFETY: as the caller promised.
@@ -114,9 +99,6 @@ pub unsafe extern "C" fn wn_device_is_cuda(device: *const wn_device, is_cuda: *m
 }
 
 /// `CPU`, or a GPU's name and compute capability, as in `NVIDIA H200 (sm_90)`, cut to `size` bytes with its final zero.
-///
-/// # Safety
-/// `device` is null or a device; `name` is null or has room for `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_device_name(device: *const wn_device, name: *mut c_char, size: u64) -> wn_status {
     guarded(|| {
@@ -138,11 +120,9 @@ pub unsafe extern "C" fn wn_device_name(device: *const wn_device, name: *mut c_c
     })
 }
 
-/// Makes a workspace of memory of the caller's: fills it with zeros, on the stream. Once; calls leave it as the next one
-/// needs it. On the CPU no call needs any.
-///
-/// # Safety
-/// `memory` is the device's for so many bytes, and nobody else uses it until the stream has come by.
+/// Makes a workspace of memory of the caller's, at a multiple of 16: fills it with zeros, on the stream. Once; calls leave it
+/// as the next one needs it. Calls that follow each other on one stream may share it, calls that may run at the same time may
+/// not. On the CPU no call needs any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_workspace_init(
     device: *const wn_device,

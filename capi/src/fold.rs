@@ -21,9 +21,6 @@ const F64: i32 = wn_dtype::F64 as i32;
 /// arithmetic is in f64, and every result is rounded to its type, of `wn_dtype` but f64, once. Arrays lie in the memory of
 /// the process. The folded weight is as long as the layer's, the bias has one element for each output channel. `report`
 /// may be null. Nothing is written where the fold is refused.
-///
-/// # Safety
-/// The pointers are null or point to what they say, and arrays are as long as they say; what is written overlaps nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_fold(
     linear: *const wn_linear,
@@ -93,7 +90,8 @@ unsafe fn fold<T: Element>(
     bias_len: usize,
 ) -> Result<FoldReport> {
     // SAFETY: as the caller promised.
-    let (weight, bias) = unsafe { (written::<T>(weight, weight_len, "weight")?, written(bias, bias_len, "bias")?) };
+    let (weight, bias) =
+        unsafe { (written::<T>(weight, weight_len, "weight")?, written::<T>(bias, bias_len, "bias")?) };
     Ok(op.fold_into(before, after, weight, bias)?)
 }
 

@@ -24,9 +24,6 @@ const BLANK: wn_layer = wn_layer {
 };
 
 /// LayerNorm over the trailing extents `normalized_shape`, with an eps of 1e-5.
-///
-/// # Safety
-/// `layer` is null or can be written; `normalized_shape` is null or holds `rank` extents.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_layer_norm(layer: *mut wn_layer, rank: i64, normalized_shape: *const i64) -> wn_status {
     guarded(|| {
@@ -39,9 +36,6 @@ pub unsafe extern "C" fn wn_layer_norm(layer: *mut wn_layer, rank: i64, normaliz
 }
 
 /// RMSNorm over the trailing extents `normalized_shape`. Its eps has no default: models differ.
-///
-/// # Safety
-/// `layer` is null or can be written; `normalized_shape` is null or holds `rank` extents.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_rms_norm(
     layer: *mut wn_layer,
@@ -59,9 +53,6 @@ pub unsafe extern "C" fn wn_rms_norm(
 }
 
 /// GroupNorm of `num_groups` groups, which divide `num_channels`, with an eps of 1e-5, in NCHW.
-///
-/// # Safety
-/// `layer` is null or can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_group_norm(layer: *mut wn_layer, num_groups: i64, num_channels: i64) -> wn_status {
     let filled = wn_layer { kind: wn_kind::GroupNorm as i32, num_groups, num_channels, ..BLANK };
@@ -70,9 +61,6 @@ pub unsafe extern "C" fn wn_group_norm(layer: *mut wn_layer, num_groups: i64, nu
 }
 
 /// InstanceNorm of `num_channels` channels, with an eps of 1e-5, in NCHW.
-///
-/// # Safety
-/// `layer` is null or can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_instance_norm(layer: *mut wn_layer, num_channels: i64) -> wn_status {
     let filled = wn_layer { kind: wn_kind::InstanceNorm as i32, num_channels, ..BLANK };
@@ -81,9 +69,6 @@ pub unsafe extern "C" fn wn_instance_norm(layer: *mut wn_layer, num_channels: i6
 }
 
 /// BatchNorm of `num_channels` channels by running statistics, with an eps of 1e-5, in NCHW.
-///
-/// # Safety
-/// `layer` is null or can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_batch_norm(layer: *mut wn_layer, num_channels: i64) -> wn_status {
     let filled = wn_layer { kind: wn_kind::BatchNorm as i32, num_channels, ..BLANK };
@@ -92,9 +77,6 @@ pub unsafe extern "C" fn wn_batch_norm(layer: *mut wn_layer, num_channels: i64) 
 }
 
 /// A call on tensors of this shape and type, without anything beside input and output.
-///
-/// # Safety
-/// `signature` is null or can be written; `shape` is null or holds `rank` extents.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_signature_init(
     signature: *mut wn_signature,
@@ -216,6 +198,7 @@ fn activation(code: i32) -> Result<Activation> {
 }
 
 /// A descriptor that was checked.
+#[allow(clippy::enum_variant_names, reason = "these are the layers' names")]
 pub(crate) enum Layer {
     LayerNorm(LayerNorm),
     RmsNorm(RmsNorm),
@@ -238,7 +221,7 @@ impl Layer {
         let (layout, activation, eps) = (layout(layer.layout)?, activation(layer.activation)?, layer.eps);
         let normalized = || shape(layer.normalized_rank, &layer.normalized_shape, "normalized_shape");
         let channels = || extent(layer.num_channels, "num_channels");
-        let allow = |flags: &[wn_layer_flag]| known(layer.flags, flags.iter().map(|flag| flag_of(flag)), "the layer");
+        let allow = |flags: &[wn_layer_flag]| known(layer.flags, flags.iter().map(|&flag| flag as u32), "the layer");
         let has = |flag: wn_layer_flag| layer.flags & flag as u32 != 0;
         let no_layout = |name| match layout {
             Layout::Nchw => Ok(()),
@@ -303,22 +286,17 @@ impl Layer {
     }
 }
 
-fn flag_of(flag: &wn_layer_flag) -> u32 {
-    match flag {
-        wn_layer_flag::WeightPlusOne => wn_layer_flag::WeightPlusOne as u32,
-        wn_layer_flag::ScalePlusOne => wn_layer_flag::ScalePlusOne as u32,
-        wn_layer_flag::TrackRunningStats => wn_layer_flag::TrackRunningStats as u32,
-        wn_layer_flag::BatchStatistics => wn_layer_flag::BatchStatistics as u32,
-        wn_layer_flag::CumulativeAverage => wn_layer_flag::CumulativeAverage as u32,
-    }
-}
-
 fn known(flags: u32, allowed: impl Iterator<Item = u32>, of: &str) -> Result<()> {
     match flags & !allowed.fold(0, |all, flag| all | flag) {
         0 => Ok(()),
         unknown => Err(Refusal::value(format!("`flags` of {of} has {unknown:#x}, which does not belong there"))),
     }
 }
+
+/// Setters of a signature.
+type WithType = fn(Signature, DType) -> Signature;
+type WithOption = fn(Signature) -> Signature;
+type WithStride = fn(Signature, usize) -> Signature;
 
 pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
     use wn_signature_flag as Flag;
@@ -344,7 +322,7 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
         return Err(Refusal::value("a sum without a residual would be a copy of the input"));
     }
     let mut signature = Signature::new(shape(given.rank, &given.shape, "shape")?, tensor_type(given.dtype)?);
-    let coefficients: [(_, _, fn(Signature, DType) -> Signature); 5] = [
+    let coefficients: [(_, _, WithType); 5] = [
         ("weight", given.weight, Signature::weight),
         ("bias", given.bias, Signature::bias),
         ("scale", given.scale, Signature::scale),
@@ -356,7 +334,7 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
             signature = set(signature, dtype);
         }
     }
-    let options: [(_, fn(Signature) -> Signature); 7] = [
+    let options: [(_, WithOption); 7] = [
         (has(Flag::Residual), Signature::residual),
         (sum, Signature::sum),
         (sum_in_residual, Signature::sum_in_residual),
@@ -368,7 +346,7 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
     for (_, set) in options.into_iter().filter(|(is_set, _)| *is_set) {
         signature = set(signature);
     }
-    let strides: [(_, _, fn(Signature, usize) -> Signature); 4] = [
+    let strides: [(_, _, WithStride); 4] = [
         ("input_row_stride", given.input_row_stride, Signature::input_row_stride),
         ("residual_row_stride", given.residual_row_stride, Signature::residual_row_stride),
         ("sum_row_stride", given.sum_row_stride, Signature::sum_row_stride),

@@ -4,7 +4,7 @@
 use std::ffi::c_void;
 
 /// What a function found. 0 is success; names never change their number.
-#[repr(i32)]
+#[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum wn_status {
     /// All is well.
@@ -100,7 +100,7 @@ pub enum wn_status {
 }
 
 /// Types of elements.
-#[repr(i32)]
+#[repr(C)]
 pub enum wn_dtype {
     /// There is no such tensor.
     None = 0,
@@ -112,7 +112,7 @@ pub enum wn_dtype {
 }
 
 /// Where the channels lie in memory.
-#[repr(i32)]
+#[repr(C)]
 pub enum wn_layout {
     /// `[N, C, spatial…]`
     Nchw = 0,
@@ -121,7 +121,7 @@ pub enum wn_layout {
 }
 
 /// Applied to the result, in the same pass over memory.
-#[repr(i32)]
+#[repr(C)]
 pub enum wn_activation {
     None = 0,
     Relu = 1,
@@ -133,7 +133,8 @@ pub enum wn_activation {
 }
 
 /// The layers.
-#[repr(i32)]
+#[repr(C)]
+#[allow(clippy::enum_variant_names, reason = "these are the layers' names")]
 pub enum wn_kind {
     LayerNorm = 1,
     RmsNorm = 2,
@@ -143,7 +144,8 @@ pub enum wn_kind {
 }
 
 /// Options of a layer, to be combined by `|`.
-#[repr(u32)]
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub enum wn_layer_flag {
     /// RMSNorm: the stored weight is an offset from 1.
     WeightPlusOne = 1,
@@ -187,7 +189,8 @@ pub struct wn_layer {
 }
 
 /// What a call has beside its input and output, to be combined by `|`.
-#[repr(u32)]
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub enum wn_signature_flag {
     /// A residual is added to the input.
     Residual = 1,
@@ -282,7 +285,7 @@ pub struct wn_array {
 }
 
 /// What a map of channels is made of.
-#[repr(i32)]
+#[repr(C)]
 pub enum wn_affine_kind {
     /// weight · (x − running_mean) / sqrt(running_var + eps) + bias; weight and bias may be absent.
     BatchNorm = 0,
@@ -306,7 +309,7 @@ pub struct wn_affine {
 }
 
 /// Layers that absorb maps.
-#[repr(i32)]
+#[repr(C)]
 pub enum wn_linear_kind {
     /// Weight `[O, I/groups, k…]`, of 1 to 3 dimensions.
     Conv = 1,
@@ -317,7 +320,7 @@ pub enum wn_linear_kind {
 }
 
 /// How a convolution fills the border of its input; it matters only to maps before it.
-#[repr(i32)]
+#[repr(C)]
 pub enum wn_padding {
     None = 0,
     Zeros = 1,

@@ -131,7 +131,7 @@ pub struct Plan {
 
 impl Plan {
     /// Where there is nothing to compute.
-    const NONE: Self = Self { launches: [None; 2], workspace_bytes: 0 };
+    pub(crate) const NONE: Self = Self { launches: [None; 2], workspace_bytes: 0 };
 
     pub(crate) fn single(launch: Option<Launch>) -> Self {
         Self { launches: [launch, None], ..Self::NONE }
