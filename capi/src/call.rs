@@ -1,7 +1,7 @@
 //! Prepared calls, and calls at once.
 
-use core::raw::{Addresses, Call};
 use std::ffi::c_void;
+use warpnorm_rs::raw::{Addresses, Call};
 
 use crate::device::{given, hand_out, put, wn_device};
 use crate::layer::{Layer, optional_type, signature};

@@ -1,7 +1,7 @@
 //! Devices and workspaces.
 
-use core::raw;
 use std::ffi::{c_char, c_void};
+use warpnorm_rs::raw;
 
 use crate::status::{Refusal, Result, guarded, wn_status};
 

@@ -1,9 +1,9 @@
 //! Folding.
 
-use core::fold::{Affine, BatchNormParams, FoldReport, Layer, LinearOp, Padding, RoundingReport, Values};
-use core::{Element, Shape};
 use half::{bf16, f16};
 use std::ffi::c_void;
+use warpnorm_rs::fold::{Affine, BatchNormParams, FoldReport, Layer, LinearOp, Padding, RoundingReport, Values};
+use warpnorm_rs::{Element, Shape};
 
 use crate::device::{given, put};
 use crate::layer::extent;
@@ -44,7 +44,7 @@ pub unsafe extern "C" fn wn_fold(
         let (layer, padding) = (layer(linear)?, padding(linear.padding)?);
         let rank = extent(linear.weight_rank, "weight_rank")?;
         if rank > Shape::MAX_RANK {
-            return Err(core::Error::Rank { found: rank, limit: Shape::MAX_RANK }.into());
+            return Err(warpnorm_rs::Error::Rank { found: rank, limit: Shape::MAX_RANK }.into());
         }
         let mut shape = [0; Shape::MAX_RANK];
         for (to, &from) in shape.iter_mut().zip(&linear.weight_shape).take(rank) {

@@ -1,7 +1,9 @@
 //! Descriptors of layers, and signatures: from integers to the crate's types.
 
-use core::raw::{Call, Device};
-use core::{Activation, BatchNorm, DType, GroupNorm, InstanceNorm, LayerNorm, Layout, RmsNorm, Shape, Signature};
+use warpnorm_rs::raw::{Call, Device};
+use warpnorm_rs::{
+    Activation, BatchNorm, DType, GroupNorm, InstanceNorm, LayerNorm, Layout, RmsNorm, Shape, Signature,
+};
 
 use crate::device::put;
 use crate::status::{Refusal, Result, guarded, wn_status};
@@ -135,7 +137,7 @@ unsafe fn extents(rank: i64, list: *const i64, argument: &str) -> Result<(i64, [
 fn rank_of(rank: i64) -> Result<usize> {
     match usize::try_from(rank) {
         Ok(count) if count <= Shape::MAX_RANK => Ok(count),
-        Ok(found) => Err(core::Error::Rank { found, limit: Shape::MAX_RANK }.into()),
+        Ok(found) => Err(warpnorm_rs::Error::Rank { found, limit: Shape::MAX_RANK }.into()),
         Err(_) => Err(Refusal::value(format!("a rank of {rank}"))),
     }
 }

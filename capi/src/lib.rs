@@ -1,6 +1,6 @@
 //! The C library: `libwarpnorm.so`, `libwarpnorm.a`, and `include/warpnorm.h`, which is made from this crate.
 //!
-//! A thin skin over [`core::raw`] and [`core::fold`]: integers become the crate's types here, or a status, and nothing
+//! A thin skin over [`warpnorm_rs::raw`] and [`warpnorm_rs::fold`]: integers become the crate's types here, or a status, and nothing
 //! else is decided. Every function returns a status, and leaves its sentence for [`wn_last_error`](status::wn_last_error).
 //! No panic leaves a function.
 //!

@@ -1,9 +1,9 @@
 //! Statuses, their names, and the thread's last error.
 
-use core::fold::FoldError;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use warpnorm_rs::fold::FoldError;
 
 pub(crate) use crate::types::wn_status;
 
@@ -26,9 +26,9 @@ impl Refusal {
     }
 }
 
-impl From<core::Error> for Refusal {
-    fn from(error: core::Error) -> Self {
-        use core::Error as E;
+impl From<warpnorm_rs::Error> for Refusal {
+    fn from(error: warpnorm_rs::Error) -> Self {
+        use warpnorm_rs::Error as E;
         let status = match &error {
             E::Rank { .. } => wn_status::Rank,
             E::ShapeOverflow { .. } => wn_status::ShapeOverflow,

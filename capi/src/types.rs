@@ -310,6 +310,7 @@ pub struct wn_affine {
 
 /// Layers that absorb maps.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub enum wn_linear_kind {
     /// Weight `[O, I/groups, k…]`, of 1 to 3 dimensions.
     Conv = 1,

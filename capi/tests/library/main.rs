@@ -1,0 +1,12 @@
+//! The library as a C program has it: loaded from its file, called through its symbols; on the CPU, and on CUDA, which is a
+//! GPU where there is one and else the emulator.
+
+mod c;
+mod folding;
+mod hostile;
+mod layers;
+mod load;
+mod reference;
+#[path = "../../src/types.rs"]
+#[allow(dead_code, reason = "a test need not name every code")]
+mod types;
