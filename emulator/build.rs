@@ -173,6 +173,8 @@ impl Build {
             .to_command()
             // The dynamic linker answers a later dlopen("libcuda.so") by this name. A missing symbol is an error here.
             .args(["-shared", "-pthread", "-Wl,-soname,libcuda.so", "-Wl,-z,now", "-Wl,-z,defs"])
+            // Its threads live as long as the process, whoever closes it.
+            .arg("-Wl,-z,nodelete")
             .args(["-static-libstdc++", "-static-libgcc", "-Wl,--gc-sections"])
             // It travels in every test binary, and most of it is what names source lines.
             .arg("-Wl,--compress-debug-sections=zlib")

@@ -2,7 +2,7 @@
 //! knows. The C library stands on it, and whatever calls from another framework.
 //!
 //! A [`Device`] is the CPU, or a CUDA context with the kernels in it. A layer is prepared on it for a
-//! [`Signature`](crate::Signature), once, and the [`Call`] launched with [`Addresses`], often. Per launch there is no
+//! [`Signature`], once, and the [`Call`] launched with [`Addresses`], often. Per launch there is no
 //! allocation, no synchronization, no event, and no call of the driver but the launch itself and the question which context
 //! is current. So it can be captured into a CUDA graph.
 //!

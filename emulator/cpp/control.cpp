@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "bare.h"
 #include "driver.h"
 #include "races.h"
 
@@ -36,7 +37,8 @@ CONTROL(int) emu_is_checked() { return checked_build; }
 
 // Returns 0 for a profile that does not exist.
 CONTROL(int)
-emu_configure(uint64_t seed, int schedule, int lazy_streams, unsigned threads, int profile, double watchdog_seconds) {
+emu_configure(uint64_t seed, int schedule, int lazy_streams, unsigned threads, int profile, double watchdog_seconds,
+              int execute) {
     const driver::Call call(__func__);
     if (!choose_profile(profile)) return 0;
     driver::host_waits_for_all();
@@ -45,6 +47,8 @@ emu_configure(uint64_t seed, int schedule, int lazy_streams, unsigned threads, i
     settings.lazy_streams = lazy_streams != 0;
     settings.threads = threads;
     settings.watchdog_seconds = watchdog_seconds;
+    settings.execute = execute != 0;
+    driver::bare::set(!settings.execute);
     driver::objects().order = Random(seed);
     driver::objects().launches = 0;
     return 1;

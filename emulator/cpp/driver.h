@@ -106,7 +106,9 @@ struct Module {
 // One call of the API: holds the lock, and counts the call by its name.
 class Call {
   public:
-    explicit Call(const char* name);
+    // Whether handles, contexts or captures may be others after it.
+    enum Kind { changes, looks };
+    explicit Call(const char* name, Kind kind = changes);
     // Why the call cannot proceed: no cuInit, no context, or an earlier fault, which on a GPU poisons all that follows.
     int refused() const;
 
@@ -182,6 +184,9 @@ void drop_all();
 int after_synchronization();
 // Calls that synchronize or allocate at once are not allowed while any stream captures; they spoil the capture.
 int refuse_while_capturing();
+
+// Whether work waits in its stream until something must see its result. With execution off no kernel has one.
+bool streams_are_lazy();
 
 bool is_pinned(const void* host, size_t bytes);
 

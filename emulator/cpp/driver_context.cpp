@@ -1,7 +1,9 @@
 // Initialization, errors, devices and the one (primary) context.
 #include <cstdio>
 #include <map>
+#include <unordered_map>
 
+#include "bare.h"
 #include "driver.h"
 
 namespace emu::driver {
@@ -16,8 +18,9 @@ std::recursive_mutex& driver_lock() {
     return *lock;
 }
 
-std::map<std::string, uint64_t>& call_counts() {
-    static auto* const counts = new std::map<std::string, uint64_t>;
+// By the address of a name: every function has its own.
+std::unordered_map<const char*, uint64_t>& call_counts() {
+    static auto* const counts = new std::unordered_map<const char*, uint64_t>;
     return *counts;
 }
 
@@ -39,7 +42,10 @@ void destroy_primary() {
 
 }  // namespace
 
-Call::Call(const char* name) : guard_(driver_lock()) { call_counts()[name]++; }
+Call::Call(const char* name, Kind kind) : guard_(driver_lock()) {
+    call_counts()[name]++;
+    if (kind == changes) bare::change();
+}
 
 int Call::refused() const {
     if (!initialized) return add(not_initialized, "the driver was called before cuInit");
@@ -51,8 +57,10 @@ void* current_context() { return primary.references > 0 ? context_of_thread : nu
 
 std::string calls_text() {
     const std::lock_guard<std::recursive_mutex> guard(driver_lock());
+    std::map<std::string, uint64_t> counts;
+    for (const auto& [name, count] : call_counts()) counts[name] += count;
     std::string text;
-    for (const auto& [name, count] : call_counts()) text += name + " " + std::to_string(count) + "\n";
+    for (const auto& [name, count] : counts) text += name + " " + std::to_string(count) + "\n";
     return text;
 }
 
@@ -215,8 +223,10 @@ CU cuDevicePrimaryCtxGetState(int, unsigned* flags, int* active) {
 }
 
 CU cuCtxGetCurrent(void** context) {
-    const Call call(__func__);
+    if (bare::known_context(context)) return success;
+    const Call call(__func__, Call::looks);
     *context = current_context();
+    bare::remember_context(*context);
     return success;
 }
 

@@ -37,7 +37,7 @@ std::vector<size_t> some_order(const Graph& graph) {
     }
     while (!ready.empty()) {
         const size_t choice =
-            emu::settings.lazy_streams ? objects().order.below(static_cast<uint32_t>(ready.size())) : size_t{0};
+            streams_are_lazy() ? objects().order.below(static_cast<uint32_t>(ready.size())) : size_t{0};
         const size_t node = ready[choice];
         ready.erase(ready.begin() + static_cast<std::ptrdiff_t>(choice));
         order.push_back(node);

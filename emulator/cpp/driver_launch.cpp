@@ -1,6 +1,7 @@
 // Launches: the checks that a driver makes before it accepts one, and the copy of the parameters.
 #include <cstring>
 
+#include "bare.h"
 #include "driver.h"
 
 namespace emu::driver {
@@ -81,11 +82,15 @@ const char* find_mistake(const Function& function, const Request& r, int* result
     }
     *result = not_supported;
     if (r.cooperative && cluster > 1) return "cooperative launches of clusters are not emulated";
+    if (!r.cooperative) return nullptr;
     *result = cooperative_launch_too_large;
     const int resident = occupancy(function, static_cast<int>(threads), r.dynamic_shared) * profile().multiprocessors;
-    if (r.cooperative && blocks > static_cast<uint64_t>(resident))
-        return "the cooperative grid does not fit the device";
-    return nullptr;
+    return blocks > static_cast<uint64_t>(resident) ? "the cooperative grid does not fit the device" : nullptr;
+}
+
+int refuse_null(const Function& function, unsigned parameter) {
+    return addf(invalid_value, "launch of %s: parameter %u of %u is null", function.kernel->name, parameter,
+                function.kernel->parameter_count);
 }
 
 // Execution comes later than the call: the parameters are copied now, as the driver does.
@@ -99,10 +104,7 @@ int copy_parameters(const Function& function, void* const* parameters, Launch& l
     at += -reinterpret_cast<uintptr_t>(at) % slot;
     for (unsigned i = 0; i < kernel.parameter_count; i++) {
         const emu::Parameter& parameter = kernel.parameters[i];
-        if (!parameters || !parameters[i]) {
-            return addf(invalid_value, "launch of %s: parameter %u of %u is null", kernel.name, i,
-                        kernel.parameter_count);
-        }
+        if (!parameters || !parameters[i]) return refuse_null(function, i);
         std::memcpy(at, parameters[i], parameter.size);
         DeviceAddress address = 0;
         if (parameter.is_pointer) std::memcpy(&address, at, sizeof address);
@@ -117,7 +119,40 @@ int copy_parameters(const Function& function, void* const* parameters, Launch& l
     return success;
 }
 
-int launch(void* handle, const Request& request, void* const* parameters, void* const* extra) {
+// Whether a launch can be accepted without the lock: a look at a pointer parameter would need it.
+bool can_be_bare(const emu::KernelDescription& kernel) {
+    size_t bytes = 0;
+    for (unsigned i = 0; i < kernel.parameter_count; i++) {
+        if (kernel.parameters[i].is_pointer) return false;
+        bytes += kernel.parameters[i].size;
+    }
+    return bytes <= bare::most_parameter_bytes;
+}
+
+// What is left of a launch that nothing follows: its checks, and the copy of the parameters.
+int launch_bare(const Function& function, const Request& request, void* const* parameters, void* const* extra) {
+    if (extra) return add(not_supported, "launch parameters by `extra` are not emulated");
+    int result;
+    if (const char* const why = find_mistake(function, request, &result)) return refuse(function, request, result, why);
+    const emu::KernelDescription& kernel = *function.kernel;
+    char copy[bare::most_parameter_bytes];
+    char* at = copy;
+    for (unsigned i = 0; i < kernel.parameter_count; i++) {
+        if (!parameters || !parameters[i]) return refuse_null(function, i);
+        std::memcpy(at, parameters[i], kernel.parameters[i].size);
+        at += kernel.parameters[i].size;
+    }
+    // Nobody reads the copy, which the compiler must not know.
+    asm volatile("" : : "r"(copy) : "memory");
+    return success;
+}
+
+int launch(const char* name, void* handle, const Request& request, void* const* parameters, void* const* extra) {
+    if (const Function* const function = bare::known(handle, request.stream)) {
+        return launch_bare(*function, request, parameters, extra);
+    }
+    const Call call(name, Call::looks);
+    if (const int error = call.refused()) return error;
     const Function* const function = function_of(handle);
     const auto stream = find_stream(request.stream);
     if (!function || !stream) return invalid_handle;
@@ -137,40 +172,37 @@ int launch(void* handle, const Request& request, void* const* parameters, void* 
     const uint64_t number = ++objects().launches;
     ++objects().launches_of[function->kernel];
     launch->seed = emu::settings.seed * 0x9E3779B97F4A7C15ull + number;
-    return submit(stream, function->kernel->name, [launch] { return emu::run_grid(*launch); });
+    if (!stream->capture && can_be_bare(*function->kernel)) bare::remember(function, request.stream);
+    // Asked when it runs: a graph may have been captured before.
+    return submit(stream, function->kernel->name,
+                  [launch] { return emu::settings.execute ? emu::run_grid(*launch) : static_cast<int>(success); });
 }
 
 }  // namespace
 
 CU cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                   unsigned block_z, unsigned dynamic_shared, void* stream, void** parameters, void** extra) {
-    const Call call(__func__);
-    if (const int error = call.refused()) return error;
     Request request;
     request.grid = {grid_x, grid_y, grid_z};
     request.block = {block_x, block_y, block_z};
     request.dynamic_shared = dynamic_shared;
     request.stream = stream;
-    return launch(function, request, parameters, extra);
+    return launch(__func__, function, request, parameters, extra);
 }
 
 CU cuLaunchCooperativeKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                              unsigned block_y, unsigned block_z, unsigned dynamic_shared, void* stream,
                              void** parameters) {
-    const Call call(__func__);
-    if (const int error = call.refused()) return error;
     Request request;
     request.grid = {grid_x, grid_y, grid_z};
     request.block = {block_x, block_y, block_z};
     request.cooperative = true;
     request.dynamic_shared = dynamic_shared;
     request.stream = stream;
-    return launch(function, request, parameters, nullptr);
+    return launch(__func__, function, request, parameters, nullptr);
 }
 
 CU cuLaunchKernelEx(const LaunchConfiguration* configuration, void* function, void** parameters, void** extra) {
-    const Call call(__func__);
-    if (const int error = call.refused()) return error;
     const LaunchConfiguration& c = *configuration;
     Request request;
     request.grid = {c.grid[0], c.grid[1], c.grid[2]};
@@ -197,7 +229,7 @@ CU cuLaunchKernelEx(const LaunchConfiguration* configuration, void* function, vo
             default: return addf(not_supported, "launch attribute %d is not emulated", attribute.id);
         }
     }
-    return launch(function, request, parameters, extra);
+    return launch(__func__, function, request, parameters, extra);
 }
 
 CU cuOccupancyMaxActiveClusters(int* clusters, void* handle, const LaunchConfiguration* configuration) {

@@ -85,6 +85,8 @@ void enqueue(const std::shared_ptr<Stream>& stream, std::string name, std::funct
 
 }  // namespace
 
+bool streams_are_lazy() { return settings.lazy_streams && settings.execute; }
+
 int submit(const std::shared_ptr<Stream>& stream, const char* name, std::function<int()> work,
            std::vector<Ticket> after) {
     if (stream->capture) {
@@ -98,7 +100,7 @@ int submit(const std::shared_ptr<Stream>& stream, const char* name, std::functio
     add_implicit_order(stream, after);
     learn(*stream, after);
     enqueue(stream, name, std::move(work), std::move(after), next_mark(*stream, name));
-    if (settings.lazy_streams) return success;
+    if (streams_are_lazy()) return success;
     run_until(ticket_of(stream));
     return sticky_error;
 }
@@ -130,7 +132,7 @@ int submit_graph(const std::shared_ptr<Stream>& stream, const Graph& graph, cons
         enqueue(stream, node.name, node.work, after, std::move(mark));
     }
     stream->clock.raise(stream->id, last);
-    if (settings.lazy_streams) return success;
+    if (streams_are_lazy()) return success;
     run_until(ticket_of(stream));
     return sticky_error;
 }

@@ -1,5 +1,7 @@
 #include "profiles.h"
 
+#include <atomic>
+
 #include "reports.h"
 
 namespace emu {
@@ -29,11 +31,12 @@ constexpr Profile profiles[] = {
 };
 constexpr int default_profile = 3;
 
-int chosen = default_profile;
+// Read without the driver's lock too (bare.h).
+std::atomic<int> chosen{default_profile};
 
 }  // namespace
 
-const Profile& profile() { return profiles[chosen]; }
+const Profile& profile() { return profiles[chosen.load(std::memory_order_relaxed)]; }
 
 bool choose_profile(int index) {
     if (index < 0 || index >= static_cast<int>(sizeof profiles / sizeof *profiles)) return false;

@@ -19,6 +19,7 @@ struct Settings {
     bool lazy_streams = true;
     unsigned threads = 0;  // 0: one per core
     double watchdog_seconds = 10;
+    bool execute = true;  // false: launches are checked and accepted, and nothing runs (bare.h)
 };
 
 // Written under the driver's lock while no grid runs.

@@ -75,6 +75,10 @@ pub struct Settings {
     pub profile: Profile,
     /// Processor time after which a block (or cluster, or cooperative grid) is taken for an endless loop.
     pub watchdog_seconds: f64,
+    /// Whether kernels run. Otherwise a launch is checked and accepted, and nothing follows: it stands for the driver's
+    /// call, so that what a program adds to it can be measured. A launch that follows a launch then takes no lock,
+    /// allocates nothing, and is not counted, nor is `cuCtxGetCurrent`. Copies, fills and events happen at once.
+    pub execute: bool,
 }
 
 impl Default for Settings {
@@ -86,6 +90,7 @@ impl Default for Settings {
             threads: 0,
             profile: Profile::Sm90,
             watchdog_seconds: 10.0,
+            execute: true,
         }
     }
 }
@@ -122,7 +127,7 @@ type Text = unsafe extern "C" fn(*mut c_char, usize) -> usize;
 
 /// The library's own entry points, as declared in `cpp/control.cpp`.
 struct Control {
-    configure: unsafe extern "C" fn(u64, c_int, c_int, c_uint, c_int, f64) -> c_int,
+    configure: unsafe extern "C" fn(u64, c_int, c_int, c_uint, c_int, f64, c_int) -> c_int,
     report: Text,
     take_report: Text,
     calls: Text,
@@ -154,6 +159,36 @@ pub fn preload(variant: Variant) -> &'static Emulator {
         "this process has loaded the other variant of the emulated driver, and can have only one"
     );
     emulator
+}
+
+/// Writes the library into a folder, for programs in other languages: with that folder in `LD_LIBRARY_PATH`, the dynamic
+/// linker takes it for the driver. As `libcuda.so`, and `libcuda.so.1` as a link to it: whoever asks by both names must
+/// get one library, with one state.
+///
+/// A folder that has one already gets the new one; programs that run on the old one keep it.
+///
+/// # Errors
+///
+/// If the folder cannot be made or written to.
+pub fn install(variant: Variant, folder: &Path) -> std::io::Result<()> {
+    let (bytes, _) = library(variant);
+    std::fs::create_dir_all(folder)?;
+    let (file, link) = (folder.join("libcuda.so"), folder.join("libcuda.so.1"));
+    let unfinished = folder.join(format!("libcuda.so.{}.unfinished", std::process::id()));
+    std::fs::write(&unfinished, bytes)?;
+    std::fs::rename(&unfinished, &file)?;
+    match std::fs::remove_file(&link) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => std::os::unix::fs::symlink("libcuda.so", link),
+    }
+}
+
+/// The library, and the name of its build.
+fn library(variant: Variant) -> (&'static [u8], &'static str) {
+    match variant {
+        Variant::Plain => (PLAIN, "plain"),
+        Variant::Checked => (CHECKED, "checked"),
+    }
 }
 
 /// The emulator, if [`preload`] was called in this process.
@@ -195,10 +230,7 @@ pub fn real_gpu() -> bool {
 
 impl Emulator {
     fn load(variant: Variant) -> Self {
-        let (bytes, name) = match variant {
-            Variant::Plain => (PLAIN, "plain"),
-            Variant::Checked => (CHECKED, "checked"),
-        };
+        let (bytes, name) = library(variant);
         let path = match std::env::var_os(OTHER_BUILD) {
             Some(folder) => Path::new(&folder).join(name).join("libcuda.so"),
             None => memory_file(bytes),
@@ -239,6 +271,7 @@ impl Emulator {
                 threads,
                 settings.profile as c_int,
                 settings.watchdog_seconds,
+                c_int::from(settings.execute),
             )
         };
         assert_eq!(accepted, 1, "the library knows no profile {:?}", settings.profile);
