@@ -12,6 +12,7 @@ mod device;
 mod errors;
 mod fold;
 mod fusions;
+mod graphs;
 mod huge;
 mod images;
 mod network;
