@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use emulator::{Emulator, Schedule, Settings, Variant};
 use warpnorm::cudarc::driver::{CudaGraph, CudaSlice, CudaStream, CudaView, DeviceRepr, sys};
-use warpnorm::half::{bf16, f16};
+use warpnorm::half::bf16;
 use warpnorm::{
-    Activation, Args, BatchNorm, Cuda, DType, DirectConvolution, Error, GroupNorm, LayerNorm, Layout, RmsNorm, Shape,
-    Signature, Workspace, raw,
+    Activation, Args, BatchNorm, Cuda, DType, DirectConvolution, Error, LayerNorm, Layout, Shape, Signature, Workspace,
+    raw,
 };
 
 use crate::call::{
@@ -371,18 +371,20 @@ struct Player {
     /// Of each operation: what it has written in every replay, one behind the other.
     tapes: Vec<CudaSlice<u8>>,
     played: usize,
+    /// Of another branch of the graph.
+    _workspace: Option<Workspace<Cuda>>,
 }
 
 impl Player {
     fn new(cuda: &Cuda, operations: Vec<Box<dyn Operation>>) -> Self {
         let most = operations.iter().map(|operation| operation.workspace_bytes(cuda)).max();
         let workspace = Workspace::init(cuda, most.unwrap_or(0)).unwrap();
-        let tape = |operation: &Box<dyn Operation>| {
+        let tape = |operation: &dyn Operation| {
             let frame: usize = operation.written().iter().map(CudaView::len).sum();
             cuda.stream().alloc_zeros(frame * REPLAYS).unwrap()
         };
-        let tapes = operations.iter().map(tape).collect();
-        Self { graph: None, cuda: cuda.clone(), operations, workspace, tapes, played: 0 }
+        let tapes = operations.iter().map(|operation| tape(operation.as_ref())).collect();
+        Self { graph: None, cuda: cuda.clone(), operations, workspace, tapes, played: 0, _workspace: None }
     }
 
     fn captured(cuda: &Cuda, operations: Vec<Box<dyn Operation>>) -> Self {
@@ -390,6 +392,26 @@ impl Player {
         begin(cuda.stream());
         player.submit();
         player.graph = Some(end(cuda.stream()));
+        player
+    }
+
+    /// One graph of two branches, which may run at once, each with its own workspace; played on the first stream.
+    fn forked([first, second]: &[Cuda; 2], branches: [Vec<Box<dyn Operation>>; 2]) -> Self {
+        let [mut player, mut other] = {
+            let [here, there] = branches;
+            [Self::new(first, here), Self::new(second, there)]
+        };
+        first.stream().synchronize().unwrap();
+        second.stream().synchronize().unwrap();
+        begin(first.stream());
+        second.stream().join(first.stream()).unwrap();
+        player.submit();
+        other.submit();
+        first.stream().join(second.stream()).unwrap();
+        player.graph = Some(end(first.stream()));
+        player.operations.append(&mut other.operations);
+        player.tapes.append(&mut other.tapes);
+        player._workspace = Some(other.workspace);
         player
     }
 
@@ -472,4 +494,94 @@ fn each_operation_replayed_on_cuda() {
     let device = device::cuda();
     each_operation::<f32>(&device);
     each_operation::<bf16>(&device);
+}
+
+/// By device pointers and a stream's handle, with cudarc's tracking on: the raw layer has no events.
+#[test]
+fn raw_calls_replayed_on_cuda() {
+    let device = device::cuda();
+    let [cuda] = streams(&device.cuda);
+    let calls: Vec<Call> =
+        calls().into_iter().filter(|call| !matches!(call.layer, Layer::BatchNorm { table: true, .. })).collect();
+    let plain = |call: &Call| Box::new(OfLayer::<f32>::new(&cuda, call)) as Box<dyn Operation>;
+    let expected = Player::new(&cuda, calls.iter().map(plain).collect()).play_all().results();
+    under_seeds(device.emulator, 2, || {
+        let raw = |call: &Call| Box::new(OfLayer::<f32>::by_addresses(&cuda, call)) as Box<dyn Operation>;
+        Player::captured(&cuda, calls.iter().map(raw).collect()).play_all().assert_same(&expected);
+    });
+}
+
+/// All operations in one graph, and two such graphs on two streams, neither of which waits for the other.
+#[test]
+fn two_streams_at_once_on_cuda() {
+    let device = device::cuda();
+    let cuda = streams::<2>(&device.cuda);
+    let expected = expected::<f32>(&cuda[0]);
+    under_seeds(device.emulator, 4, || {
+        let mut players = cuda.each_ref().map(|cuda| Player::captured(cuda, operations::<f32>(cuda)));
+        for _ in 0..REPLAYS {
+            players.iter_mut().for_each(Player::play);
+        }
+        players.iter().for_each(|player| player.assert_same(&expected));
+    });
+}
+
+/// Two branches of one graph, with all operations in each.
+#[test]
+fn two_branches_of_a_graph_on_cuda() {
+    let device = device::cuda();
+    let cuda = streams::<2>(&device.cuda);
+    let expected = expected::<f32>(&cuda[0]);
+    let twice = [expected.clone(), expected].concat();
+    under_seeds(device.emulator, 4, || {
+        let branches = cuda.each_ref().map(operations::<f32>);
+        Player::forked(&cuda, branches).play_all().assert_same(&twice);
+    });
+}
+
+/// With cudarc's tracking on and a second stream, a typed call in a capture waits for events from outside of it, which a
+/// capture cannot hold; the raw layer's does not, and is one call of the driver.
+#[test]
+fn event_tracking_in_a_capture_on_cuda() {
+    let device = device::cuda();
+    let [cuda, _other] = streams::<2>(&device.cuda);
+    let context = cuda.stream().context();
+    // SAFETY: on is the safe state.
+    unsafe { context.enable_event_tracking() };
+    let mut y = cuda.put(&[1.0_f32; 64]);
+    let address = cuda.address(&mut y);
+    cuda.stream().synchronize().unwrap();
+    let (layer, signature) = (LayerNorm::new([64]).unwrap(), Signature::new([1, 64], DType::F32));
+    let call = layer.prepare_raw(&raw::Device::from(&cuda), &signature).unwrap();
+
+    begin(cuda.stream());
+    let before = device.emulator.map(Emulator::calls).unwrap_or_default();
+    let addresses = raw::Addresses { output: address, ..Default::default() };
+    // SAFETY: one row of 64 elements.
+    unsafe { call.launch(&addresses, cuda.raw().1) }.expect("a launch");
+    let after = device.emulator.map(Emulator::calls).unwrap_or_default();
+    end(cuda.stream()).launch().unwrap();
+    let count = |calls: &[(String, u64)], name: &str| calls.iter().find(|(found, _)| found == name).map_or(0, |c| c.1);
+    for (name, total) in &after {
+        let made = total - count(&before, name);
+        let expected = u64::from(matches!(name.as_str(), "cuLaunchKernelEx" | "cuCtxGetCurrent"));
+        assert_eq!(made, expected, "{name} in a raw call");
+    }
+    assert_eq!(cuda.get(&y), [0.0; 64]);
+
+    // Its events will belong to the capture that failed, and nothing may wait for them.
+    let mut y = std::mem::ManuallyDrop::new(y);
+    begin(cuda.stream());
+    let refused = layer.forward(Args::new(&cuda, [1, 64]).output(&mut *y));
+    // Whatever is left of the capture is given up.
+    let _ = cuda.stream().end_capture(sys::CUgraphInstantiate_flags(0));
+    assert!(matches!(refused, Err(Error::Driver { .. })), "{refused:?}");
+    let _ = context.check_err();
+    cuda.stream().synchronize().unwrap();
+    if let Some(emulator) = device.emulator {
+        println!("the driver says: {refused:?}; {}", emulator.take_report());
+    }
+    // SAFETY: the memory of `y`, which is given back here alone.
+    let y = unsafe { cuda.stream().upgrade_device_ptr::<f32>(address, 64) };
+    assert_eq!(cuda.get(&y), [0.0; 64], "the stream serves as before");
 }
