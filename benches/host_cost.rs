@@ -66,7 +66,7 @@ fn host_cost(criterion: &mut Criterion) {
     });
 
     let prepared = layer.prepare(&cuda, &signature).expect("a call");
-    let mut typed = |y: &mut CudaSlice<f16>| {
+    let typed = |y: &mut CudaSlice<f16>| {
         let args = Args::new(&cuda, [ROWS, LENGTH]).input(&x).weight(&weight).bias(&bias);
         prepared.forward(args.output(y)).expect("a launch");
     };
@@ -79,7 +79,7 @@ fn host_cost(criterion: &mut Criterion) {
     group.bench_function("typed, rms norm with residual and sum, without event tracking", |bencher| {
         bencher.iter(|| typed(&mut y));
     });
-    let mut unprepared = |y: &mut CudaSlice<f16>| {
+    let unprepared = |y: &mut CudaSlice<f16>| {
         let args = Args::new(&cuda, [ROWS, LENGTH]).input(&x).weight(&weight).bias(&bias);
         layer.forward(args.output(y)).expect("a launch");
     };
