@@ -1,0 +1,607 @@
+"""warpnorm from Python: one file, by ctypes, without a dependency of its own.
+
+NumPy arrays and torch tensors on the CPU, torch tensors and whatever has ``__cuda_array_interface__`` on a GPU; the caller's
+memory and stream, no copies. Functions are named and ordered as torch.nn.functional's::
+
+    import numpy, warpnorm
+    y = warpnorm.rms_norm(numpy.ones((2, 64), numpy.float32), [64], eps=1e-6)
+
+    y = warpnorm.group_norm(x, 32, weight, bias, activation="silu")     # torch: on its current stream
+    call = warpnorm.prepare(device, layer, signature)                   # decided once, launched often
+
+What a call cannot do it refuses with a ``warpnorm.Error``, whose ``name`` is the C library's status. On a GPU calls are
+asynchronous, as torch's are: memory must stay until the stream has come by, which torch's allocator sees to for the stream
+that a tensor was made on.
+"""
+
+import ctypes
+import os
+import sys
+from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+
+_NONE, _F32, _F16, _BF16, _F64 = range(5)
+_DTYPES = {"float32": _F32, "float16": _F16, "bfloat16": _BF16, "float64": _F64}
+_SIZES = {_F32: 4, _F16: 2, _BF16: 2, _F64: 8}
+_LAYOUTS = {"NCHW": 0, "NHWC": 1}
+_ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3, "gelu_tanh": 4}
+_LAYER_NORM, _RMS_NORM, _GROUP_NORM, _INSTANCE_NORM, _BATCH_NORM = range(1, 6)
+_WEIGHT_PLUS_ONE, _SCALE_PLUS_ONE, _TRACK_RUNNING_STATS, _BATCH_STATISTICS, _CUMULATIVE = 1, 2, 4, 8, 16
+_RESIDUAL, _SUM, _SUM_IN_RESIDUAL, _IN_PLACE, _CHANNEL_TABLE, _UPDATE, _COUNT = 1, 2, 4, 8, 16, 32, 64
+
+
+class Error(Exception):
+    """A refusal of the library, or of this module: ``name`` is a status, as in WN_STATUS_OVERLAP."""
+
+    def __init__(self, status, name, message):
+        super().__init__(f"{name}: {message}")
+        self.status, self.name, self.message = status, name, message
+
+
+def _invalid(message):
+    return Error(2, "WN_STATUS_INVALID_VALUE", message)
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        ("kind", c_int32), ("layout", c_int32), ("activation", c_int32), ("flags", c_uint32),
+        ("normalized_rank", c_int64), ("normalized_shape", c_int64 * 8), ("num_channels", c_int64),
+        ("num_groups", c_int64), ("eps", c_double), ("momentum", c_double), ("reserved", c_int64 * 4),
+    ]
+
+
+class _Signature(ctypes.Structure):
+    _fields_ = [
+        ("dtype", c_int32), ("flags", c_uint32), ("rank", c_int64), ("shape", c_int64 * 8), ("weight", c_int32),
+        ("bias", c_int32), ("scale", c_int32), ("shift", c_int32), ("channel_bias", c_int32), ("reserved", c_int32),
+        ("input_row_stride", c_int64), ("residual_row_stride", c_int64), ("sum_row_stride", c_int64),
+        ("output_row_stride", c_int64),
+    ]
+
+
+class _Tensors(ctypes.Structure):
+    _fields_ = [
+        (name, c_void_p)
+        for name in "input output residual sum weight bias scale shift channel_bias running_mean running_var "
+        "num_batches_tracked channel_table workspace".split()
+    ] + [("workspace_bytes", c_uint64), ("reserved", c_void_p * 4)]
+
+
+class _Array(ctypes.Structure):
+    _fields_ = [("data", c_void_p), ("len", c_int64), ("dtype", c_int32), ("reserved", c_int32)]
+
+
+class _Affine(ctypes.Structure):
+    _fields_ = [
+        ("kind", c_int32), ("reserved", c_int32), ("running_mean", _Array), ("running_var", _Array),
+        ("weight", _Array), ("bias", _Array), ("eps", c_double),
+    ]
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = [
+        ("kind", c_int32), ("padding", c_int32), ("groups", c_int64), ("weight", _Array), ("weight_rank", c_int64),
+        ("weight_shape", c_int64 * 8), ("bias", _Array),
+    ]
+
+
+_FUNCTIONS = {
+    "wn_layer_norm": [POINTER(_Layer), c_int64, POINTER(c_int64)],
+    "wn_rms_norm": [POINTER(_Layer), c_int64, POINTER(c_int64), c_double],
+    "wn_group_norm": [POINTER(_Layer), c_int64, c_int64],
+    "wn_instance_norm": [POINTER(_Layer), c_int64],
+    "wn_batch_norm": [POINTER(_Layer), c_int64],
+    "wn_signature_init": [POINTER(_Signature), c_int64, POINTER(c_int64), c_int32],
+    "wn_device_cpu": [POINTER(c_void_p)],
+    "wn_device_cuda": [c_int32, POINTER(c_void_p)],
+    "wn_device_current": [POINTER(c_void_p)],
+    "wn_device_destroy": [c_void_p],
+    "wn_device_is_cuda": [c_void_p, POINTER(c_int32)],
+    "wn_device_name": [c_void_p, c_char_p, c_uint64],
+    "wn_workspace_init": [c_void_p, c_void_p, c_uint64, c_void_p],
+    "wn_prepare": [c_void_p, POINTER(_Layer), POINTER(_Signature), POINTER(c_void_p)],
+    "wn_call_destroy": [c_void_p],
+    "wn_call_workspace_bytes": [c_void_p, POINTER(c_uint64)],
+    "wn_launch": [c_void_p, POINTER(_Tensors), c_void_p],
+    "wn_fold": [
+        POINTER(_Linear), POINTER(_Affine), c_uint64, POINTER(_Affine), c_uint64, c_int32, c_void_p, c_int64,
+        c_void_p, c_int64, c_void_p,
+    ],
+}
+_library = None
+
+
+def load(path=None):
+    """Loads the library: from ``path``, else from where WARPNORM_LIBRARY says, else from beside this file, else by the
+    system's search. Happens by itself at the first use."""
+    global _library
+    if _library is None or path is not None:
+        beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libwarpnorm.so")
+        path = path or os.environ.get("WARPNORM_LIBRARY") or (beside if os.path.exists(beside) else "libwarpnorm.so")
+        library = ctypes.CDLL(path)
+        for name, arguments in _FUNCTIONS.items():
+            getattr(library, name).argtypes = arguments
+        for name in ("wn_last_error", "wn_version", "wn_status_name"):
+            getattr(library, name).restype = c_char_p
+        library.wn_status_name.argtypes = [c_int32]
+        _library = library
+    return _library
+
+
+def version():
+    """The library's version, as in ``0.1.0``."""
+    return load().wn_version().decode()
+
+
+def _check(status):
+    if status:
+        library = load()
+        raise Error(status, library.wn_status_name(status).decode(), library.wn_last_error().decode())
+
+
+class Device:
+    """Where calls run. Keep one: making it loads the kernels, which takes milliseconds."""
+
+    _cpu = None
+    _cuda = {}
+
+    def __init__(self, make, *arguments):
+        self._handle = c_void_p()
+        _check(getattr(load(), make)(*arguments, byref(self._handle)))
+
+    @classmethod
+    def cpu(cls):
+        """The CPU."""
+        cls._cpu = cls._cpu or cls("wn_device_cpu")
+        return cls._cpu
+
+    @classmethod
+    def cuda(cls, ordinal=0):
+        """The primary context of a CUDA device, which torch and JAX use. The same one at each call."""
+        if ordinal not in cls._cuda:
+            cls._cuda[ordinal] = cls("wn_device_cuda", ordinal)
+        return cls._cuda[ordinal]
+
+    @classmethod
+    def current(cls):
+        """The CUDA context that is current to this thread. It must live longer than the device."""
+        return cls("wn_device_current")
+
+    @property
+    def is_cuda(self):
+        answer = c_int32()
+        _check(load().wn_device_is_cuda(self._handle, byref(answer)))
+        return bool(answer.value)
+
+    @property
+    def name(self):
+        name = ctypes.create_string_buffer(256)
+        _check(load().wn_device_name(self._handle, name, len(name)))
+        return name.value.decode()
+
+    def init_workspace(self, address, nbytes, stream=0):
+        """Makes a workspace of ``nbytes`` at ``address``, once: fills it with zeros, on the stream."""
+        _check(load().wn_workspace_init(self._handle, address, nbytes, stream or None))
+
+    def __del__(self):
+        if _library is not None and getattr(self, "_handle", None):
+            _library.wn_device_destroy(self._handle)
+
+
+def _extents(values):
+    values = [values] if isinstance(values, int) else list(values)
+    return len(values), (c_int64 * max(len(values), 1))(*values)
+
+
+class Layer:
+    """A layer: made by ``layer(kind, …)``."""
+
+    def __init__(self, raw):
+        self._raw = raw
+
+
+def layer(kind, *, normalized_shape=None, num_channels=None, num_groups=None, eps=None, layout="NCHW", activation=None,
+          weight_plus_one=False, scale_plus_one=False, track_running_stats=False, batch_statistics=False, momentum=0.1):
+    """A layer of kind "layer_norm", "rms_norm", "group_norm", "instance_norm" or "batch_norm". ``momentum=None`` is the
+    average of all batches."""
+    raw = _Layer()
+    library = load()
+    if kind == "layer_norm":
+        _check(library.wn_layer_norm(byref(raw), *_extents(normalized_shape)))
+    elif kind == "rms_norm":
+        if eps is None:
+            raise _invalid("rms_norm has no default eps: models differ")
+        _check(library.wn_rms_norm(byref(raw), *_extents(normalized_shape), eps))
+    elif kind == "group_norm":
+        _check(library.wn_group_norm(byref(raw), num_groups, num_channels))
+    elif kind == "instance_norm":
+        _check(library.wn_instance_norm(byref(raw), num_channels))
+    elif kind == "batch_norm":
+        _check(library.wn_batch_norm(byref(raw), num_channels))
+    else:
+        raise _invalid(f"no layer is called {kind!r}")
+    raw.layout = _code(_LAYOUTS, layout, "layout")
+    raw.activation = _code(_ACTIVATIONS, activation, "activation")
+    if eps is not None:
+        raw.eps = eps
+    options = [
+        (weight_plus_one, _WEIGHT_PLUS_ONE), (scale_plus_one, _SCALE_PLUS_ONE),
+        (track_running_stats, _TRACK_RUNNING_STATS), (batch_statistics, _BATCH_STATISTICS),
+        (momentum is None, _CUMULATIVE),
+    ]
+    raw.flags = sum(flag for is_set, flag in options if is_set)
+    raw.momentum = 0.0 if momentum is None else momentum
+    return Layer(raw)
+
+
+def _code(codes, value, argument):
+    if value not in codes:
+        raise _invalid(f"{argument} is {value!r}, not one of {', '.join(map(str, codes))}")
+    return codes[value]
+
+
+class Signature:
+    """What a call looks like before there are buffers: made by ``signature(shape, dtype, …)``."""
+
+    def __init__(self, raw):
+        self._raw = raw
+
+
+def signature(shape, dtype, *, weight=None, bias=None, scale=None, shift=None, channel_bias=None, residual=False, sum=False,
+              sum_in_residual=False, in_place=False, channel_table=False, update_running_statistics=False,
+              num_batches_tracked=False, input_row_stride=0, residual_row_stride=0, sum_row_stride=0,
+              output_row_stride=0):
+    """Types are "float32", "float16", "bfloat16", or None for what there is not; strides in elements, 0 for none."""
+    raw = _Signature()
+    _check(load().wn_signature_init(byref(raw), *_extents(shape), _code(_DTYPES, dtype, "dtype")))
+    coefficients = dict(weight=weight, bias=bias, scale=scale, shift=shift, channel_bias=channel_bias)
+    for name, found in coefficients.items():
+        setattr(raw, name, _NONE if found is None else _code(_DTYPES, found, name))
+    options = [
+        (residual or sum or sum_in_residual, _RESIDUAL), (sum, _SUM), (sum_in_residual, _SUM_IN_RESIDUAL),
+        (in_place, _IN_PLACE), (channel_table, _CHANNEL_TABLE), (update_running_statistics, _UPDATE),
+        (num_batches_tracked, _COUNT),
+    ]
+    for is_set, flag in options:
+        raw.flags |= flag if is_set else 0
+    strides = dict(input_row_stride=input_row_stride, residual_row_stride=residual_row_stride,
+                   sum_row_stride=sum_row_stride, output_row_stride=output_row_stride)
+    for name, stride in strides.items():
+        setattr(raw, name, stride)
+    return Signature(raw)
+
+
+class Call:
+    """A call of which everything but the buffers is decided. A launch allocates nothing, and can be captured into a graph."""
+
+    def __init__(self, device, layer, signature):
+        self._handle, self._device = c_void_p(), device
+        _check(load().wn_prepare(device._handle, byref(layer._raw), byref(signature._raw), byref(self._handle)))
+        nbytes = c_uint64()
+        _check(load().wn_call_workspace_bytes(self._handle, byref(nbytes)))
+        self.workspace_bytes = nbytes.value
+        self._launch = load().wn_launch
+
+    def launch(self, stream=0, *, workspace=0, workspace_bytes=0, **addresses):
+        """Launches on a stream (an integer, as torch's ``stream.cuda_stream``), by addresses (integers, as ``data_ptr()``):
+        input, output, residual, sum, weight, bias, scale, shift, channel_bias, running_mean, running_var,
+        num_batches_tracked, channel_table."""
+        self.launch_tensors(_Tensors(workspace=workspace, workspace_bytes=workspace_bytes, **addresses), stream)
+
+    def launch_tensors(self, tensors, stream=0):
+        """The same by a structure that was filled before, by ``tensors(…)``: the least that a launch can cost."""
+        status = self._launch(self._handle, tensors, stream or None)
+        if status:
+            _check(status)
+
+    def __del__(self):
+        if _library is not None and getattr(self, "_handle", None):
+            _library.wn_call_destroy(self._handle)
+
+
+def prepare(device, layer, signature):
+    """Makes all decisions of a call once."""
+    return Call(device, layer, signature)
+
+
+def tensors(**addresses):
+    """Addresses for ``Call.launch_tensors``, and ``workspace_bytes``."""
+    return _Tensors(**addresses)
+
+
+class _Buffer:
+    """An array or tensor, as far as a call needs to know it."""
+
+    def __init__(self, value, argument):
+        self.value, self.stream = value, 0
+        if hasattr(value, "data_ptr"):
+            self._from_torch(value, argument)
+        elif hasattr(value, "__cuda_array_interface__"):
+            self._from_interface(value.__cuda_array_interface__, value, argument)
+            self.ordinal = getattr(getattr(value, "device", None), "id", None) or 0
+        elif hasattr(value, "__array_interface__"):
+            self._from_interface(value.__array_interface__, value, argument)
+            self.ordinal = None
+        else:
+            raise _invalid(f"{argument} is a {type(value).__name__}: no NumPy array, no torch tensor, and it has no "
+                           "__cuda_array_interface__")
+
+    def _from_torch(self, value, argument):
+        self.address, self.shape = value.data_ptr(), tuple(value.shape)
+        self.strides = tuple(value.stride())
+        self.dtype = str(value.dtype).removeprefix("torch.")
+        self.ordinal = None
+        if value.is_cuda:
+            self.ordinal = value.device.index or 0
+            torch = sys.modules.get("torch")
+            if torch and isinstance(value, torch.Tensor):
+                self.stream = torch.cuda.current_stream(value.device).cuda_stream
+        elif getattr(value.device, "type", "cpu") != "cpu":
+            raise _invalid(f"{argument} lies on {value.device}")
+
+    def _from_interface(self, interface, value, argument):
+        self.address, is_read_only = interface["data"]
+        self.is_read_only = is_read_only
+        self.shape = tuple(interface["shape"])
+        kind, size = interface["typestr"][1:2], int(interface["typestr"][2:])
+        named = str(getattr(value, "dtype", ""))
+        self.dtype = named if named in _DTYPES or named == "int64" else {"f": f"float{size * 8}", "i": f"int{size * 8}"}.get(kind, named)
+        strides = interface.get("strides")
+        if strides is None:
+            self.strides = _contiguous(self.shape)
+        elif any(stride % size for stride in strides):
+            raise _invalid(f"{argument} has strides of {strides} bytes, which are no multiples of its elements' {size}")
+        else:
+            self.strides = tuple(stride // size for stride in strides)
+        self.stream = interface.get("stream") or 0
+
+    def is_contiguous(self):
+        return self._lies_as(_contiguous(self.shape))
+
+    def is_channels_last(self):
+        """Shape ``[N, C, spatial…]``, in memory ``[N, spatial…, C]``: torch's channels_last."""
+        if len(self.shape) < 3:
+            return False
+        n, c, *spatial = self.shape
+        strides = _contiguous((n, *spatial, c))
+        return self._lies_as((strides[0], strides[-1], *strides[1:-1]))
+
+    def _lies_as(self, strides):
+        return all(extent == 1 or found == stride for extent, found, stride in zip(self.shape, self.strides, strides)) \
+            or 0 in self.shape
+
+    def row_stride(self, argument):
+        """Elements between rows along the last axis; 0 where rows follow each other."""
+        if self.is_contiguous():
+            return 0
+        last, stride = self.shape[-1], self.strides[-2]
+        above = _contiguous((*self.shape[:-1], 1))[:-1]
+        if (self.strides[-1] == 1 or last == 1) and stride >= last and all(
+            extent == 1 or found == step * stride for extent, found, step in zip(self.shape, self.strides, above)
+        ):
+            return stride
+        raise _invalid(f"{argument} has strides {self.strides} of shape {self.shape}, which are no rows of one stride; "
+                       "nothing is copied here in silence")
+
+
+def _contiguous(shape):
+    strides, step = [], 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= extent
+    return tuple(reversed(strides))
+
+
+def _empty_like(value, argument="out"):
+    module = sys.modules.get(type(value).__module__.partition(".")[0])
+    if hasattr(module, "empty_like"):
+        return module.empty_like(value)
+    raise _invalid(f"no {argument} was given, and a {type(value).__name__} cannot be made here")
+
+
+_workspaces = {}
+
+
+def _workspace(device, nbytes, stream, like):
+    """Memory of torch's for a stream, kept and grown; calls on one stream follow each other, and may share it."""
+    key = (id(device), stream)
+    kept = _workspaces.get(key)
+    if kept is None or kept.numel() < nbytes:
+        torch = sys.modules.get("torch")
+        if torch is None or not hasattr(like, "data_ptr"):
+            raise _invalid(f"the call needs a workspace of {nbytes} bytes: give one by workspace=Workspace(…)")
+        kept = torch.empty(nbytes, dtype=torch.uint8, device=like.device)
+        device.init_workspace(kept.data_ptr(), nbytes, stream)
+        _workspaces[key] = kept
+    return kept.data_ptr(), kept.numel()
+
+
+class Workspace:
+    """Memory of the caller's, of any array type, in which the blocks of a launch meet. Calls that may run at the same time
+    need one each."""
+
+    def __init__(self, device, memory, stream=0):
+        buffer = memory if isinstance(memory, _Buffer) else None
+        if buffer is None:
+            interface = getattr(memory, "__cuda_array_interface__", None)
+            self.address = memory.data_ptr() if interface is None else interface["data"][0]
+            count = 1
+            for extent in memory.shape:
+                count *= extent
+            self.nbytes = count * (memory.element_size() if interface is None else int(interface["typestr"][2:]))
+        self.memory = memory
+        device.init_workspace(self.address, self.nbytes, stream)
+
+
+def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, channel_bias=None, residual=None, sum=None,
+         sum_in_residual=False, running_mean=None, running_var=None, num_batches_tracked=None, moves=False, out=None,
+         stream=None, device=None, workspace=None, rows=False, channels_last=False):
+    x_value, x = x, _Buffer(x, "x")
+    out = _empty_like(x_value) if out is None else out
+    given = {"input": x, "output": x if out is x_value else _Buffer(out, "out")}
+    optional = dict(weight=weight, bias=bias, scale=scale, shift=shift, channel_bias=channel_bias, residual=residual,
+                    sum=sum, running_mean=running_mean, running_var=running_var, num_batches_tracked=num_batches_tracked)
+    given.update((name, _Buffer(value, name)) for name, value in optional.items() if value is not None)
+
+    for name, buffer in given.items():
+        shown = "out" if name == "output" else name
+        if buffer.ordinal != x.ordinal:
+            raise Error(2, "WN_STATUS_INVALID_VALUE", f"{shown} lies on another device than x")
+        full = name in ("input", "output", "residual", "sum")
+        if full and buffer.shape != x.shape:
+            raise _invalid(f"{shown} has the shape {buffer.shape}, and x {x.shape}")
+        if full and buffer.dtype != x.dtype:
+            raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, and x {x.dtype}")
+        if name in ("running_mean", "running_var") and buffer.dtype != "float32":
+            raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, not float32")
+        if name == "num_batches_tracked" and buffer.dtype != "int64":
+            raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, not int64")
+        written = name in ("output", "sum") or (sum_in_residual and name == "residual") or (
+            moves and name in ("running_mean", "running_var", "num_batches_tracked"))
+        if written and getattr(buffer, "is_read_only", False):
+            raise _invalid(f"{shown} may not be written")
+        if full and channels_last and not buffer.is_channels_last():
+            raise _invalid(f"{shown} is not laid out as x: {buffer.strides}")
+        if not (full and (rows or channels_last)) and not buffer.is_contiguous():
+            raise _invalid(f"{shown} is not contiguous: nothing is copied here in silence")
+    _check_lengths(given, x, shape_of)
+
+    strides = {}
+    if rows:
+        for name in ("input", "output", "residual", "sum"):
+            if name in given:
+                strides[f"{name}_row_stride"] = given[name].row_stride(name)
+    in_place = given["output"].address == x.address and x.address != 0
+    if in_place:
+        strides["input_row_stride"] = 0
+    types = {name: given[name].dtype if name in given else None for name in "weight bias scale shift channel_bias".split()}
+    shape = x.shape
+    if channels_last:
+        shape = (shape[0], *shape[2:], shape[1])
+    signed = signature(shape, x.dtype, **types, residual="residual" in given, sum="sum" in given,
+                       sum_in_residual=sum_in_residual, in_place=in_place, update_running_statistics=moves,
+                       num_batches_tracked="num_batches_tracked" in given, **strides)
+    if device is None:
+        device = Device.cpu() if x.ordinal is None else Device.cuda(x.ordinal)
+    stream = x.stream if stream is None else stream
+    call = Call(device, layer, signed)
+    addresses = {name: buffer.address for name, buffer in given.items() if not (in_place and name == "input")}
+    if call.workspace_bytes:
+        if workspace is None:
+            found = _workspace(device, call.workspace_bytes, stream, x_value)
+        else:
+            found = workspace.address, workspace.nbytes
+        addresses["workspace"], addresses["workspace_bytes"] = found
+    call.launch(stream, **addresses)
+    return out
+
+
+def _check_lengths(given, x, shape_of):
+    """The C library trusts the lengths of buffers; here they are known."""
+    for name, buffer in given.items():
+        expected = shape_of.get(name)
+        if expected is not None and _count(buffer.shape) != _count(expected):
+            raise Error(19, "WN_STATUS_LENGTH", f"{name} has the shape {buffer.shape}, expected {tuple(expected)}")
+
+
+def _count(shape):
+    count = 1
+    for extent in shape:
+        count *= extent
+    return count
+
+
+def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, activation=None, **options):
+    """LayerNorm over the trailing axes. Options of this and the next function: ``residual`` (added before), ``sum`` (where
+    input + residual goes) or ``sum_in_residual=True``, ``out`` (``x`` itself: in place), ``stream``, ``device``."""
+    normalized_shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
+    made = layer("layer_norm", normalized_shape=normalized_shape, eps=eps, activation=activation)
+    return _run(made, x, dict.fromkeys(("weight", "bias"), normalized_shape), weight=weight, bias=bias, rows=True, **options)
+
+
+def rms_norm(x, normalized_shape, weight=None, bias=None, *, eps, weight_plus_one=False, activation=None, **options):
+    """RMSNorm over the trailing axes. ``eps`` has no default: models differ."""
+    normalized_shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
+    made = layer("rms_norm", normalized_shape=normalized_shape, eps=eps, activation=activation,
+                 weight_plus_one=weight_plus_one)
+    return _run(made, x, dict.fromkeys(("weight", "bias"), normalized_shape), weight=weight, bias=bias, rows=True, **options)
+
+
+def _image(x, channels_last):
+    """Channels, and whether memory is ``[N, spatial…, C]``, of ``x`` of shape ``[N, C, spatial…]``."""
+    buffer = _Buffer(x, "x")
+    if len(buffer.shape) < 2:
+        raise Error(5, "WN_STATUS_SHAPE", f"x has the shape {buffer.shape}, expected [N, C] and up to 3 spatial axes behind")
+    if channels_last is None:
+        channels_last = not buffer.is_contiguous() and buffer.is_channels_last()
+    return buffer.shape[0], buffer.shape[1], channels_last
+
+
+def _lengths(samples, channels):
+    of_channels = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (channels,))
+    of_samples = dict.fromkeys(("scale", "shift", "channel_bias"), (samples, channels))
+    return {**of_channels, **of_samples, "num_batches_tracked": (1,)}
+
+
+def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, *, scale_plus_one=False, activation=None,
+               channels_last=None, **options):
+    """GroupNorm of ``x[N, C, spatial…]``; NHWC where its memory is torch's channels_last (NumPy: a transposed view). Options,
+    also of those below: ``scale``, ``shift``, ``channel_bias`` of ``[N, C]``, and those of layer_norm."""
+    samples, channels, channels_last = _image(x, channels_last)
+    made = layer("group_norm", num_groups=num_groups, num_channels=channels, eps=eps, activation=activation,
+                 layout="NHWC" if channels_last else "NCHW", scale_plus_one=scale_plus_one)
+    return _run(made, x, _lengths(samples, channels), weight=weight, bias=bias, channels_last=channels_last, **options)
+
+
+def instance_norm(x, running_mean=None, running_var=None, weight=None, bias=None, eps=1e-5, *, scale_plus_one=False,
+                  activation=None, channels_last=None, **options):
+    """InstanceNorm; by running statistics where they are given (torch's ``use_input_stats=False``)."""
+    samples, channels, channels_last = _image(x, channels_last)
+    made = layer("instance_norm", num_channels=channels, eps=eps, activation=activation,
+                 layout="NHWC" if channels_last else "NCHW", scale_plus_one=scale_plus_one,
+                 track_running_stats=running_mean is not None)
+    return _run(made, x, _lengths(samples, channels), weight=weight, bias=bias, running_mean=running_mean,
+                running_var=running_var, channels_last=channels_last, **options)
+
+
+def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *,
+               num_batches_tracked=None, activation=None, channels_last=None, **options):
+    """BatchNorm by running statistics, or with ``training=True`` by those of the batch, which move the running ones."""
+    samples, channels, channels_last = _image(x, channels_last)
+    made = layer("batch_norm", num_channels=channels, eps=eps, activation=activation,
+                 layout="NHWC" if channels_last else "NCHW", batch_statistics=training, momentum=momentum)
+    return _run(made, x, _lengths(samples, channels), weight=weight, bias=bias, running_mean=running_mean,
+                running_var=running_var, num_batches_tracked=num_batches_tracked,
+                moves=training and running_mean is not None, channels_last=channels_last, **options)
+
+
+def fold_conv_bn(weight, bias, running_mean, running_var, bn_weight=None, bn_bias=None, eps=None, *, groups=1,
+                 transposed=False):
+    """The weight and bias of a convolution (or, of two axes, of a linear layer) that has absorbed the BatchNorm behind it:
+    new NumPy arrays of the weight's type, computed in f64 and rounded once. ``eps`` has no default: 1e-5 and 1e-3 are both
+    common, and a wrong one is silent."""
+    import numpy
+
+    if eps is None:
+        raise _invalid("fold_conv_bn has no default eps: it is the BatchNorm's")
+    kept = []
+
+    def array(value, argument):
+        if value is None:
+            return _Array()
+        value = numpy.ascontiguousarray(value)
+        kept.append(value)
+        return _Array(value.ctypes.data, value.size, _code(_DTYPES, str(value.dtype), argument))
+
+    weight = numpy.ascontiguousarray(weight)
+    kind = 3 if weight.ndim == 2 else 2 if transposed else 1
+    channels = weight.shape[1] * groups if kind == 2 else weight.shape[0]
+    folded = numpy.empty_like(weight)
+    folded_bias = numpy.empty(channels, weight.dtype)
+    rank, shape = _extents(weight.shape)
+    linear = _Linear(kind, 0, groups, array(weight, "weight"), rank, (c_int64 * 8)(*shape), array(bias, "bias"))
+    batch_norm = _Affine(0, 0, array(running_mean, "running_mean"), array(running_var, "running_var"),
+                         array(bn_weight, "bn_weight"), array(bn_bias, "bn_bias"), eps)
+    dtype = _code(_DTYPES, str(weight.dtype), "weight")
+    _check(load().wn_fold(byref(linear), None, 0, byref(batch_norm), 1, dtype, folded.ctypes.data, folded.size,
+                          folded_bias.ctypes.data, folded_bias.size, None))
+    return folded, folded_bias
