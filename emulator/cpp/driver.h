@@ -33,6 +33,7 @@ namespace emu::driver {
 using namespace reports;
 using DeviceAddress = uint64_t;
 
+struct Context;
 struct Stream;
 
 // A point in a stream: passed when that many of its operations are done.
@@ -71,7 +72,11 @@ struct Capture {
 };
 
 struct Stream {
-    bool non_blocking = false;  // exempt from waiting for the null stream, and it for them
+    explicit Stream(Context* owner, unsigned creation_flags = 0);
+    Context* const context;
+    const unsigned flags;
+    // Exempt from waiting for `Objects::null_stream`, and it for them. So are all of another than the primary context.
+    const bool non_blocking;
     std::deque<Operation> queue;
     uint64_t issued = 0, done = 0;
     uint32_t id = order::new_stream();
@@ -83,6 +88,7 @@ struct Stream {
 };
 
 struct Event {
+    Context* context = nullptr;
     unsigned flags = 0;
     bool recorded = false;
     Ticket ticket;
@@ -94,13 +100,27 @@ struct Event {
 };
 
 struct Function {
+    Context* context;
     const KernelDescription* kernel;
     int max_dynamic_shared = 48 * 1024;
     bool non_portable_cluster = false;
 };
 
 struct Module {
+    Context* context = nullptr;
     std::vector<std::unique_ptr<Function>> functions;
+};
+
+// The address of a context is its handle. Never freed, so that threads to which it is still current can be told that it
+// was destroyed, and no later context is taken for it.
+struct Context {
+    explicit Context(bool primary) : is_primary(primary) {}
+    const bool is_primary;
+    // Of the primary context, by those who retained it; of another, one until it is destroyed.
+    int references = 0;
+    uint64_t id = 0;
+    const std::shared_ptr<Stream> null_stream = std::make_shared<Stream>(this);
+    bool is_alive() const { return references > 0; }
 };
 
 // One call of the API: holds the lock, and counts the call by its name.
@@ -118,7 +138,14 @@ class Call {
 
 extern bool initialized;
 extern int sticky_error;
-void* current_context();
+// Not in reports.h: only contexts answer it.
+constexpr int context_is_destroyed = 709;
+
+Context& primary_context();
+// The top of the calling thread's stack of contexts, or null. It may have been destroyed.
+Context* current_context();
+// Why the calling thread has no context to work in, as a CUresult.
+int missing_context();
 
 // Live handles, so that a stale one is refused and not followed.
 template <class T>
@@ -140,6 +167,17 @@ class Handles {
         delete object;
         return true;
     }
+    void destroy_those_of(const Context& context) {
+        for (auto at = live_.begin(); at != live_.end();) {
+            T* const object = *at;
+            if (object->context != &context) {
+                ++at;
+                continue;
+            }
+            at = live_.erase(at);
+            delete object;
+        }
+    }
 
   private:
     std::set<T*> live_;
@@ -147,7 +185,9 @@ class Handles {
 
 // Never destroyed: other threads may still call while the process exits.
 struct Objects {
-    std::shared_ptr<Stream> null_stream = std::make_shared<Stream>();
+    // That of the primary context.
+    std::shared_ptr<Stream> null_stream = primary_context().null_stream;
+    // Of all contexts, their null streams too.
     std::vector<std::shared_ptr<Stream>> streams{null_stream};
     Handles<Event> events;
     Handles<Module> modules;
@@ -157,13 +197,21 @@ struct Objects {
     uint64_t launches = 0;
     std::map<const emu::KernelDescription*, uint64_t> launches_of;
     std::vector<std::pair<char*, size_t>> pinned;
+    // The contexts of what cuMemAlloc gave. Memory of the device's pool (cuMemAllocAsync) belongs to none.
+    std::map<DeviceAddress, Context*> owners;
     // What the host has waited for, and so all that is issued from now on follows.
     order::Clock host_clock;
 };
 Objects& objects();
 
-// Null, 1 and 2 name the default stream.
+// Null, 1 and 2 name the null stream of the current context.
+std::shared_ptr<Stream> stream_of(const void* handle);
+// As `stream_of`, but of the primary context.
 std::shared_ptr<Stream> find_stream(const void* handle);
+
+// As `submit`, and in the order that the null stream of the stream's own context asks for.
+int issue(const std::shared_ptr<Stream>& stream, const char* name, std::function<int()> work,
+          std::vector<Ticket> after = {});
 
 // Puts work into a stream, or into the graph that the stream captures.
 int submit(const std::shared_ptr<Stream>& stream, const char* name, std::function<int()> work,

@@ -1,4 +1,9 @@
-// Initialization, errors, devices and the one (primary) context.
+// Initialization, errors, devices and contexts.
+//
+// A fault poisons the process, hence all contexts, until the last one goes. Memory may be used in every context,
+// whichever it was allocated in, and pinned memory outlives its own. On a GPU a kernel that reaches into the memory of
+// another context faults unless there is peer access: that mistake is not found here.
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <unordered_map>
@@ -24,23 +29,177 @@ std::unordered_map<const char*, uint64_t>& call_counts() {
     return *counts;
 }
 
-// The primary context of device 0: its address is the handle.
-struct Context {
-    int references = 0;
-} primary;
-thread_local void* context_of_thread __attribute__((tls_model("initial-exec")));
+constexpr unsigned non_blocking_flag = 1;
 
-void destroy_primary() {
-    run_all();
-    if (const size_t count = memory::live_allocations()) {
-        addf(success, "leak: %zu device allocations of %zu bytes were live when the context was destroyed", count,
-             memory::live_bytes());
-        memory::release_all();
+// All that there ever were, the primary one first.
+std::vector<std::unique_ptr<Context>>& contexts() {
+    static auto* const list = [] {
+        auto* const contexts = new std::vector<std::unique_ptr<Context>>;
+        contexts->push_back(std::make_unique<Context>(true));
+        return contexts;
+    }();
+    return *list;
+}
+
+Context* find_context(const void* handle) {
+    for (const auto& context : contexts()) {
+        if (context.get() == handle) return context.get();
     }
-    sticky_error = 0;
+    return nullptr;
+}
+
+// As a CUresult.
+int why_unusable(const Context* context) {
+    if (!context) return invalid_context;
+    return context->is_alive() ? success : context_is_destroyed;
+}
+
+void activate(Context& context) {
+    static uint64_t begun = 0;
+    context.references = 1;
+    context.id = ++begun;
+}
+
+// A thread's stack of contexts. The top is null when the stack is empty, and what lies below is rarely there: room for
+// thread_local variables is small (executor.h). What a thread leaves there when it ends stays.
+struct Below {
+    Context* context;
+    Below* next;
+};
+thread_local Context* top __attribute__((tls_model("initial-exec")));
+thread_local Below* below_top __attribute__((tls_model("initial-exec")));
+
+void push(Context& context) {
+    if (top) below_top = new Below{top, below_top};
+    top = &context;
+}
+
+void pop() {
+    top = nullptr;
+    if (!below_top) return;
+    const std::unique_ptr<Below> next(below_top);
+    top = next->context;
+    below_top = next->next;
+}
+
+void spoil_captures_of(const Context& context) {
+    for (const auto& stream : objects().streams) {
+        const std::shared_ptr<Capture> capture = stream->capture;
+        if (!capture || stream->context != &context) continue;
+        capture->invalid = true;
+        if (capture->origin != stream.get()) continue;
+        // Nobody is left who could end it.
+        for (const auto& member : objects().streams) {
+            if (member->capture != capture) continue;
+            member->capture = nullptr;
+            member->frontier.clear();
+        }
+    }
+}
+
+void destroy_handles_of(const Context& context) {
+    Objects& o = objects();
+    spoil_captures_of(context);
+    o.streams.erase(std::remove_if(o.streams.begin(), o.streams.end(),
+                                   [&](const auto& s) { return s->context == &context && s != o.null_stream; }),
+                    o.streams.end());
+    o.events.destroy_those_of(context);
+    for (auto at = o.functions.begin(); at != o.functions.end();) {
+        at = (*at)->context == &context ? o.functions.erase(at) : std::next(at);
+    }
+    o.modules.destroy_those_of(context);
+}
+
+void release_memory_of(const Context& context, bool is_last) {
+    std::vector<DeviceAddress> leaked;
+    size_t count = 0, bytes = 0;
+    if (is_last) {
+        // The device's pool outlives a context, but nobody is left to free what came from it.
+        count = memory::live_allocations();
+        bytes = memory::live_bytes();
+        objects().owners.clear();
+    } else {
+        for (const auto& [address, owner] : objects().owners) {
+            if (owner == &context) leaked.push_back(address);
+        }
+        count = leaked.size();
+        for (const DeviceAddress address : leaked) bytes += memory::find(address)->size;
+    }
+    if (count == 0) return;
+    addf(success, "leak: %zu device allocations of %zu bytes were live when the context was destroyed", count, bytes);
+    if (is_last) memory::release_all();
+    for (const DeviceAddress address : leaked) {
+        objects().owners.erase(address);
+        memory::release(address);
+    }
+}
+
+// The context still lives: work that is queued in it must run.
+void destroy_contents_of(const Context& context) {
+    // A copy, because a host function may destroy a stream.
+    const auto streams = objects().streams;
+    for (const auto& stream : streams) {
+        if (stream->context == &context) run_until(ticket_of(stream));
+    }
+    const bool is_last = std::none_of(contexts().begin(), contexts().end(), [&](const auto& other) {
+        return other.get() != &context && other->is_alive();
+    });
+    destroy_handles_of(context);
+    release_memory_of(context, is_last);
+    if (is_last) sticky_error = 0;
+}
+
+int create(void** handle, unsigned flags, int device) {
+    if (!initialized) return add(not_initialized, "the driver was called before cuInit");
+    if (device != 0 || profile().devices == 0) return invalid_device;
+    // CU_CTX_FLAGS_MASK: how a thread waits (one of four), mapped host memory, local memory, dumps, synchronous copies.
+    constexpr unsigned waits = 7, known = 0xFF;
+    const unsigned wait = flags & waits;
+    if (flags & ~known || wait == 3 || wait > 4) return addf(invalid_value, "a context cannot have flags %#x", flags);
+    contexts().push_back(std::make_unique<Context>(false));
+    Context& context = *contexts().back();
+    activate(context);
+    objects().streams.push_back(context.null_stream);
+    push(context);
+    *handle = &context;
+    return success;
+}
+
+// What the queue does for the primary context.
+std::vector<Ticket> order_in_context(const Stream& stream) {
+    std::vector<Ticket> after;
+    if (stream.context->is_primary) return after;
+    const auto is_exempt = [](const Stream& s) { return s.flags & non_blocking_flag; };
+    if (&stream != stream.context->null_stream.get()) {
+        if (!is_exempt(stream)) after.push_back(ticket_of(stream.context->null_stream));
+        return after;
+    }
+    for (const auto& other : objects().streams) {
+        if (other.get() != &stream && other->context == stream.context && !is_exempt(*other))
+            after.push_back(ticket_of(other));
+    }
+    return after;
 }
 
 }  // namespace
+
+Stream::Stream(Context* owner, unsigned creation_flags)
+    : context(owner), flags(creation_flags), non_blocking(creation_flags & non_blocking_flag || !owner->is_primary) {}
+
+Context& primary_context() { return *contexts().front(); }
+Context* current_context() { return top; }
+int missing_context() { return why_unusable(top); }
+
+std::shared_ptr<Stream> stream_of(const void* handle) {
+    if (reinterpret_cast<uintptr_t>(handle) > 2) return find_stream(handle);
+    return top && top->is_alive() ? top->null_stream : nullptr;
+}
+
+int issue(const std::shared_ptr<Stream>& stream, const char* name, std::function<int()> work,
+          std::vector<Ticket> after) {
+    for (Ticket& ticket : order_in_context(*stream)) after.push_back(std::move(ticket));
+    return submit(stream, name, std::move(work), std::move(after));
+}
 
 Call::Call(const char* name, Kind kind) : guard_(driver_lock()) {
     call_counts()[name]++;
@@ -49,11 +208,12 @@ Call::Call(const char* name, Kind kind) : guard_(driver_lock()) {
 
 int Call::refused() const {
     if (!initialized) return add(not_initialized, "the driver was called before cuInit");
-    if (!current_context()) return add(invalid_context, "the calling thread has no current context");
+    if (const int error = missing_context()) {
+        return add(error, top ? "the calling thread's current context was destroyed"
+                              : "the calling thread has no current context");
+    }
     return sticky_error;
 }
-
-void* current_context() { return primary.references > 0 ? context_of_thread : nullptr; }
 
 std::string calls_text() {
     const std::lock_guard<std::recursive_mutex> guard(driver_lock());
@@ -68,6 +228,33 @@ std::string calls_text() {
 
 using namespace emu::driver;
 using emu::profile;
+
+namespace {
+
+// CUctxCreateParams.
+struct CreationParameters {
+    const void* affinity;
+    int affinities;
+    const void* graphics;
+};
+
+// A primary context that nobody retains may be current all the same: a program may retain it later.
+int cannot_be_current(const void* handle) {
+    const Context* const context = find_context(handle);
+    return context && context->is_primary ? static_cast<int>(success) : why_unusable(context);
+}
+
+// Work of other contexts goes on.
+void host_waits_for_context(const Context& context) {
+    const auto streams = objects().streams;
+    const auto is_its_own = [&](const auto& stream) { return stream->context == &context; };
+    if (std::all_of(streams.begin(), streams.end(), is_its_own)) return host_waits_for_all();
+    for (const auto& stream : streams) {
+        if (is_its_own(stream)) host_waits_for(ticket_of(stream));
+    }
+}
+
+}  // namespace
 
 CU cuInit(unsigned) {
     const Call call(__func__);
@@ -193,7 +380,12 @@ CU cuDevicePrimaryCtxRetain(void** context, int device) {
     const Call call(__func__);
     if (!initialized) return not_initialized;
     if (device != 0) return invalid_device;
-    primary.references++;
+    Context& primary = primary_context();
+    if (primary.is_alive()) {
+        primary.references++;
+    } else {
+        activate(primary);
+    }
     *context = &primary;
     return success;
 }
@@ -201,8 +393,10 @@ CU cuDevicePrimaryCtxRetain(void** context, int device) {
 CU cuDevicePrimaryCtxRelease_v2(int device) {
     const Call call(__func__);
     if (device != 0) return invalid_device;
-    if (primary.references == 0) return invalid_context;
-    if (--primary.references == 0) destroy_primary();
+    Context& primary = primary_context();
+    if (!primary.is_alive()) return invalid_context;
+    if (primary.references == 1) destroy_contents_of(primary);
+    primary.references--;
     return success;
 }
 CU_ALIAS(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2);
@@ -210,7 +404,7 @@ CU_ALIAS(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2);
 CU cuDevicePrimaryCtxReset_v2(int device) {
     const Call call(__func__);
     if (device != 0) return invalid_device;
-    destroy_primary();
+    destroy_contents_of(primary_context());
     return success;
 }
 CU_ALIAS(cuDevicePrimaryCtxReset, cuDevicePrimaryCtxReset_v2);
@@ -218,9 +412,42 @@ CU_ALIAS(cuDevicePrimaryCtxReset, cuDevicePrimaryCtxReset_v2);
 CU cuDevicePrimaryCtxGetState(int, unsigned* flags, int* active) {
     const Call call(__func__);
     *flags = 0;
-    *active = primary.references > 0;
+    *active = primary_context().is_alive();
     return success;
 }
+
+CU cuCtxCreate_v2(void** context, unsigned flags, int device) {
+    const Call call(__func__);
+    return create(context, flags, device);
+}
+CU_ALIAS(cuCtxCreate, cuCtxCreate_v2);
+
+// A share of the multiprocessors needs a server beside the driver (MPS).
+CU cuCtxCreate_v3(void** context, const void*, int affinities, unsigned flags, int device) {
+    const Call call(__func__);
+    if (affinities) return add(not_supported, "a context's share of the multiprocessors is not emulated");
+    return create(context, flags, device);
+}
+
+CU cuCtxCreate_v4(void** context, const CreationParameters* parameters, unsigned flags, int device) {
+    const Call call(__func__);
+    if (parameters && (parameters->affinities || parameters->graphics)) {
+        return add(not_supported, "a context's share of the multiprocessors, or with graphics, is not emulated");
+    }
+    return create(context, flags, device);
+}
+
+CU cuCtxDestroy_v2(void* handle) {
+    const Call call(__func__);
+    Context* const context = find_context(handle);
+    if (const int error = why_unusable(context)) return error;
+    if (context->is_primary) return add(invalid_context, "a primary context is released, never destroyed");
+    destroy_contents_of(*context);
+    context->references--;
+    if (top == context) pop();
+    return success;
+}
+CU_ALIAS(cuCtxDestroy, cuCtxDestroy_v2);
 
 CU cuCtxGetCurrent(void** context) {
     if (bare::known_context(context)) return success;
@@ -230,20 +457,31 @@ CU cuCtxGetCurrent(void** context) {
     return success;
 }
 
-CU cuCtxSetCurrent(void* context) {
+// Replaces the top of the stack, or takes it off.
+CU cuCtxSetCurrent(void* handle) {
     const Call call(__func__);
-    if (context && context != &primary) return invalid_context;
-    context_of_thread = context;
+    if (!handle) {
+        pop();
+        return success;
+    }
+    if (const int error = cannot_be_current(handle)) return error;
+    top = find_context(handle);
     return success;
 }
 
-CU cuCtxPushCurrent_v2(void* context) { return cuCtxSetCurrent(context); }
+CU cuCtxPushCurrent_v2(void* handle) {
+    const Call call(__func__);
+    if (const int error = cannot_be_current(handle)) return error;
+    push(*find_context(handle));
+    return success;
+}
 CU_ALIAS(cuCtxPushCurrent, cuCtxPushCurrent_v2);
 
 CU cuCtxPopCurrent_v2(void** context) {
     const Call call(__func__);
-    if (context) *context = context_of_thread;
-    context_of_thread = nullptr;
+    if (!top) return add(invalid_context, "the calling thread has no current context to pop");
+    if (context) *context = top;
+    pop();
     return success;
 }
 CU_ALIAS(cuCtxPopCurrent, cuCtxPopCurrent_v2);
@@ -251,14 +489,22 @@ CU_ALIAS(cuCtxPopCurrent, cuCtxPopCurrent_v2);
 CU cuCtxGetDevice(int* device) {
     const Call call(__func__);
     *device = 0;
-    return current_context() ? success : invalid_context;
+    return missing_context();
+}
+
+CU cuCtxGetId(void* handle, unsigned long long* id) {
+    const Call call(__func__);
+    const Context* const context = handle ? find_context(handle) : current_context();
+    if (const int error = why_unusable(context)) return error;
+    *id = context->id;
+    return success;
 }
 
 CU cuCtxSynchronize() {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
     if (const int error = refuse_while_capturing()) return error;
-    host_waits_for_all();
+    host_waits_for_context(*current_context());
     return after_synchronization();
 }
 
@@ -278,6 +524,3 @@ CU cuProfilerStop() {
     const Call call(__func__);
     return success;
 }
-
-// Linked, not called, by applications that link the driver directly.
-CU cuCtxDestroy_v2(void*) { return not_supported; }

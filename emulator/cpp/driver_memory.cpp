@@ -41,12 +41,17 @@ int touch(const char* operation, DeviceAddress address, size_t bytes, bool write
     return emu::races::driver_access(*memory::find(address), address, bytes, write);
 }
 
+int give_back(DeviceAddress address) {
+    objects().owners.erase(address);
+    return memory::release(address);
+}
+
 int release(DeviceAddress address) {
     const emu::Allocation* const allocation = memory::find(address);
     if (allocation && allocation->live && allocation->address == address) {
         if (const int error = touch("release", address, allocation->size, true)) return error;
     }
-    return memory::release(address);
+    return give_back(address);
 }
 
 int allocate(DeviceAddress* address, size_t bytes) {
@@ -59,7 +64,7 @@ int copy_to_device(const std::shared_ptr<Stream>& stream, DeviceAddress to, cons
     if (const int error = check_range("copy to the device", to, bytes)) return error;
     if (stream->capture || is_pinned(from, bytes)) {
         // Reads the host's memory when it runs: whoever changes it too early sees the change copied.
-        return submit(stream, "copy to device", [=] {
+        return issue(stream, "copy to device", [=] {
             if (const int error = touch("copy to device", to, bytes, true)) return error;
             std::memcpy(pointer(to), from, bytes);
             return 0;
@@ -67,7 +72,7 @@ int copy_to_device(const std::shared_ptr<Stream>& stream, DeviceAddress to, cons
     }
     const auto staged =
         std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
-    return submit(stream, "copy to device", [=] {
+    return issue(stream, "copy to device", [=] {
         if (const int error = touch("copy to device", to, bytes, true)) return error;
         std::memcpy(pointer(to), staged->data(), bytes);
         return 0;
@@ -83,16 +88,22 @@ int copy_to_host(const std::shared_ptr<Stream>& stream, void* to, DeviceAddress 
         std::memcpy(to, pointer(from), bytes);
         return 0;
     };
-    if (const int error = submit(stream, "copy to host", copy)) return error;
+    if (const int error = issue(stream, "copy to host", copy)) return error;
     if (pinned || stream->capture) return success;
     // Into pageable memory a copy returns when it is done.
     host_waits_for(ticket_of(stream));
     return after_synchronization();
 }
 
+// Null for memory of the device's pool.
+Context* owner_of(const emu::Allocation& allocation) {
+    const auto found = objects().owners.find(allocation.address);
+    return found == objects().owners.end() ? nullptr : found->second;
+}
+
 template <class T>
 int fill(DeviceAddress address, T value, size_t count, void* handle, bool wait) {
-    const auto stream = find_stream(handle);
+    const auto stream = stream_of(handle);
     if (!stream) return invalid_handle;
     if (const int error = check_range("fill", address, count * sizeof(T))) return error;
     if (address % sizeof(T)) return add(invalid_value, "fill of a misaligned address");
@@ -101,7 +112,7 @@ int fill(DeviceAddress address, T value, size_t count, void* handle, bool wait) 
         std::fill_n(static_cast<T*>(pointer(address)), count, value);
         return 0;
     };
-    if (const int error = submit(stream, "fill", work)) return error;
+    if (const int error = issue(stream, "fill", work)) return error;
     if (!wait) return success;
     host_waits_for(ticket_of(stream));
     return after_synchronization();
@@ -113,15 +124,17 @@ CU cuMemAlloc_v2(DeviceAddress* address, size_t bytes) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
     if (const int error = refuse_while_capturing()) return error;
-    return allocate(address, bytes);
+    if (const int error = allocate(address, bytes)) return error;
+    objects().owners[*address] = current_context();
+    return success;
 }
 CU_ALIAS(cuMemAlloc, cuMemAlloc_v2);
 
 CU cuMemFree_v2(DeviceAddress address) {
     const Call call(__func__);
-    if (!current_context()) return invalid_context;
+    if (const int error = missing_context()) return error;
     if (!sticky_error) host_waits_for_all();
-    const int result = memory::release(address);
+    const int result = give_back(address);
     return sticky_error ? sticky_error : result;
 }
 CU_ALIAS(cuMemFree, cuMemFree_v2);
@@ -129,7 +142,7 @@ CU_ALIAS(cuMemFree, cuMemFree_v2);
 CU cuMemAllocAsync(DeviceAddress* address, size_t bytes, void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = find_stream(handle);
+    const auto stream = stream_of(handle);
     if (!stream) return invalid_handle;
     if (stream->capture) {
         stream->capture->invalid = true;
@@ -140,8 +153,8 @@ CU cuMemAllocAsync(DeviceAddress* address, size_t bytes, void* handle) {
 
 CU cuMemFreeAsync(DeviceAddress address, void* handle) {
     const Call call(__func__);
-    if (!current_context()) return invalid_context;
-    const auto stream = find_stream(handle);
+    if (const int error = missing_context()) return error;
+    const auto stream = stream_of(handle);
     if (!stream) return invalid_handle;
     if (stream->capture) {
         stream->capture->invalid = true;
@@ -149,10 +162,10 @@ CU cuMemFreeAsync(DeviceAddress address, void* handle) {
     }
     // After a fault nothing in a stream runs any more, but the memory is given back all the same.
     if (sticky_error) {
-        memory::release(address);
+        give_back(address);
         return sticky_error;
     }
-    return submit(stream, "release", [address] { return release(address); });
+    return issue(stream, "release", [address] { return release(address); });
 }
 
 CU cuMemGetInfo_v2(size_t* free_bytes, size_t* total_bytes) {
@@ -202,7 +215,9 @@ CU cuPointerGetAttribute(void* data, int attribute, DeviceAddress address) {
     const emu::Allocation* const allocation = memory::find_range(address, 1);
     if (!allocation && !is_pinned(pointer(address), 1)) return invalid_value;
     switch (attribute) {
-        case 1: *static_cast<void**>(data) = current_context(); return success;      // CONTEXT
+        case 1:
+            *static_cast<void**>(data) = allocation ? owner_of(*allocation) : current_context();
+            return success;                                                          // CONTEXT
         case 2: *static_cast<unsigned*>(data) = allocation ? 2 : 1; return success;  // MEMORY_TYPE: device or host
         case 3: *static_cast<DeviceAddress*>(data) = address; return success;        // DEVICE_POINTER
         case 9: *static_cast<int*>(data) = 0; return success;                        // DEVICE_ORDINAL
@@ -226,7 +241,7 @@ CU cuMemGetAddressRange_v2(DeviceAddress* base, size_t* bytes, DeviceAddress add
 CU cuMemcpyHtoDAsync_v2(DeviceAddress to, const void* from, size_t bytes, void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = find_stream(handle);
+    const auto stream = stream_of(handle);
     return stream ? copy_to_device(stream, to, from, bytes) : static_cast<int>(invalid_handle);
 }
 CU_ALIAS(cuMemcpyHtoDAsync, cuMemcpyHtoDAsync_v2);
@@ -234,7 +249,7 @@ CU_ALIAS(cuMemcpyHtoDAsync, cuMemcpyHtoDAsync_v2);
 CU cuMemcpyHtoD_v2(DeviceAddress to, const void* from, size_t bytes) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = objects().null_stream;
+    const auto stream = stream_of(nullptr);
     if (const int error = copy_to_device(stream, to, from, bytes)) return error;
     host_waits_for(ticket_of(stream));
     return after_synchronization();
@@ -244,7 +259,7 @@ CU_ALIAS(cuMemcpyHtoD, cuMemcpyHtoD_v2);
 CU cuMemcpyDtoHAsync_v2(void* to, DeviceAddress from, size_t bytes, void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = find_stream(handle);
+    const auto stream = stream_of(handle);
     return stream ? copy_to_host(stream, to, from, bytes) : static_cast<int>(invalid_handle);
 }
 CU_ALIAS(cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2);
@@ -252,7 +267,7 @@ CU_ALIAS(cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2);
 CU cuMemcpyDtoH_v2(void* to, DeviceAddress from, size_t bytes) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = objects().null_stream;
+    const auto stream = stream_of(nullptr);
     if (const int error = copy_to_host(stream, to, from, bytes)) return error;
     host_waits_for(ticket_of(stream));
     return after_synchronization();
@@ -262,11 +277,11 @@ CU_ALIAS(cuMemcpyDtoH, cuMemcpyDtoH_v2);
 CU cuMemcpyDtoDAsync_v2(DeviceAddress to, DeviceAddress from, size_t bytes, void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = find_stream(handle);
+    const auto stream = stream_of(handle);
     if (!stream) return invalid_handle;
     if (const int error = check_range("copy on the device, destination", to, bytes)) return error;
     if (const int error = check_range("copy on the device, source", from, bytes)) return error;
-    return submit(stream, "copy on device", [=] {
+    return issue(stream, "copy on device", [=] {
         if (const int error = touch("copy on device", from, bytes, false)) return error;
         if (const int error = touch("copy on device", to, bytes, true)) return error;
         std::memmove(pointer(to), pointer(from), bytes);

@@ -74,8 +74,10 @@ CU cuModuleLoadData(void** handle, const void* image) {
     if (const int error = profile().load_result) return addf(error, "%s cannot load the image", profile().name);
     if (const int error = check_image(image)) return error;
     auto module = std::make_unique<Module>();
+    module->context = current_context();
     for (const emu::KernelDescription& kernel : emu::kernel_table()) {
         module->functions.push_back(std::make_unique<Function>());
+        module->functions.back()->context = module->context;
         module->functions.back()->kernel = &kernel;
         objects().functions.insert(module->functions.back().get());
     }

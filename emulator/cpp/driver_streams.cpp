@@ -8,6 +8,13 @@ using namespace emu::driver;
 
 namespace {
 
+bool is_null(const Stream& stream) { return stream.context->null_stream.get() == &stream; }
+
+// A null stream is missing for want of a context.
+int missing_stream(const void* handle) {
+    return reinterpret_cast<uintptr_t>(handle) > 2 ? static_cast<int>(invalid_handle) : missing_context();
+}
+
 double milliseconds_now() {
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -33,7 +40,7 @@ int wait_in_capture(const std::shared_ptr<Stream>& stream, const Event& event) {
         return spoil(stream, stream_capture_merge, "a wait would merge two separate captures");
     }
     if (!stream->capture) {
-        if (stream == objects().null_stream) {
+        if (is_null(*stream)) {
             capture->invalid = true;
             return add(stream_capture_implicit, "the null stream cannot join a capture");
         }
@@ -50,8 +57,7 @@ int wait_in_capture(const std::shared_ptr<Stream>& stream, const Event& event) {
 CU cuStreamCreate(void** stream, unsigned flags) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    auto created = std::make_shared<Stream>();
-    created->non_blocking = flags & 1;
+    auto created = std::make_shared<Stream>(current_context(), flags);
     objects().streams.push_back(created);
     *stream = created.get();
     return success;
@@ -61,8 +67,8 @@ CU cuStreamCreateWithPriority(void** stream, unsigned flags, int) { return cuStr
 
 CU cuStreamDestroy_v2(void* handle) {
     const Call call(__func__);
-    const auto stream = find_stream(handle);
-    if (!stream || stream == objects().null_stream) return invalid_handle;
+    const auto stream = stream_of(handle);
+    if (!stream || is_null(*stream)) return invalid_handle;
     // The driver lets queued work finish. Nobody can wait for it by the stream any more, so it may as well be now.
     run_until(ticket_of(stream));
     auto& streams = objects().streams;
@@ -74,7 +80,7 @@ CU_ALIAS(cuStreamDestroy, cuStreamDestroy_v2);
 CU cuStreamSynchronize(void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = find_stream(handle);
+    const auto stream = stream_of(handle);
     if (!stream) return invalid_handle;
     if (stream->capture) return spoil(stream, stream_capture_unsupported, "a capturing stream cannot be synchronized");
     host_waits_for(ticket_of(stream));
@@ -84,7 +90,7 @@ CU cuStreamSynchronize(void* handle) {
 CU cuStreamQuery(void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = find_stream(handle);
+    const auto stream = stream_of(handle);
     if (!stream) return invalid_handle;
     if (stream->capture) return spoil(stream, stream_capture_unsupported, "a capturing stream cannot be queried");
     const bool done = stream->queue.empty();
@@ -99,29 +105,30 @@ CU cuStreamQuery(void* handle) {
 
 CU cuStreamGetCtx(void* handle, void** context) {
     const Call call(__func__);
-    if (!find_stream(handle)) return invalid_handle;
-    *context = current_context();
+    const auto stream = stream_of(handle);
+    if (!stream) return missing_stream(handle);
+    *context = stream->context;
     return success;
 }
 
 CU cuStreamGetFlags(void* handle, unsigned* flags) {
     const Call call(__func__);
-    const auto stream = find_stream(handle);
-    if (!stream) return invalid_handle;
-    *flags = stream->non_blocking;
+    const auto stream = stream_of(handle);
+    if (!stream) return missing_stream(handle);
+    *flags = stream->flags;
     return success;
 }
 
 CU cuStreamGetPriority(void* handle, int* priority) {
     const Call call(__func__);
     *priority = 0;
-    return find_stream(handle) ? success : invalid_handle;
+    return stream_of(handle) ? static_cast<int>(success) : missing_stream(handle);
 }
 
 CU cuStreamWaitEvent(void* handle, void* event_handle, unsigned) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = find_stream(handle);
+    const auto stream = stream_of(handle);
     const Event* const event = objects().events.find(event_handle);
     if (!stream || !event) return invalid_handle;
     if (!event->recorded) return success;
@@ -130,15 +137,15 @@ CU cuStreamWaitEvent(void* handle, void* event_handle, unsigned) {
         return spoil(stream, stream_capture_isolation,
                      "a capturing stream waits on an event recorded outside of the capture");
     }
-    return submit(stream, "wait", nullptr, {event->ticket});
+    return issue(stream, "wait", nullptr, {event->ticket});
 }
 
 CU cuLaunchHostFunc(void* handle, void (*function)(void*), void* data) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = find_stream(handle);
+    const auto stream = stream_of(handle);
     if (!stream) return invalid_handle;
-    return submit(stream, "host function", [=] {
+    return issue(stream, "host function", [=] {
         function(data);
         return 0;
     });
@@ -148,6 +155,7 @@ CU cuEventCreate(void** event, unsigned flags) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
     auto created = std::make_unique<Event>();
+    created->context = current_context();
     created->flags = flags;
     *event = objects().events.adopt(std::move(created));
     return success;
@@ -162,9 +170,11 @@ CU_ALIAS(cuEventDestroy, cuEventDestroy_v2);
 CU cuEventRecord(void* event_handle, void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = find_stream(handle);
+    const auto stream = stream_of(handle);
     Event* const event = objects().events.find(event_handle);
     if (!stream || !event) return invalid_handle;
+    if (event->context != stream->context)
+        return add(invalid_handle, "an event was recorded in a stream of another context");
     event->recorded = true;
     event->captured = stream->capture != nullptr;
     if (stream->capture) {
@@ -173,7 +183,7 @@ CU cuEventRecord(void* event_handle, void* handle) {
         return success;
     }
     event->milliseconds = std::make_shared<double>(0);
-    const int result = submit(stream, "record", [when = event->milliseconds] {
+    const int result = issue(stream, "record", [when = event->milliseconds] {
         *when = milliseconds_now();
         return 0;
     });
@@ -215,6 +225,7 @@ CU cuEventElapsedTime_v2(float* milliseconds, void* start_handle, void* end_hand
     const Event* const start = objects().events.find(start_handle);
     const Event* const end = objects().events.find(end_handle);
     if (!start || !end || !start->recorded || !end->recorded) return invalid_handle;
+    if (start->context != end->context) return add(invalid_handle, "elapsed time between events of two contexts");
     constexpr unsigned no_timing = 2;
     if ((start->flags | end->flags) & no_timing)
         return add(invalid_handle, "elapsed time of an event made without timing");
