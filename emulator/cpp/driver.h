@@ -72,11 +72,12 @@ struct Capture {
 };
 
 struct Stream {
-    explicit Stream(Context* owner, unsigned creation_flags = 0);
+    explicit Stream(Context* owner, unsigned creation_flags = 0) : context(owner), flags(creation_flags) {}
     Context* const context;
     const unsigned flags;
-    // Exempt from waiting for `Objects::null_stream`, and it for them. So are all of another than the primary context.
-    const bool non_blocking;
+    bool is_null() const;
+    // Exempt from waiting for its context's null stream, and it for them.
+    bool is_non_blocking() const { return flags & 1; }
     std::deque<Operation> queue;
     uint64_t issued = 0, done = 0;
     uint32_t id = order::new_stream();
@@ -123,6 +124,8 @@ struct Context {
     bool is_alive() const { return references > 0; }
 };
 
+inline bool Stream::is_null() const { return context->null_stream.get() == this; }
+
 // One call of the API: holds the lock, and counts the call by its name.
 class Call {
   public:
@@ -138,8 +141,6 @@ class Call {
 
 extern bool initialized;
 extern int sticky_error;
-// Not in reports.h: only contexts answer it.
-constexpr int context_is_destroyed = 709;
 
 Context& primary_context();
 // The top of the calling thread's stack of contexts, or null. It may have been destroyed.
@@ -185,10 +186,8 @@ class Handles {
 
 // Never destroyed: other threads may still call while the process exits.
 struct Objects {
-    // That of the primary context.
-    std::shared_ptr<Stream> null_stream = primary_context().null_stream;
     // Of all contexts, their null streams too.
-    std::vector<std::shared_ptr<Stream>> streams{null_stream};
+    std::vector<std::shared_ptr<Stream>> streams{primary_context().null_stream};
     Handles<Event> events;
     Handles<Module> modules;
     Handles<Graph> graphs, executable_graphs;
@@ -205,13 +204,7 @@ struct Objects {
 Objects& objects();
 
 // Null, 1 and 2 name the null stream of the current context.
-std::shared_ptr<Stream> stream_of(const void* handle);
-// As `stream_of`, but of the primary context.
 std::shared_ptr<Stream> find_stream(const void* handle);
-
-// As `submit`, and in the order that the null stream of the stream's own context asks for.
-int issue(const std::shared_ptr<Stream>& stream, const char* name, std::function<int()> work,
-          std::vector<Ticket> after = {});
 
 // Puts work into a stream, or into the graph that the stream captures.
 int submit(const std::shared_ptr<Stream>& stream, const char* name, std::function<int()> work,

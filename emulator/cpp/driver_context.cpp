@@ -29,8 +29,6 @@ std::unordered_map<const char*, uint64_t>& call_counts() {
     return *counts;
 }
 
-constexpr unsigned non_blocking_flag = 1;
-
 // All that there ever were, the primary one first.
 std::vector<std::unique_ptr<Context>>& contexts() {
     static auto* const list = [] {
@@ -100,9 +98,9 @@ void spoil_captures_of(const Context& context) {
 void destroy_handles_of(const Context& context) {
     Objects& o = objects();
     spoil_captures_of(context);
-    o.streams.erase(std::remove_if(o.streams.begin(), o.streams.end(),
-                                   [&](const auto& s) { return s->context == &context && s != o.null_stream; }),
-                    o.streams.end());
+    // The null stream of the primary context is there for as long as the process.
+    const auto ends = [&](const auto& s) { return s->context == &context && !(context.is_primary && s->is_null()); };
+    o.streams.erase(std::remove_if(o.streams.begin(), o.streams.end(), ends), o.streams.end());
     o.events.destroy_those_of(context);
     for (auto at = o.functions.begin(); at != o.functions.end();) {
         at = (*at)->context == &context ? o.functions.erase(at) : std::next(at);
@@ -165,41 +163,11 @@ int create(void** handle, unsigned flags, int device) {
     return success;
 }
 
-// What the queue does for the primary context.
-std::vector<Ticket> order_in_context(const Stream& stream) {
-    std::vector<Ticket> after;
-    if (stream.context->is_primary) return after;
-    const auto is_exempt = [](const Stream& s) { return s.flags & non_blocking_flag; };
-    if (&stream != stream.context->null_stream.get()) {
-        if (!is_exempt(stream)) after.push_back(ticket_of(stream.context->null_stream));
-        return after;
-    }
-    for (const auto& other : objects().streams) {
-        if (other.get() != &stream && other->context == stream.context && !is_exempt(*other))
-            after.push_back(ticket_of(other));
-    }
-    return after;
-}
-
 }  // namespace
-
-Stream::Stream(Context* owner, unsigned creation_flags)
-    : context(owner), flags(creation_flags), non_blocking(creation_flags & non_blocking_flag || !owner->is_primary) {}
 
 Context& primary_context() { return *contexts().front(); }
 Context* current_context() { return top; }
 int missing_context() { return why_unusable(top); }
-
-std::shared_ptr<Stream> stream_of(const void* handle) {
-    if (reinterpret_cast<uintptr_t>(handle) > 2) return find_stream(handle);
-    return top && top->is_alive() ? top->null_stream : nullptr;
-}
-
-int issue(const std::shared_ptr<Stream>& stream, const char* name, std::function<int()> work,
-          std::vector<Ticket> after) {
-    for (Ticket& ticket : order_in_context(*stream)) after.push_back(std::move(ticket));
-    return submit(stream, name, std::move(work), std::move(after));
-}
 
 Call::Call(const char* name, Kind kind) : guard_(driver_lock()) {
     call_counts()[name]++;

@@ -57,7 +57,7 @@ CU cuStreamBeginCapture_v2(void* handle, int) {
     if (const int error = call.refused()) return error;
     const auto stream = find_stream(handle);
     if (!stream) return invalid_handle;
-    if (stream == objects().null_stream) return add(stream_capture_unsupported, "the null stream cannot be captured");
+    if (stream->is_null()) return add(stream_capture_unsupported, "the null stream cannot be captured");
     if (stream->capture) return add(invalid_value, "the stream is capturing already");
     stream->capture = std::make_shared<Capture>();
     stream->capture->origin = stream.get();

@@ -154,7 +154,7 @@ int launch(const char* name, void* handle, const Request& request, void* const* 
     const Call call(name, Call::looks);
     if (const int error = call.refused()) return error;
     const Function* const function = function_of(handle);
-    const auto stream = stream_of(request.stream);
+    const auto stream = find_stream(request.stream);
     if (!function) return add(invalid_handle, "launch of a function that does not exist, or no longer does");
     if (!stream) return refuse(*function, request, invalid_handle, "the stream does not exist, or no longer does");
     if (function->context != stream->context)
@@ -177,7 +177,7 @@ int launch(const char* name, void* handle, const Request& request, void* const* 
     launch->seed = emu::settings.seed * 0x9E3779B97F4A7C15ull + number;
     if (!stream->capture && can_be_bare(*function->kernel)) bare::remember(function, request.stream);
     // Both are asked when it runs: a graph may have been captured before.
-    return issue(stream, function->kernel->name, [launch, context = function->context] {
+    return submit(stream, function->kernel->name, [launch, context = function->context] {
         if (!context->is_alive()) {
             return addf(context_is_destroyed, "a graph launches %s of a context that was destroyed",
                         launch->kernel->name);

@@ -64,7 +64,7 @@ int copy_to_device(const std::shared_ptr<Stream>& stream, DeviceAddress to, cons
     if (const int error = check_range("copy to the device", to, bytes)) return error;
     if (stream->capture || is_pinned(from, bytes)) {
         // Reads the host's memory when it runs: whoever changes it too early sees the change copied.
-        return issue(stream, "copy to device", [=] {
+        return submit(stream, "copy to device", [=] {
             if (const int error = touch("copy to device", to, bytes, true)) return error;
             std::memcpy(pointer(to), from, bytes);
             return 0;
@@ -72,7 +72,7 @@ int copy_to_device(const std::shared_ptr<Stream>& stream, DeviceAddress to, cons
     }
     const auto staged =
         std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
-    return issue(stream, "copy to device", [=] {
+    return submit(stream, "copy to device", [=] {
         if (const int error = touch("copy to device", to, bytes, true)) return error;
         std::memcpy(pointer(to), staged->data(), bytes);
         return 0;
@@ -88,7 +88,7 @@ int copy_to_host(const std::shared_ptr<Stream>& stream, void* to, DeviceAddress 
         std::memcpy(to, pointer(from), bytes);
         return 0;
     };
-    if (const int error = issue(stream, "copy to host", copy)) return error;
+    if (const int error = submit(stream, "copy to host", copy)) return error;
     if (pinned || stream->capture) return success;
     // Into pageable memory a copy returns when it is done.
     host_waits_for(ticket_of(stream));
@@ -103,7 +103,7 @@ Context* owner_of(const emu::Allocation& allocation) {
 
 template <class T>
 int fill(DeviceAddress address, T value, size_t count, void* handle, bool wait) {
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     if (!stream) return invalid_handle;
     if (const int error = check_range("fill", address, count * sizeof(T))) return error;
     if (address % sizeof(T)) return add(invalid_value, "fill of a misaligned address");
@@ -112,7 +112,7 @@ int fill(DeviceAddress address, T value, size_t count, void* handle, bool wait) 
         std::fill_n(static_cast<T*>(pointer(address)), count, value);
         return 0;
     };
-    if (const int error = issue(stream, "fill", work)) return error;
+    if (const int error = submit(stream, "fill", work)) return error;
     if (!wait) return success;
     host_waits_for(ticket_of(stream));
     return after_synchronization();
@@ -142,7 +142,7 @@ CU_ALIAS(cuMemFree, cuMemFree_v2);
 CU cuMemAllocAsync(DeviceAddress* address, size_t bytes, void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     if (!stream) return invalid_handle;
     if (stream->capture) {
         stream->capture->invalid = true;
@@ -154,7 +154,7 @@ CU cuMemAllocAsync(DeviceAddress* address, size_t bytes, void* handle) {
 CU cuMemFreeAsync(DeviceAddress address, void* handle) {
     const Call call(__func__);
     if (const int error = missing_context()) return error;
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     if (!stream) return invalid_handle;
     if (stream->capture) {
         stream->capture->invalid = true;
@@ -165,7 +165,7 @@ CU cuMemFreeAsync(DeviceAddress address, void* handle) {
         give_back(address);
         return sticky_error;
     }
-    return issue(stream, "release", [address] { return release(address); });
+    return submit(stream, "release", [address] { return release(address); });
 }
 
 CU cuMemGetInfo_v2(size_t* free_bytes, size_t* total_bytes) {
@@ -241,7 +241,7 @@ CU cuMemGetAddressRange_v2(DeviceAddress* base, size_t* bytes, DeviceAddress add
 CU cuMemcpyHtoDAsync_v2(DeviceAddress to, const void* from, size_t bytes, void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     return stream ? copy_to_device(stream, to, from, bytes) : static_cast<int>(invalid_handle);
 }
 CU_ALIAS(cuMemcpyHtoDAsync, cuMemcpyHtoDAsync_v2);
@@ -249,7 +249,7 @@ CU_ALIAS(cuMemcpyHtoDAsync, cuMemcpyHtoDAsync_v2);
 CU cuMemcpyHtoD_v2(DeviceAddress to, const void* from, size_t bytes) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = stream_of(nullptr);
+    const auto stream = find_stream(nullptr);
     if (const int error = copy_to_device(stream, to, from, bytes)) return error;
     host_waits_for(ticket_of(stream));
     return after_synchronization();
@@ -259,7 +259,7 @@ CU_ALIAS(cuMemcpyHtoD, cuMemcpyHtoD_v2);
 CU cuMemcpyDtoHAsync_v2(void* to, DeviceAddress from, size_t bytes, void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     return stream ? copy_to_host(stream, to, from, bytes) : static_cast<int>(invalid_handle);
 }
 CU_ALIAS(cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2);
@@ -267,7 +267,7 @@ CU_ALIAS(cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2);
 CU cuMemcpyDtoH_v2(void* to, DeviceAddress from, size_t bytes) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = stream_of(nullptr);
+    const auto stream = find_stream(nullptr);
     if (const int error = copy_to_host(stream, to, from, bytes)) return error;
     host_waits_for(ticket_of(stream));
     return after_synchronization();
@@ -277,11 +277,11 @@ CU_ALIAS(cuMemcpyDtoH, cuMemcpyDtoH_v2);
 CU cuMemcpyDtoDAsync_v2(DeviceAddress to, DeviceAddress from, size_t bytes, void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     if (!stream) return invalid_handle;
     if (const int error = check_range("copy on the device, destination", to, bytes)) return error;
     if (const int error = check_range("copy on the device, source", from, bytes)) return error;
-    return issue(stream, "copy on device", [=] {
+    return submit(stream, "copy on device", [=] {
         if (const int error = touch("copy on device", from, bytes, false)) return error;
         if (const int error = touch("copy on device", to, bytes, true)) return error;
         std::memmove(pointer(to), pointer(from), bytes);

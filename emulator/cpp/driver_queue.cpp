@@ -15,7 +15,7 @@ bool Ticket::passed() const { return !stream || stream->done >= number; }
 
 std::shared_ptr<Stream> find_stream(const void* handle) {
     const auto number = reinterpret_cast<uintptr_t>(handle);
-    if (number <= 2) return objects().null_stream;
+    if (number <= 2) return missing_context() ? nullptr : current_context()->null_stream;
     for (const auto& stream : objects().streams) {
         if (stream.get() == handle) return stream;
     }
@@ -24,15 +24,15 @@ std::shared_ptr<Stream> find_stream(const void* handle) {
 
 namespace {
 
-// The null stream waits for every stream that is not exempt, and they for it.
+// The null stream waits for every stream of its context that is not exempt, and they for it.
 void add_implicit_order(const std::shared_ptr<Stream>& stream, std::vector<Ticket>& after) {
-    Objects& o = objects();
-    if (stream == o.null_stream) {
-        for (const auto& other : o.streams) {
-            if (other != stream && !other->non_blocking) after.push_back(ticket_of(other));
+    if (stream->is_null()) {
+        for (const auto& other : objects().streams) {
+            if (other != stream && other->context == stream->context && !other->is_non_blocking())
+                after.push_back(ticket_of(other));
         }
-    } else if (!stream->non_blocking) {
-        after.push_back(ticket_of(o.null_stream));
+    } else if (!stream->is_non_blocking()) {
+        after.push_back(ticket_of(stream->context->null_stream));
     }
 }
 

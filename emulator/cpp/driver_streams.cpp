@@ -8,8 +8,6 @@ using namespace emu::driver;
 
 namespace {
 
-bool is_null(const Stream& stream) { return stream.context->null_stream.get() == &stream; }
-
 // A null stream is missing for want of a context.
 int missing_stream(const void* handle) {
     return reinterpret_cast<uintptr_t>(handle) > 2 ? static_cast<int>(invalid_handle) : missing_context();
@@ -40,7 +38,7 @@ int wait_in_capture(const std::shared_ptr<Stream>& stream, const Event& event) {
         return spoil(stream, stream_capture_merge, "a wait would merge two separate captures");
     }
     if (!stream->capture) {
-        if (is_null(*stream)) {
+        if (stream->is_null()) {
             capture->invalid = true;
             return add(stream_capture_implicit, "the null stream cannot join a capture");
         }
@@ -67,8 +65,8 @@ CU cuStreamCreateWithPriority(void** stream, unsigned flags, int) { return cuStr
 
 CU cuStreamDestroy_v2(void* handle) {
     const Call call(__func__);
-    const auto stream = stream_of(handle);
-    if (!stream || is_null(*stream)) return invalid_handle;
+    const auto stream = find_stream(handle);
+    if (!stream || stream->is_null()) return invalid_handle;
     // The driver lets queued work finish. Nobody can wait for it by the stream any more, so it may as well be now.
     run_until(ticket_of(stream));
     auto& streams = objects().streams;
@@ -80,7 +78,7 @@ CU_ALIAS(cuStreamDestroy, cuStreamDestroy_v2);
 CU cuStreamSynchronize(void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     if (!stream) return invalid_handle;
     if (stream->capture) return spoil(stream, stream_capture_unsupported, "a capturing stream cannot be synchronized");
     host_waits_for(ticket_of(stream));
@@ -90,7 +88,7 @@ CU cuStreamSynchronize(void* handle) {
 CU cuStreamQuery(void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     if (!stream) return invalid_handle;
     if (stream->capture) return spoil(stream, stream_capture_unsupported, "a capturing stream cannot be queried");
     const bool done = stream->queue.empty();
@@ -105,7 +103,7 @@ CU cuStreamQuery(void* handle) {
 
 CU cuStreamGetCtx(void* handle, void** context) {
     const Call call(__func__);
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     if (!stream) return missing_stream(handle);
     *context = stream->context;
     return success;
@@ -113,7 +111,7 @@ CU cuStreamGetCtx(void* handle, void** context) {
 
 CU cuStreamGetFlags(void* handle, unsigned* flags) {
     const Call call(__func__);
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     if (!stream) return missing_stream(handle);
     *flags = stream->flags;
     return success;
@@ -122,13 +120,13 @@ CU cuStreamGetFlags(void* handle, unsigned* flags) {
 CU cuStreamGetPriority(void* handle, int* priority) {
     const Call call(__func__);
     *priority = 0;
-    return stream_of(handle) ? static_cast<int>(success) : missing_stream(handle);
+    return find_stream(handle) ? static_cast<int>(success) : missing_stream(handle);
 }
 
 CU cuStreamWaitEvent(void* handle, void* event_handle, unsigned) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     const Event* const event = objects().events.find(event_handle);
     if (!stream || !event) return invalid_handle;
     if (!event->recorded) return success;
@@ -137,15 +135,15 @@ CU cuStreamWaitEvent(void* handle, void* event_handle, unsigned) {
         return spoil(stream, stream_capture_isolation,
                      "a capturing stream waits on an event recorded outside of the capture");
     }
-    return issue(stream, "wait", nullptr, {event->ticket});
+    return submit(stream, "wait", nullptr, {event->ticket});
 }
 
 CU cuLaunchHostFunc(void* handle, void (*function)(void*), void* data) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     if (!stream) return invalid_handle;
-    return issue(stream, "host function", [=] {
+    return submit(stream, "host function", [=] {
         function(data);
         return 0;
     });
@@ -170,7 +168,7 @@ CU_ALIAS(cuEventDestroy, cuEventDestroy_v2);
 CU cuEventRecord(void* event_handle, void* handle) {
     const Call call(__func__);
     if (const int error = call.refused()) return error;
-    const auto stream = stream_of(handle);
+    const auto stream = find_stream(handle);
     Event* const event = objects().events.find(event_handle);
     if (!stream || !event) return invalid_handle;
     if (event->context != stream->context)
@@ -183,7 +181,7 @@ CU cuEventRecord(void* event_handle, void* handle) {
         return success;
     }
     event->milliseconds = std::make_shared<double>(0);
-    const int result = issue(stream, "record", [when = event->milliseconds] {
+    const int result = submit(stream, "record", [when = event->milliseconds] {
         *when = milliseconds_now();
         return 0;
     });

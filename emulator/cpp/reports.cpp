@@ -115,6 +115,7 @@ const char* name_of(int result) {
         case illegal_address: return "CUDA_ERROR_ILLEGAL_ADDRESS";
         case launch_out_of_resources: return "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES";
         case launch_timeout: return "CUDA_ERROR_LAUNCH_TIMEOUT";
+        case context_is_destroyed: return "CUDA_ERROR_CONTEXT_IS_DESTROYED";
         case misaligned_address: return "CUDA_ERROR_MISALIGNED_ADDRESS";
         case launch_failed: return "CUDA_ERROR_LAUNCH_FAILED";
         case cooperative_launch_too_large: return "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE";

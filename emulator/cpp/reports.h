@@ -27,6 +27,7 @@ enum Result : int {
     illegal_address = 700,
     launch_out_of_resources = 701,
     launch_timeout = 702,
+    context_is_destroyed = 709,
     misaligned_address = 716,
     launch_failed = 719,
     cooperative_launch_too_large = 720,

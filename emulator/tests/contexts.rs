@@ -349,6 +349,8 @@ fn handles_end_with_their_context() {
         call!(cuCtxDestroy_v2(second)),
     ];
     assert_eq!(answers, [CONTEXT_IS_DESTROYED; 4]);
+    let error = cudarc::driver::DriverError(sys::CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
+    assert_eq!(error.error_name().unwrap(), c"CUDA_ERROR_CONTEXT_IS_DESTROYED");
     // Neither is a context to destroy.
     let answers = [primary, null_mut(), stream.cast()].map(|handle| call!(cuCtxDestroy_v2(handle)));
     assert_eq!(answers, [INVALID_CONTEXT; 3]);
@@ -533,6 +535,40 @@ fn a_null_stream_joins_the_blocking_streams_of_its_own_context() {
     }
     succeed!(cuCtxDestroy_v2(second));
     succeed!(cuStreamDestroy_v2(blocking));
+}
+
+/// A launch of a graph is work as any other: null names the current context's stream, and the order is that context's.
+#[test]
+fn graphs_are_launched_in_the_order_of_their_context() {
+    let device = Device::open(Variant::Plain);
+    let second = create();
+    let (blocking, captured) = (stream_of_kind(0), stream_of_kind(1));
+    let (x, y) = (allocate(), allocate());
+    write(x, &data(COLUMNS));
+    let (mut graph, mut executable) = (null_mut(), null_mut());
+    succeed!(cuStreamBeginCapture_v2(captured, MODE));
+    assert_eq!(launch(kernel(module()), captured, x, y), 0);
+    succeed!(cuStreamEndCapture(captured, &mut graph));
+    succeed!(cuGraphInstantiateWithFlags(&mut executable, graph, 0));
+    let want = layer_norm(&data(COLUMNS), COLUMNS, 1e-5);
+    for seed in 0..20 {
+        device.emulator.configure(&Settings { seed, ..Default::default() });
+        for (stream, reader) in [(NULL_STREAM, NULL_STREAM), (NULL_STREAM, blocking), (blocking, NULL_STREAM)] {
+            succeed!(cuMemsetD8_v2(y, 0xFF, BYTES));
+            succeed!(cuGraphLaunch(executable, stream));
+            let mut found = vec![0.0_f32; COLUMNS];
+            succeed!(cuMemcpyDtoHAsync_v2(found.as_mut_ptr().cast(), y, BYTES, reader));
+            assert_close(&found, &want, 1e-5);
+            succeed!(cuCtxSynchronize());
+        }
+    }
+    assert_eq!(call!(cuStreamBeginCapture_v2(NULL_STREAM, MODE)), 900);
+    device.emulator.take_report();
+    succeed!(cuGraphExecDestroy(executable));
+    succeed!(cuGraphDestroy(graph));
+    free([x, y]);
+    succeed!(cuCtxDestroy_v2(second));
+    assert_eq!(device.emulator.report(), "");
 }
 
 /// In how many of 50 seeds a launch in one context is done when another was synchronized.

@@ -319,3 +319,53 @@ fn the_current_context_stays() {
     assert_eq!(found.name(), Device::from(&device.cuda).name());
     assert_eq!(current(), primary);
 }
+
+/// A service that made its own context, and not the primary one.
+#[test]
+fn a_context_of_the_callers_own() {
+    let device = device::cuda();
+    let primary = current();
+    let (mut own, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+    let (mut address, mut found) = (0, [7.0_f32; 16]);
+    let rows: Vec<f32> = (0..16).map(|i| (i * i) as f32).collect();
+    // SAFETY: handles are written to, and live until the end; 64 bytes at each address.
+    unsafe {
+        sys::cuCtxCreate_v4(&raw mut own, std::ptr::null_mut(), 0, 0).result().expect("a context");
+        sys::cuStreamCreate(&raw mut stream, 1).result().expect("a stream");
+        sys::cuMemAlloc_v2(&raw mut address, 64).result().expect("memory");
+        sys::cuMemcpyHtoD_v2(address, rows.as_ptr().cast(), 64).result().expect("upload");
+    }
+    let place = Device::current().expect("the context");
+    set_current(primary);
+
+    let call = LayerNorm::new([8]).unwrap().prepare_raw(&place, &Signature::new([2, 8], DType::F32)).unwrap();
+    let addresses = Addresses { output: address, ..Addresses::default() };
+    // SAFETY: two rows of 8, on streams of either context; what is on the wrong one is refused.
+    unsafe {
+        let of_primary = device.cuda.stream().context().new_stream().expect("a stream");
+        let refused = call.launch(&addresses, of_primary.cu_stream().cast());
+        assert_eq!(refused, Err(Error::Context));
+        call.launch(&addresses, stream.cast()).expect("a launch");
+    }
+    assert_eq!(current(), primary, "a launch has left its context behind");
+    if let Some(emulator) = device.emulator {
+        let report = emulator.take_report();
+        assert!(report.contains("context"), "{report}");
+    }
+    // SAFETY: all launches are over when it is destroyed, after the kernels are out of it.
+    unsafe {
+        set_current(own);
+        sys::cuStreamSynchronize(stream).result().expect("the launch");
+        sys::cuMemcpyDtoH_v2(found.as_mut_ptr().cast(), address, 64).result().expect("download");
+        drop((call, place));
+        sys::cuMemFree_v2(address).result().expect("memory");
+        sys::cuStreamDestroy_v2(stream).result().expect("the stream");
+        sys::cuCtxDestroy_v2(own).result().expect("the context");
+    }
+    set_current(primary);
+    let mut expected = rows;
+    LayerNorm::new([8]).unwrap().forward(warpnorm::Args::new(&Cpu, [2, 8]).output(&mut expected)).unwrap();
+    for (found, expected) in found.iter().zip(&expected) {
+        approx::assert_abs_diff_eq!(found, expected, epsilon = 1e-6);
+    }
+}
