@@ -4,6 +4,7 @@
 //! Nobody waits between replays: contents are uploaded, and results copied to a tape on the device, in the stream's order.
 //! So the emulator is free to run the streams in whatever order it draws.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,11 +12,13 @@ use emulator::{Emulator, Schedule, Settings, Variant};
 use warpnorm::cudarc::driver::{CudaGraph, CudaSlice, CudaStream, CudaView, DeviceRepr, DriverError, sys};
 use warpnorm::half::{bf16, f16};
 use warpnorm::{
-    Activation, Args, BatchNorm, Cpu, Cuda, DType, DirectConvolution, Error, GroupNorm, LayerNorm, Layout,
-    RmsNorm, Shape, Signature, Workspace, raw,
+    Activation, Args, BatchNorm, Cpu, Cuda, DType, DirectConvolution, Error, GroupNorm, LayerNorm, Layout, RmsNorm,
+    Shape, Signature, Workspace, raw,
 };
 
-use crate::call::{BATCHES_BEFORE, Call, Coefficient, Layer, Modulation, Residual, forward, prepare_raw, workspace_bytes};
+use crate::call::{
+    BATCHES_BEFORE, Call, Coefficient, Layer, Modulation, Residual, forward, prepare_raw, workspace_bytes,
+};
 use crate::data::{normal, stored};
 use crate::device;
 use crate::place::{Place, Real};
@@ -193,7 +196,9 @@ impl<T: Real> Operation for OfLayer<T> {
         let is_moved = self.moves_statistics();
         let Self { call, pool, weight, bias, scale, shift, channel_bias, .. } = self;
         fill(stream, if call.in_place { &mut self.y } else { &mut self.x }, &pool.own, seed);
-        fill(stream, &mut self.residual, &pool.own, seed + 1);
+        if call.residual != Residual::Absent {
+            fill(stream, &mut self.residual, &pool.own, seed + 1);
+        }
         for (number, given) in [weight, bias, scale, shift, channel_bias].into_iter().enumerate() {
             given.fill(stream, pool, seed + 2 + number);
         }
@@ -418,12 +423,14 @@ impl Work {
 
 /// Rows of each regime.
 fn rows() -> impl Iterator<Item = Call> {
-    [(9, 5), (3, 100), (2, 300), (2, 700), (2, 1030), (1, 17_000), (1, 33_000)].into_iter().flat_map(|(rows, length)| {
-        let summed = Call { residual: Residual::SumInPlace, ..Call::new(Layer::LayerNorm, &[rows, length]) };
-        let layer = Layer::RmsNorm { weight_plus_one: true };
-        let in_place = Call { in_place: true, weight: Coefficient::F32, ..Call::new(layer, &[rows, length]) };
-        [summed, Call { residual: Residual::SumWritten, ..in_place }]
-    })
+    [(9, 5), (3, 100), (2, 300), (2, 700), (2, 1030), (1, 17_000), (1, 33_000)].into_iter().flat_map(
+        |(rows, length)| {
+            let summed = Call { residual: Residual::SumInPlace, ..Call::new(Layer::LayerNorm, &[rows, length]) };
+            let layer = Layer::RmsNorm { weight_plus_one: true };
+            let in_place = Call { in_place: true, weight: Coefficient::F32, ..Call::new(layer, &[rows, length]) };
+            [summed, Call { residual: Residual::SumWritten, ..in_place }]
+        },
+    )
 }
 
 /// The other patterns, with what each can take, over tensors of one tile, and over tensors of several, whose blocks meet in
@@ -458,16 +465,18 @@ fn images() -> impl Iterator<Item = Call> {
 
 /// Everything that has kernels of its own.
 fn works() -> Vec<Work> {
-    let typed = rows().chain(images()).map(Work::Layer);
-    let by_addresses = images().filter(|call| call.elements() < 3000).map(Work::ByAddresses);
-    typed.chain(by_addresses).chain([Work::Convolution]).collect()
+    rows().chain(images()).map(Work::Layer).chain([Work::Convolution]).collect()
 }
 
-/// Some of every pattern, for what takes many seeds.
+fn is_small(call: &Call) -> bool {
+    call.elements() < 3000
+}
+
+/// Every pattern, for what takes many seeds, with blocks that meet in the workspace among them.
 fn small_works() -> Vec<Work> {
-    let rows = rows().filter(|call| call.elements() < 1000);
-    let images = images().filter(|call| call.elements() < 1000 || call.shape == [2, 60, 61, 5]);
-    rows.chain(images).map(Work::Layer).chain([Work::Convolution]).collect()
+    let several_tiles = images().filter(|call| call.shape == [2, 60, 61, 5]);
+    let calls = rows().chain(images()).filter(is_small).chain(several_tiles);
+    calls.map(Work::Layer).chain([Work::Convolution]).collect()
 }
 
 /// Operations one after another, with a workspace, and what each has written: of every replay, one behind the other.
@@ -483,11 +492,11 @@ impl Branch {
         let operations: Vec<_> = works.iter().map(|work| work.build(cuda, pool)).collect();
         let most = operations.iter().map(|operation| operation.workspace_bytes(cuda)).max();
         let workspace = Workspace::init(cuda, most.unwrap_or(0)).unwrap();
-        let tape = |operation: &Box<dyn Operation>| {
+        let tape = |operation: &dyn Operation| {
             let frame: usize = operation.written().iter().map(CudaView::len).sum();
             cuda.stream().alloc_zeros(frame * replays).unwrap()
         };
-        let tapes = operations.iter().map(tape).collect();
+        let tapes = operations.iter().map(|operation| tape(operation.as_ref())).collect();
         // Whichever stream is to use these buffers.
         cuda.stream().synchronize().unwrap();
         Self { cuda: cuda.clone(), operations, workspace, tapes }
@@ -604,9 +613,9 @@ fn expected(branches: Vec<Branch>, replays: usize) -> Vec<Vec<u8>> {
 }
 
 /// Orders of the streams, and of the branches of graphs, to try on the emulator; the checked one finds races in any.
-fn under_seeds(emulator: Option<&Emulator>, seeds: u64, mut test: impl FnMut()) {
+fn under_seeds(emulator: Option<&Emulator>, seeds: Range<u64>, mut test: impl FnMut()) {
     let Some(emulator) = emulator else { return test() };
-    for seed in 0..if emulator.variant() == Variant::Checked { 1 } else { seeds } {
+    for seed in seeds.take(if emulator.variant() == Variant::Checked { 1 } else { usize::MAX }) {
         let schedule = if seed % 2 == 0 { Schedule::LockStep } else { Schedule::RunAhead };
         emulator.configure(&Settings { seed, schedule, ..Settings::default() });
         test();
@@ -616,18 +625,20 @@ fn under_seeds(emulator: Option<&Emulator>, seeds: u64, mut test: impl FnMut()) 
 /// A graph of each operation alone.
 #[test]
 fn each_operation_replayed_on_cuda() {
-    fn each_operation<T: Real>(cuda: &Cuda, emulator: Option<&Emulator>) {
+    fn each_operation<T: Real>(cuda: &Cuda, emulator: Option<&Emulator>, seed: u64) {
         let (replays, pool) = (replays(emulator), Pool::<T>::new());
         for work in works() {
             let alone = || vec![Branch::new(cuda, &pool, std::slice::from_ref(&work), replays)];
             let expected = expected(alone(), replays);
-            under_seeds(emulator, 2, || Player::captured(alone(), replays).play_all().assert_same(&expected));
+            under_seeds(emulator, seed..seed + 1, || {
+                Player::captured(alone(), replays).play_all().assert_same(&expected)
+            });
         }
     }
     let device = device::cuda();
     let [cuda] = streams(&device.cuda);
-    each_operation::<f32>(&cuda, device.emulator);
-    each_operation::<bf16>(&cuda, device.emulator);
+    each_operation::<f32>(&cuda, device.emulator, 0);
+    each_operation::<bf16>(&cuda, device.emulator, 1);
 }
 
 /// Two graphs of many operations, each with buffers and a workspace of its own, launched in turn and never waited for.
@@ -640,9 +651,8 @@ fn two_graphs_on_two_streams_on_cuda() {
     let on_first = || vec![Branch::new(&first, &pool, &works, replays)];
     let on_second = || vec![Branch::new(&second, &pool_of_halves, &works, replays)];
     let (of_first, of_second) = (expected(on_first(), replays), expected(on_second(), replays));
-    under_seeds(device.emulator, 4, || {
-        let (mut first, mut second) =
-            (Player::captured(on_first(), replays), Player::captured(on_second(), replays));
+    under_seeds(device.emulator, 0..3, || {
+        let (mut first, mut second) = (Player::captured(on_first(), replays), Player::captured(on_second(), replays));
         for _ in 0..replays {
             first.play();
             second.play();
@@ -660,7 +670,7 @@ fn a_graph_of_two_branches_on_cuda() {
     let (works, replays, pool) = (small_works(), replays(device.emulator), Pool::<bf16>::new());
     let branches = || [&main, &side].map(|cuda| Branch::new(cuda, &pool, &works, replays)).into();
     let expected = expected(branches(), replays);
-    under_seeds(device.emulator, 4, || Player::captured(branches(), replays).play_all().assert_same(&expected));
+    under_seeds(device.emulator, 0..3, || Player::captured(branches(), replays).play_all().assert_same(&expected));
 }
 
 /// Runs something, and counts the driver's calls in it: those that were made, by name.
@@ -754,11 +764,11 @@ fn tracked(cuda: &Cuda) -> (Cuda, Arc<CudaStream>) {
 fn the_raw_layer_is_captured_while_cudarc_tracks_on_cuda() {
     let device = device::cuda();
     let (cuda, _other) = tracked(&device.cuda);
-    let works: Vec<_> = rows().chain(images()).filter(|call| call.elements() < 3000).map(Work::ByAddresses).collect();
+    let works: Vec<_> = rows().chain(images()).filter(is_small).map(Work::ByAddresses).collect();
     let (pool, replays) = (Pool::<f32>::new(), replays(device.emulator));
     let branch = || vec![Branch::new(&cuda, &pool, &works, replays)];
     let expected = expected(branch(), replays);
-    under_seeds(device.emulator, 2, || Player::captured(branch(), replays).play_all().assert_same(&expected));
+    under_seeds(device.emulator, 1..2, || Player::captured(branch(), replays).play_all().assert_same(&expected));
 }
 
 /// Slices that were uploaded have an event from before the capture, for which a typed call then waits. The call says so, and
@@ -812,7 +822,7 @@ fn tracking_may_be_off_for_the_capture_alone_on_cuda() {
     let (works, replays, pool) = (small_works(), replays(device.emulator), Pool::<f32>::new());
     let branch = || vec![Branch::new(&cuda, &pool, &works, replays)];
     let expected = expected(branch(), replays);
-    under_seeds(device.emulator, 2, || {
+    under_seeds(device.emulator, 1..2, || {
         let branch = branch();
         // SAFETY: nothing is used on another stream before it is on again.
         unsafe { context.disable_event_tracking() };
@@ -839,7 +849,7 @@ fn tracking_may_be_off_for_the_capture_alone_on_cuda() {
 }
 
 /// Slices that nothing has used yet can be captured while cudarc tracks. It adds waits and records, no nodes; and what was
-/// recorded belongs to the capture, so that a wait for it fails afterwards, and an innocent call gets the error.
+/// recorded belongs to the capture, so that every later wait for it fails, and some innocent call gets the error.
 #[test]
 fn events_recorded_in_a_capture_stay_in_it() {
     let device = device::cuda();
@@ -859,11 +869,16 @@ fn events_recorded_in_a_capture_stay_in_it() {
     assert!(made.iter().map(|(name, count)| (name.as_str(), *count)).eq(expected), "{made:?}");
     assert_eq!(nodes(&end(stream)), 1);
 
-    // The copy itself is made, and its record gives the event a place outside of the capture.
-    stream.memcpy_htod(&[1.0_f32; 64], &mut y).unwrap();
-    let innocent = stream.synchronize();
-    assert_eq!(innocent, Err(DriverError(sys::CUresult::CUDA_ERROR_CAPTURED_EVENT)));
+    for value in [1.0_f32, 2.0] {
+        // The copy is made; that it did not wait comes out at the next call. A new record, after which it would be well,
+        // cudarc does not make: it finds the error first.
+        stream.memcpy_htod(&[value; 64], &mut y).unwrap();
+        assert_eq!(stream.synchronize(), Err(DriverError(sys::CUresult::CUDA_ERROR_CAPTURED_EVENT)));
+    }
     let report = emulator.take_report();
     assert!(report.contains("recorded in an ended capture"), "{report}");
-    assert_eq!(cuda.get(&y), [1.0; 64]);
+
+    // SAFETY: all of it is on one stream.
+    unsafe { stream.context().disable_event_tracking() };
+    assert_eq!(cuda.get(&y), [2.0; 64]);
 }
