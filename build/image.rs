@@ -9,6 +9,10 @@ const ALIGNMENT: usize = 16;
 const KIND_PTX: u16 = 1;
 const KIND_CUBIN: u16 = 2;
 
+/// Before the 16 digits of `kernel_hash` and a zero. `scripts/release-fatbins` writes it.
+const FINGERPRINT: &[u8] = b"WARPNORM-KERNELS ";
+const FINGERPRINT_DIGITS: usize = 16;
+
 pub fn join(fatbins: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
     let mut image = Vec::new();
     for fatbin in fatbins {
@@ -16,6 +20,20 @@ pub fn join(fatbins: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
         image.resize(image.len().next_multiple_of(ALIGNMENT), 0);
     }
     image
+}
+
+/// The fatbins of an image, and the fingerprint of their kernels, if the image has one.
+pub fn split_fingerprint(image: &[u8]) -> (&[u8], Option<&str>) {
+    let begin = image.len().checked_sub(FINGERPRINT.len() + FINGERPRINT_DIGITS + 1);
+    let split = begin.and_then(|begin| {
+        let (fatbins, trailer) = image.split_at(begin);
+        let digits = trailer.strip_prefix(FINGERPRINT)?.strip_suffix(b"\0")?;
+        Some((fatbins, std::str::from_utf8(digits).ok()?))
+    });
+    match split {
+        Some((fatbins, digits)) => (fatbins, Some(digits)),
+        None => (image, None),
+    }
 }
 
 /// What every fatbin of the image holds code for, such as `sm_90` and `compute_75`, in the image's order.

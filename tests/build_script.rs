@@ -100,3 +100,30 @@ fn what_is_no_image_is_refused() {
         assert_eq!(image::architectures(image), None);
     }
 }
+
+#[test]
+fn an_image_may_end_in_the_fingerprint_of_its_kernels() {
+    let plain = image::join([fatbin(&[(2, 90)], 7), fatbin(&[(2, 90)], 24)].into_iter());
+    assert_eq!(image::split_fingerprint(&plain), (plain.as_slice(), None));
+    let signed = [&plain[..], b"WARPNORM-KERNELS 0123456789abcdef\0"].concat();
+    assert_eq!(image::split_fingerprint(&signed), (plain.as_slice(), Some("0123456789abcdef")));
+    // Only without its fingerprint is it a sequence of fatbins.
+    assert_eq!(image::architectures(&signed), None);
+}
+
+#[test]
+fn what_is_no_fingerprint_stays_with_the_image() {
+    let plain = fatbin(&[(2, 90)], 24);
+    let trailers: [&[u8]; 5] = [
+        b"WARPNORM-KERNELS 0123456789abcdef",
+        b"WARPNORM-KERNELS 0123456789abcde\0",
+        b"WARPNORM-KERNELS 0123456789abcdef\0\0",
+        b"WARPNORM-KERNELS \xff123456789abcdef\0",
+        b"WARPNORM-NO-KERNELS 0123456789abcdef\0",
+    ];
+    for trailer in trailers {
+        let image = [&plain, trailer].concat();
+        assert_eq!(image::split_fingerprint(&image), (image.as_slice(), None));
+    }
+    assert_eq!(image::split_fingerprint(b""), (b"".as_slice(), None));
+}
