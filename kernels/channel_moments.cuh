@@ -18,8 +18,6 @@
 
 namespace wn {
 
-__device__ __forceinline__ Moments no_moments() { return Moments{0.0f, {0.0f, 0.0f}, {0.0f, 0.0f}}; }
-
 // Where a block is in a tensor of slabs.
 struct SlabPlace {
     uint64_t column;

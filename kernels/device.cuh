@@ -9,6 +9,7 @@
 
 #define WN_KERNEL(name, max_threads, ...) extern "C" __global__ void __launch_bounds__(max_threads) name(__VA_ARGS__)
 #define WN_SHARED(T, name, n) __shared__ T name[n]
+#define WN_DYNAMIC_SHARED(T, name) extern __shared__ __align__(16) T name[]
 
 namespace wn {
 
@@ -65,6 +66,33 @@ __device__ __forceinline__ unsigned size() {
     asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(result));
 #endif
     return result;
+}
+
+// Arrive, then wait, is a barrier of all the cluster's threads, after which each sees what the others wrote before.
+__device__ __forceinline__ void arrive() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+    __syncthreads();
+#endif
+}
+
+// Into the block of that rank, where it has its copy of this shared variable.
+__device__ __forceinline__ void store(float* shared, unsigned rank, float value) {
+#if __CUDA_ARCH__ >= 900
+    const uint32_t here = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    uint32_t there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
+#else
+    *shared = value;
+#endif
 }
 
 }  // namespace cluster
@@ -140,6 +168,28 @@ __device__ __forceinline__ void store_streaming(uint4* address, const uint4& wor
 #else
     *address = word;
 #endif
+}
+
+// 16 bytes from global to shared memory, on their way while the thread goes on; both addresses are multiples of 16. The
+// thread has them after copies_arrived(), the others after a barrier behind that.
+__device__ __forceinline__ void copy_async(uint4* shared, const uint4* source) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
+    const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
+#else
+    *shared = *source;
+#endif
+}
+
+__device__ __forceinline__ void copies_arrived() {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// The value of the lane of that number. Every lane of the warp must call.
+__device__ __forceinline__ float from_lane(float value, uint32_t lane) {
+    return __shfl_sync(0xffffffffu, value, static_cast<int>(lane));
 }
 
 // The value of the lane whose number differs by the bits of `mask`. Every lane of the warp must call.

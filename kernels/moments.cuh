@@ -45,6 +45,8 @@ struct Moments {
     PairSum m2;
 };
 
+__device__ __forceinline__ Moments no_moments() { return Moments{0.0f, {0.0f, 0.0f}, {0.0f, 0.0f}}; }
+
 // The moments of two disjoint sets together (Chan, Golub and LeVeque, 1979). Not symmetric in its rounding: callers
 // keep the order of the arguments fixed, or two lanes that should agree would not.
 __device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
@@ -85,6 +87,12 @@ __device__ __forceinline__ Moments moments_of(const float (&x)[kCount], uint32_t
 struct LaneTeam {
     uint32_t lanes;
 
+    __device__ __forceinline__ uint32_t lane() const { return threadIdx.x & (lanes - 1); }
+
+    __device__ __forceinline__ float of_first(float value) const {
+        return from_lane(value, threadIdx.x % WN_WARP & ~(lanes - 1));
+    }
+
     __device__ __forceinline__ float sum(float value) const {
         for (uint32_t mask = lanes / 2; mask > 0; mask /= 2) value += from_lane_xor(value, mask);
         return value;
@@ -97,8 +105,9 @@ struct LaneTeam {
         }
     }
 
+    // Neighbours first: the aligned binary tree over the lanes.
     __device__ __forceinline__ Moments merge_all(Moments mine) const {
-        for (uint32_t mask = lanes / 2; mask > 0; mask /= 2) {
+        for (uint32_t mask = 1; mask < lanes; mask *= 2) {
             const Moments other{from_lane_xor(mine.count, mask),
                                 {from_lane_xor(mine.mean.high, mask), from_lane_xor(mine.mean.low, mask)},
                                 {from_lane_xor(mine.m2.high, mask), from_lane_xor(mine.m2.low, mask)}};
@@ -108,48 +117,76 @@ struct LaneTeam {
     }
 };
 
+// The root of an aligned binary tree whose leaves come one after another: merge(a, b) of every two that begin at an even
+// number, of every two of those, and so on, in whatever warp. For all lanes of a warp together, which must agree.
+struct TreeOfWarp {
+    Moments pending = no_moments();  // of lane j: the subtree of 2^j leaves that waits for its right half
+    uint32_t leaves = 0;
+
+    __device__ __forceinline__ Moments waiting(uint32_t level) const {
+        return Moments{from_lane(pending.count, level),
+                       {from_lane(pending.mean.high, level), from_lane(pending.mean.low, level)},
+                       {from_lane(pending.m2.high, level), from_lane(pending.m2.low, level)}};
+    }
+
+    __device__ __forceinline__ void add(Moments subtree) {
+        uint32_t level = 0;
+        for (; (leaves >> level & 1u) != 0; level++) subtree = merge(waiting(level), subtree);
+        if (threadIdx.x % WN_WARP == level) pending = subtree;
+        leaves++;
+    }
+
+    // Of a tree that ends within its last leaves: what is missing leaves the other half as it is.
+    __device__ __forceinline__ Moments root() const {
+        Moments subtree = no_moments();
+        for (uint32_t level = 0; leaves >> level != 0; level++) {
+            if ((leaves >> level & 1u) != 0) subtree = merge(waiting(level), subtree);
+        }
+        return subtree;
+    }
+};
+
+// The root over up to WN_WARP << kLevels leaves: a lane has 2^kLevels of them.
+template <uint32_t kLevels>
+__device__ __forceinline__ Moments subtree_of(const Moments* leaves, uint32_t count, uint32_t first) {
+    if constexpr (kLevels == 0) {
+        return first < count ? leaves[first] : no_moments();
+    } else {
+        return merge(subtree_of<kLevels - 1>(leaves, count, first),
+                     subtree_of<kLevels - 1>(leaves, count, first + (1u << (kLevels - 1))));
+    }
+}
+
+// The root of a tree over `count` leaves in shared memory, up to WN_ROWS_LEAVES; the same in every lane. Out of line: all
+// kernels of rows have it behind their barrier.
+__device__ __noinline__ inline Moments merge_tree(const Moments* leaves, uint32_t count) {
+    uint32_t lanes = 1;
+    while (lanes < count && lanes < WN_WARP) lanes *= 2;
+    const LaneTeam team{lanes};
+    if (count <= WN_WARP) return team.merge_all(subtree_of<0>(leaves, count, team.lane()));
+    if (count <= 2 * WN_WARP) return team.merge_all(subtree_of<1>(leaves, count, team.lane() * 2));
+    if (count <= 4 * WN_WARP) return team.merge_all(subtree_of<2>(leaves, count, team.lane() * 4));
+    return team.merge_all(subtree_of<3>(leaves, count, team.lane() * 8));
+}
+
 struct BlockScratch {
     Moments warp[2][WN_WARP];
 };
 
-// All threads of a block, at most 32 whole warps. One barrier a reduction: each warp leaves its part in shared memory,
-// and after the barrier every warp combines all the parts itself. Successive reductions alternate between two buffers:
-// a warp that is two reductions ahead of another has passed a barrier that the other passed only after its reads.
+// All threads of a block, at most 32 whole warps. One barrier a merge: each warp leaves its part in shared memory, and after
+// the barrier every warp combines all the parts itself. Successive merges alternate between two buffers: a warp that is two
+// merges ahead of another has passed a barrier that the other passed only after its reads.
 struct BlockTeam {
     BlockScratch* scratch;
     uint32_t turn;
 
-    __device__ __forceinline__ Moments* exchange(const Moments& part) {
-        Moments* buffer = scratch->warp[turn];
-        turn ^= 1u;
-        if (threadIdx.x % WN_WARP == 0) buffer[threadIdx.x / WN_WARP] = part;
-        __syncthreads();
-        return buffer;
-    }
-
-    __device__ __forceinline__ Moments part_of_lane(const Moments* buffer) const {
-        const uint32_t lane = threadIdx.x % WN_WARP;
-        return lane < blockDim.x / WN_WARP ? buffer[lane] : Moments{0.0f, {0.0f, 0.0f}, {0.0f, 0.0f}};
-    }
-
-    __device__ __forceinline__ float sum(float value) {
-        const LaneTeam warp{WN_WARP};
-        const Moments* buffer = exchange(Moments{0.0f, {warp.sum(value), 0.0f}, {0.0f, 0.0f}});
-        return warp.sum(part_of_lane(buffer).mean.high);
-    }
-
-    __device__ __forceinline__ void sum(float& first, float& second) {
-        const LaneTeam warp{WN_WARP};
-        warp.sum(first, second);
-        const Moments part = part_of_lane(exchange(Moments{0.0f, {first, second}, {0.0f, 0.0f}}));
-        first = part.mean.high;
-        second = part.mean.low;
-        warp.sum(first, second);
-    }
-
     __device__ __forceinline__ Moments merge_all(const Moments& mine) {
-        const LaneTeam warp{WN_WARP};
-        return warp.merge_all(part_of_lane(exchange(warp.merge_all(mine))));
+        Moments* const parts = scratch->warp[turn];
+        turn ^= 1u;
+        const Moments part = LaneTeam{WN_WARP}.merge_all(mine);
+        if (threadIdx.x % WN_WARP == 0) parts[threadIdx.x / WN_WARP] = part;
+        __syncthreads();
+        return merge_tree(parts, blockDim.x / WN_WARP);
     }
 };
 

@@ -32,14 +32,18 @@ enum WnFlags {
     WN_FLAG_SHIFT_F32 = 64,
     WN_FLAG_CHANNEL_BIAS_F32 = 128,
     WN_FLAG_SCALE_PLUS_ONE = 256,  // the stored scale is an offset from 1
+    WN_FLAG_HELD_AS_STORED = 512,  // rows in shared memory: nothing is added to x, and it is held in its own type
 };
 
 enum WnRegimes {
     WN_WARP = 32,
-    WN_ROWS_GROUP_THREADS = 256,   // a block of the regimes that give a row to 1..32 lanes of a warp
-    WN_ROWS_BLOCK_THREADS = 512,        // the most threads that get 128 registers each
-    WN_ROWS_WIDE_BLOCK_THREADS = 1024,  // 64 registers each: some of a thread's 32 elements spill
+    WN_ROWS_GROUP_THREADS = 256,   // a block of the regimes that give a row to 1..32 lanes of a warp; two fit by registers
+    WN_CHUNK = 1024,               // elements of a row that a warp takes at a time
+    WN_ROWS_BLOCK_WARPS = 16,
+    WN_ROWS_BLOCK_THREADS = 640,   // no block is as large: it leaves a thread 96 registers
+    WN_ROWS_SHARED_THREADS = 768,  // nor here: 80 registers, and so three blocks of 256 threads on a multiprocessor
     WN_ROWS_STREAM_THREADS = 512,
+    WN_ROWS_LEAVES = 256,          // the most leaves of a row: 16 warps in each of 16 blocks
     WN_POINTWISE_THREADS = 256,
     WN_POINTWISE_VECTORS = 4,      // vectors in flight per thread
     WN_SLAB_THREADS = 256,
@@ -86,6 +90,8 @@ typedef struct WnRowsParams {
     uint32_t activation;
     uint32_t flags;
     float eps;
+    uint32_t leaf_shift;   // a warp's leaf of a row is 2^leaf_shift chunks
+    uint32_t parts_words;  // of 16 bytes: the part of shared memory that is before the chunks
     uint32_t reserved;
 } WnRowsParams;
 
@@ -204,11 +210,11 @@ typedef struct WnConvolutionParams {
 // Every kernel, once, its name beginning with its file's. A column is ENTRY(name, parameter struct, body, largest block): the .cu files expand it to define
 // and register the kernels, the enumeration below numbers them for the host, where bindgen also takes their names.
 #define WN_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                           \
-    ENTRY(rows_group_8_##SUFFIX, WnRowsParams, (rows_group<T, 8>), WN_ROWS_GROUP_THREADS)                              \
-    ENTRY(rows_group_16_##SUFFIX, WnRowsParams, (rows_group<T, 16>), WN_ROWS_GROUP_THREADS)                            \
-    ENTRY(rows_group_32_##SUFFIX, WnRowsParams, (rows_group<T, 32>), WN_ROWS_GROUP_THREADS)                            \
-    ENTRY(rows_block_32x512_##SUFFIX, WnRowsParams, (rows_block<T, 32>), WN_ROWS_BLOCK_THREADS)                        \
-    ENTRY(rows_block_32x1024_##SUFFIX, WnRowsParams, (rows_block<T, 32>), WN_ROWS_WIDE_BLOCK_THREADS)                  \
+    ENTRY(rows_group_8_##SUFFIX, WnRowsParams, (rows_group<T, 8>), 2 * WN_ROWS_GROUP_THREADS)                          \
+    ENTRY(rows_group_16_##SUFFIX, WnRowsParams, (rows_group<T, 16>), 2 * WN_ROWS_GROUP_THREADS)                        \
+    ENTRY(rows_group_32_##SUFFIX, WnRowsParams, (rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)                        \
+    ENTRY(rows_block_##SUFFIX, WnRowsParams, (rows_block<T>), WN_ROWS_BLOCK_THREADS)                                   \
+    ENTRY(rows_shared_##SUFFIX, WnRowsParams, (rows_shared<T>), WN_ROWS_SHARED_THREADS)                                \
     ENTRY(rows_stream_##SUFFIX, WnRowsParams, (rows_stream<T>), WN_ROWS_STREAM_THREADS)
 
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \

@@ -4,20 +4,21 @@
 //     y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)
 //     RMSNorm: y = activation(s / sqrt(mean(s^2) + eps) * weight + bias)
 //
-// A row is [length] elements at x + row * x_stride. In the regimes that hold a row, each byte of x, residual, sum and y
-// moves once, as 16-byte words where rows are aligned to them; weight and bias come from L2 after the first rows. The
-// regimes differ in who holds a row:
+// A row is [length] elements at x + row * x_stride. Where a row is held, each byte of x, residual, sum and y moves once, as
+// 16-byte words where rows are aligned to them; weight and bias come from L2 after the first rows. The regimes differ in
+// who holds a row:
 //
-//     rows_group_E     1..32 lanes of a warp, E elements a lane: rows up to 32 * E; shuffles only, no barrier
-//     rows_block_ExB   a block of up to B threads, E elements a thread, in registers: rows up to E * B; two barriers
-//     rows_stream      a block that reads the row twice, whatever its length: the second time backwards, through L2
+//     rows_group_E   1..32 lanes of a warp, E elements a lane, in registers: rows of one chunk; shuffles only, no barrier
+//     rows_block     a block, a chunk a warp, in registers; one barrier
+//     rows_shared    1..16 blocks of a cluster, in shared memory; one barrier of the cluster
+//     rows_stream    nobody: a block reads the row twice, the second time backwards, through L2
 //
-// The plan chooses by length alone, so a row's bits depend neither on the other rows nor on its address.
-//
-// Held rows take three sweeps over registers: m = fl(x0 + mean(s - x0)), where the first element x0 only serves to
-// make the differences small; then c = mean(s - m) and Q = sum((s - m)^2) together, var = Q / n - c^2; then
-// y = ((s - m) - c) * rstd * weight + bias. The pair (m, c) is the mean to twice the precision of f32, so a constant
-// row gives exactly the bias, and a mean of 1e4 beside a deviation of 1 costs nothing.
+// A chunk is 1,024 elements. Its moments are those of a warp: m = fl(x0 + mean(s - x0)), where its first element x0 only
+// serves to make the differences small; then c = mean(s - m) and Q = sum((s - m)^2) together. The pair (m, c) is the mean to
+// twice the precision of f32, so a constant row gives exactly the bias, and a mean of 1e4 beside a deviation of 1 costs
+// nothing. The moments of a row are those of its chunks, merged along the binary tree over their numbers. Who does how much
+// of that tree makes no difference to the result: a row's bits depend neither on the regime, the cluster or the device, nor
+// on the other rows, nor on its address.
 #include "moments.cuh"
 #include "stages.cuh"
 
@@ -49,11 +50,6 @@ struct RowInput {
         for (uint32_t e = 0; e < kVector<T>; e++) {
             if (first + e < p.length) value[e] += channel_bias_at(first + e);
         }
-    }
-
-    __device__ __forceinline__ float first_element() const {
-        const float value = tensors.first_element();
-        return p.modulation.channel_bias == 0 ? value : value + channel_bias_at(0);
     }
 
     __device__ __forceinline__ void write_sum(uint64_t first, const float (&value)[kVector<T>]) const {
@@ -138,55 +134,106 @@ struct RowEpilogue {
     }
 };
 
-// One row held in the registers of a team of `threads` threads, kElements a thread. `present` is false for the lanes of
-// a team that has no row: they take part in the shuffles and touch no memory.
-template <class T, uint32_t kElements, class Team>
-__device__ __forceinline__ void normalize_held(const WnRowsParams& p, Team& team, uint32_t thread, uint32_t threads,
-                                               uint64_t row, bool present) {
-    constexpr uint32_t kVectors = kElements / kVector<T>;
-    const uint32_t length = present ? static_cast<uint32_t>(p.length) : 0;
-    const RowInput<T> input(p, present ? row : 0);
+// What a lane of a team holds of a row: vectors k * lanes + lane, in registers.
+template <class T, uint32_t kElements>
+struct HeldInRegisters {
+    static constexpr uint32_t kVectors = kElements / kVector<T>;
+    float value[kVectors][kVector<T>];
 
-    float held[kVectors][kVector<T>];
+    // The first `count` elements behind `begin`; past them stand zeros.
+    __device__ __forceinline__ void fill(const RowInput<T>& input, const LaneTeam& team, uint64_t begin, uint32_t count) {
 #pragma unroll
-    for (uint32_t k = 0; k < kVectors; k++) {
-        const uint32_t first = (k * threads + thread) * kVector<T>;
-        if (first < length) {
-            input.load(first, held[k]);
-        } else {
+        for (uint32_t k = 0; k < kVectors; k++) {
+            const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+            if (first < count) {
+                input.load(begin + first, value[k]);
+            } else {
 #pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) held[k][e] = 0.0f;
+                for (uint32_t e = 0; e < kVector<T>; e++) value[k][e] = 0.0f;
+            }
         }
     }
 
-    const float n = static_cast<float>(length);
-    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+    __device__ __forceinline__ void read(uint32_t k, float (&out)[kVector<T>]) const {
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) out[e] = value[k][e];
+    }
+};
+
+// The same of a whole chunk, in shared memory: as stored in global memory, or as sums in f32. A lane reads only what it
+// wrote, or had copied, itself.
+template <class T>
+struct HeldInShared {
+    static constexpr uint32_t kVectors = WN_CHUNK / WN_WARP / kVector<T>;
+    static constexpr uint32_t kWords = kVector<T> / 4;  // of a vector in f32
+    uint4* words;  // of the lane, one in every WN_WARP
+    bool as_stored;
+
+    __device__ __forceinline__ void fill(const RowInput<T>& input, const LaneTeam& team, uint64_t begin, uint32_t count) {
+        const Stretch<const T>& x = input.tensors.x;
+        if (as_stored && count == WN_CHUNK && aligned_16(x.start)) {
+#pragma unroll
+            for (uint32_t k = 0; k < kVectors; k++) {
+                const uint64_t first = begin + (k * WN_WARP + team.lane()) * kVector<T>;
+                copy_async(words + k * WN_WARP, reinterpret_cast<const uint4*>(x.start + first));
+            }
+            return;
+        }
+#pragma unroll 2
+        for (uint32_t k = 0; k < kVectors; k++) {
+            const uint64_t first = begin + (k * WN_WARP + team.lane()) * kVector<T>;
+            if (as_stored) {
+                words[k * WN_WARP] = load_words(x.start, x.length, first);
+            } else {
+                float value[kVector<T>];
+                input.load(first, value);
+#pragma unroll
+                for (uint32_t w = 0; w < kWords; w++) words[(k * kWords + w) * WN_WARP] = pack<float>(value + w * 4);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void read(uint32_t k, float (&out)[kVector<T>]) const {
+        if (as_stored) return unpack<T>(words[k * WN_WARP], out);
+#pragma unroll
+        for (uint32_t w = 0; w < kWords; w++) unpack<float>(words[(k * kWords + w) * WN_WARP], out + w * 4);
+    }
+};
+
+// The moments of the `count` elements that a team of lanes holds.
+template <class T, class Held>
+__device__ __forceinline__ Moments moments_of_held(const Held& held, const LaneTeam& team, uint32_t count,
+                                                   bool mean_square) {
+    const float n = static_cast<float>(count);
     float high = 0.0f;
     if (!mean_square) {
-        const float pivot = present ? input.first_element() : 0.0f;
+        float pivot[kVector<T>];
+        held.read(0, pivot);
+        pivot[0] = team.of_first(pivot[0]);
         float total = 0.0f;
 #pragma unroll
-        for (uint32_t k = 0; k < kVectors; k++) {
+        for (uint32_t k = 0; k < Held::kVectors; k++) {
             float difference[kVector<T>];
+            held.read(k, difference);
 #pragma unroll
             for (uint32_t e = 0; e < kVector<T>; e++) {
-                const bool inside = (k * threads + thread) * kVector<T> + e < length;
-                difference[e] = inside ? held[k][e] - pivot : 0.0f;
+                const bool inside = (k * team.lanes + team.lane()) * kVector<T> + e < count;
+                difference[e] = inside ? difference[e] - pivot[0] : 0.0f;
             }
             total += tree_sum(difference);
         }
-        high = pivot + team.sum(total) / n;
+        high = pivot[0] + team.sum(total) / n;
     }
-
     float low = 0.0f;
     float squares = 0.0f;
 #pragma unroll
-    for (uint32_t k = 0; k < kVectors; k++) {
+    for (uint32_t k = 0; k < Held::kVectors; k++) {
         float difference[kVector<T>], square[kVector<T>];
+        held.read(k, difference);
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) {
-            const bool inside = (k * threads + thread) * kVector<T> + e < length;
-            difference[e] = inside ? held[k][e] - high : 0.0f;
+            const bool inside = (k * team.lanes + team.lane()) * kVector<T> + e < count;
+            difference[e] = inside ? difference[e] - high : 0.0f;
             square[e] = difference[e] * difference[e];
         }
         low += tree_sum(difference);
@@ -194,81 +241,214 @@ __device__ __forceinline__ void normalize_held(const WnRowsParams& p, Team& team
     }
     team.sum(low, squares);
     low = mean_square ? 0.0f : low / n;
-    const float rstd = reciprocal_deviation(squares / n - low * low, p.eps);
+    return Moments{n, {high, low}, {squares - n * (low * low), 0.0f}};
+}
 
-    if (!present) return;
-    const RowEpilogue<T> epilogue(p, row, high, low, rstd);
+template <class T>
+__device__ __forceinline__ RowEpilogue<T> epilogue_of(const WnRowsParams& p, uint64_t row, const Moments& moments) {
+    const float variance = moments.m2.value() / static_cast<float>(p.length);
+    return RowEpilogue<T>(p, row, moments.mean.high, moments.mean.low, reciprocal_deviation(variance, p.eps));
+}
+
+template <class T, class Held>
+__device__ __forceinline__ void write_held(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
+                                           const RowInput<T>& input, const RowEpilogue<T>& epilogue) {
 #pragma unroll
-    for (uint32_t k = 0; k < kVectors; k++) {
-        const uint32_t first = (k * threads + thread) * kVector<T>;
-        if (first < length) {
-            // Not before this point: `sum` may be the residual, whose first element every thread has read as the pivot.
-            input.write_sum(first, held[k]);
-            epilogue.write(first, held[k]);
+    for (uint32_t k = 0; k < Held::kVectors; k++) {
+        const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+        if (first < count) {
+            float value[kVector<T>];
+            held.read(k, value);
+            input.write_sum(begin + first, value);
+            epilogue.write(begin + first, value);
         }
     }
+}
+
+// The chunks of a row, by their numbers.
+struct Chunks {
+    uint64_t length;
+
+    __device__ __forceinline__ uint64_t count() const { return (length + WN_CHUNK - 1) / WN_CHUNK; }
+    __device__ __forceinline__ uint64_t begin(uint64_t chunk) const { return chunk * WN_CHUNK; }
+    __device__ __forceinline__ uint32_t elements(uint64_t chunk) const {
+        const uint64_t left = length - begin(chunk);
+        return left < WN_CHUNK ? static_cast<uint32_t>(left) : WN_CHUNK;
+    }
+};
+
+// A leaf is what one warp has of a row: 2^shift chunks, aligned to as many, or what is left of them at the row's end.
+struct Leaf {
+    uint64_t first;  // chunk
+    uint32_t count;  // of chunks; none behind the row's end
+
+    __device__ __forceinline__ Leaf(const Chunks& chunks, uint32_t shift, uint64_t leaf) : first(leaf << shift) {
+        const uint64_t left = first < chunks.count() ? chunks.count() - first : 0;
+        const uint64_t most = 1ull << shift;
+        count = static_cast<uint32_t>(left < most ? left : most);
+    }
+};
+
+// Of which there are at most WN_ROWS_LEAVES in a row.
+__device__ __forceinline__ uint32_t leaves_of(const Chunks& chunks, uint32_t shift) {
+    return static_cast<uint32_t>((chunks.count() + (1ull << shift) - 1) >> shift);
 }
 
 template <class T, uint32_t kElements>
 __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
-    LaneTeam team{p.lanes};
+    const LaneTeam team{p.lanes};
     const uint32_t rows_per_block = blockDim.x / p.lanes;
     const uint32_t slot = threadIdx.x / p.lanes;
     for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows;
          base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
-        const uint64_t row = base + slot;
-        normalize_held<T, kElements>(p, team, threadIdx.x % p.lanes, p.lanes, row, row < p.rows);
-    }
-}
-
-template <class T, uint32_t kElements>
-__device__ __forceinline__ void rows_block(const WnRowsParams& p) {
-    WN_SHARED(BlockScratch, scratch, 1);
-    BlockTeam team{scratch, 0};
-    for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-        normalize_held<T, kElements>(p, team, threadIdx.x, blockDim.x, row, true);
+        // Lanes that have no row take part in the shuffles and touch no memory.
+        const bool present = base + slot < p.rows;
+        const uint64_t row = present ? base + slot : 0;
+        const uint32_t count = present ? static_cast<uint32_t>(p.length) : 0;
+        const RowInput<T> input(p, row);
+        HeldInRegisters<T, kElements> held;
+        held.fill(input, team, 0, count);
+        const Moments moments = moments_of_held<T>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
+        if (present) write_held(held, team, 0, count, input, epilogue_of<T>(p, row, moments));
     }
 }
 
 template <class T>
-__device__ __forceinline__ void rows_stream(const WnRowsParams& p) {
-    WN_SHARED(BlockScratch, scratch, 1);
-    BlockTeam team{scratch, 0};
-    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
-    const uint64_t step = static_cast<uint64_t>(blockDim.x) * kVector<T>;
-    const uint64_t sweeps = (p.length + step - 1) / step;
+__device__ __forceinline__ void rows_block(const WnRowsParams& p) {
+    WN_SHARED(Moments, parts, 2 * WN_ROWS_BLOCK_WARPS);
+    const LaneTeam team{WN_WARP};
+    const Chunks chunks{p.length};
+    const uint32_t warp = threadIdx.x / WN_WARP;  // and its chunk
+    const uint64_t begin = chunks.begin(warp);
+    const uint32_t count = chunks.elements(warp);
+    uint32_t turn = 0;
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         const RowInput<T> input(p, row);
-        Moments mine{0.0f, {0.0f, 0.0f}, {0.0f, 0.0f}};
-        for (uint64_t first = threadIdx.x * kVector<T>; first < p.length; first += step) {
-            float value[kVector<T>];
-            input.load(first, value);
-            if (mean_square) {
-                float square[kVector<T>];
-#pragma unroll
-                for (uint32_t e = 0; e < kVector<T>; e++) square[e] = value[e] * value[e];
-                mine.m2.add(tree_sum(square));  // past the end of the row stand zeros
-            } else {
-                const uint64_t left = p.length - first;
-                const uint32_t count = left < kVector<T> ? static_cast<uint32_t>(left) : kVector<T>;
-                mine = merge(mine, moments_of(value, count));
-            }
-        }
-        const Moments all =
-            mean_square ? Moments{0.0f, {0.0f, 0.0f}, {team.sum(mine.m2.value()), 0.0f}} : team.merge_all(mine);
-        const float rstd = reciprocal_deviation(all.m2.value() / static_cast<float>(p.length), p.eps);
+        HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
+        held.fill(input, team, begin, count);
+        const Moments mine = moments_of_held<T>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
+        // Two sets of parts by turns: a warp that is two rows ahead of another has passed a barrier that the other passed
+        // only after its reads.
+        Moments* const all = parts + turn * WN_ROWS_BLOCK_WARPS;
+        turn ^= 1u;
+        if (team.lane() == 0) all[warp] = mine;
+        __syncthreads();
+        const Moments moments = merge_tree(all, blockDim.x / WN_WARP);
+        write_held(held, team, begin, count, input, epilogue_of<T>(p, row, moments));
+    }
+}
 
-        // Each thread uses again only what it alone writes, so `y` may be `x`, and `sum` the residual. (Off a 16-byte
+// Leaves a part for every block of the cluster, at the same place in its shared memory.
+__device__ __forceinline__ void publish(Moments* place, const Moments& part, uint32_t blocks) {
+    const uint32_t lane = threadIdx.x % WN_WARP;
+    if (blocks == 1) {
+        if (lane == 0) *place = part;
+    } else if (lane < blocks) {
+        cluster::store(&place->count, lane, part.count);
+        cluster::store(&place->mean.high, lane, part.mean.high);
+        cluster::store(&place->mean.low, lane, part.mean.low);
+        cluster::store(&place->m2.high, lane, part.m2.high);
+        cluster::store(&place->m2.low, lane, part.m2.low);
+    }
+}
+
+template <class T>
+__device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
+    WN_DYNAMIC_SHARED(uint4, room);
+    const LaneTeam team{WN_WARP};
+    const Chunks chunks{p.length};
+    const uint32_t blocks = cluster::size();
+    const uint32_t warps = blockDim.x / WN_WARP;
+    const uint32_t number = cluster::rank() * warps + threadIdx.x / WN_WARP;
+    const Leaf leaf(chunks, p.leaf_shift, number);
+    const bool as_stored = (p.flags & WN_FLAG_HELD_AS_STORED) != 0;
+    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+
+    // In the dynamic shared memory: two sets of parts, used by turns as in rows_block, then the chunks.
+    Moments* const parts = reinterpret_cast<Moments*>(room);
+    const uint32_t words_of_chunk = WN_CHUNK / (as_stored ? kVector<T> : kVector<float>);
+    uint4* const own = room + p.parts_words + ((threadIdx.x / WN_WARP) << p.leaf_shift) * words_of_chunk + team.lane();
+
+    // Nobody may write into a block that has not begun.
+    if (blocks > 1) cluster::arrive();
+    bool begun = blocks == 1;
+    uint32_t turn = 0;
+    for (uint64_t row = blockIdx.x / blocks; row < p.rows; row += gridDim.x / blocks) {
+        const RowInput<T> input(p, row);
+        for (uint32_t chunk = 0; chunk < leaf.count; chunk++) {
+            HeldInShared<T> held{own + chunk * words_of_chunk, as_stored};
+            held.fill(input, team, chunks.begin(leaf.first + chunk), chunks.elements(leaf.first + chunk));
+        }
+        copies_arrived();
+        TreeOfWarp tree;
+        for (uint32_t chunk = 0; chunk < leaf.count; chunk++) {
+            const HeldInShared<T> held{own + chunk * words_of_chunk, as_stored};
+            tree.add(moments_of_held<T>(held, team, chunks.elements(leaf.first + chunk), mean_square));
+        }
+        if (!begun) cluster::wait();
+        begun = true;
+        Moments* const all = parts + turn * blocks * warps;
+        turn ^= 1u;
+        if (leaf.count > 0) publish(all + number, tree.root(), blocks);
+        if (blocks == 1) {
+            __syncthreads();
+        } else {
+            cluster::arrive();
+            cluster::wait();
+        }
+        const Moments moments = merge_tree(all, leaves_of(chunks, p.leaf_shift));
+        const RowEpilogue<T> epilogue = epilogue_of<T>(p, row, moments);
+        for (uint32_t chunk = 0; chunk < leaf.count; chunk++) {
+            const HeldInShared<T> held{own + chunk * words_of_chunk, as_stored};
+            write_held(held, team, chunks.begin(leaf.first + chunk), chunks.elements(leaf.first + chunk), input, epilogue);
+        }
+    }
+    // Only if there was no row: else another block could still be told to wait for this one.
+    if (!begun) cluster::wait();
+}
+
+template <class T>
+__device__ __forceinline__ void rows_stream(const WnRowsParams& p) {
+    WN_SHARED(Moments, parts, 2 * WN_ROWS_LEAVES);
+    const LaneTeam team{WN_WARP};
+    const Chunks chunks{p.length};
+    const uint32_t warp = threadIdx.x / WN_WARP;
+    const uint32_t warps = blockDim.x / WN_WARP;
+    const uint32_t leaves = leaves_of(chunks, p.leaf_shift);
+    const uint32_t mine = warp < leaves ? (leaves - warp + warps - 1) / warps : 0;
+    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+    uint32_t turn = 0;
+    for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+        const RowInput<T> input(p, row);
+        Moments* const all = parts + turn * WN_ROWS_LEAVES;
+        turn ^= 1u;
+        for (uint32_t i = 0; i < mine; i++) {
+            const Leaf leaf(chunks, p.leaf_shift, warp + i * warps);
+            TreeOfWarp tree;
+            for (uint32_t chunk = 0; chunk < leaf.count; chunk++) {
+                const uint32_t count = chunks.elements(leaf.first + chunk);
+                HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
+                held.fill(input, team, chunks.begin(leaf.first + chunk), count);
+                tree.add(moments_of_held<T>(held, team, count, mean_square));
+            }
+            const Moments part = tree.root();
+            if (team.lane() == 0) all[warp + i * warps] = part;
+        }
+        __syncthreads();
+
+        // Each lane uses again only what it alone writes, so `y` may be `x`, and `sum` the residual. (Off a 16-byte
         // boundary the words that it loads hold elements of its neighbours too, perhaps written by now; those are
         // dropped.)
-        const RowEpilogue<T> epilogue(p, row, all.mean.high, all.mean.low, rstd);
-        for (uint64_t sweep = sweeps; sweep-- > 0;) {
-            const uint64_t first = sweep * step + threadIdx.x * kVector<T>;
-            if (first >= p.length) continue;
-            float value[kVector<T>];
-            input.load(first, value);
-            input.write_sum(first, value);
-            epilogue.write(first, value);
+        const RowEpilogue<T> epilogue = epilogue_of<T>(p, row, merge_tree(all, leaves));
+        for (uint32_t i = mine; i-- > 0;) {
+            const Leaf leaf(chunks, p.leaf_shift, warp + i * warps);
+            for (uint32_t chunk = leaf.count; chunk-- > 0;) {
+                const uint64_t begin = chunks.begin(leaf.first + chunk);
+                const uint32_t count = chunks.elements(leaf.first + chunk);
+                HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
+                held.fill(input, team, begin, count);
+                write_held(held, team, begin, count, input, epilogue);
+            }
         }
     }
 }

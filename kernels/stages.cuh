@@ -39,11 +39,6 @@ struct Input {
     __device__ __forceinline__ void write_sum(uint64_t first, const float (&value)[kVector<T>]) const {
         if (sum.start != nullptr) store(sum.start, sum.length, first, value);
     }
-
-    __device__ __forceinline__ float first_element() const {
-        const float value = to_float(x.start[0]);
-        return residual.start == nullptr ? value : value + to_float(residual.start[0]);
-    }
 };
 
 // Out of line: erf, tanh and exp inlined into every unrolled loop multiply compile time and image by four.

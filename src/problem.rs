@@ -41,6 +41,8 @@ pub struct Rows {
     /// Elements of a row.
     pub length: usize,
     pub moments: Moments,
+    /// Whether anything is added to x before the moments: a residual, or a channel bias.
+    pub adds: bool,
     pub affine: Affine,
     pub weight: Coefficient,
     pub bias: Coefficient,

@@ -7,8 +7,15 @@ use std::sync::Arc;
 use super::driver::{self, failure};
 use super::image::Kernels;
 use crate::error::{Error, Result};
+use crate::plan::params::{Kernel, WN_ROWS_SHARED_THREADS};
 use crate::plan::{Launch, Limits, MAX_GRID, Plan};
 use crate::problem::Buffers;
+
+/// The kernels that are launched in clusters, and with shared memory beyond their own.
+const SHARING: [Kernel; 3] = [Kernel::rows_shared_f32, Kernel::rows_shared_f16, Kernel::rows_shared_bf16];
+
+/// Beyond 8, which every chip with clusters has, a kernel must allow it, and the chip have room.
+const MOST_OF_CLUSTER: u32 = 16;
 
 /// Whatever keeps a context alive beside its owner's word.
 #[allow(dead_code, reason = "held, never read")]
@@ -71,8 +78,8 @@ impl Context {
         let mut device = 0;
         // SAFETY: an integer to write to; a context is current.
         driver::call("cuCtxGetDevice", unsafe { sys::cuCtxGetDevice(&raw mut device) })?;
-        let limits = limits(device)?;
         let kernels = Kernels::load(device)?;
+        let limits = limits(device, &kernels)?;
         Ok(Self { kernels, handle, limits, alive: Some(alive) })
     }
 
@@ -120,6 +127,7 @@ impl Context {
         let function = self.kernels.function(launch.kernel)?;
         let mut params = launch.params.with(buffers);
         let mut arguments = [params.pointer()];
+        let mut cluster = cluster_of(launch.cluster);
         let config = sys::CUlaunchConfig {
             gridDimX: launch.grid,
             gridDimY: 1,
@@ -127,10 +135,10 @@ impl Context {
             blockDimX: launch.block,
             blockDimY: 1,
             blockDimZ: 1,
-            sharedMemBytes: 0,
+            sharedMemBytes: launch.shared,
             hStream: stream,
-            attrs: std::ptr::null_mut(),
-            numAttrs: 0,
+            attrs: &raw mut cluster,
+            numAttrs: u32::from(launch.cluster > 1),
         };
         // SAFETY: every kernel takes one parameter, the structure that its plan made; the driver copies it before it
         // returns. The addresses in it are the caller's word.
@@ -232,8 +240,62 @@ fn ordinal_of(device: sys::CUdevice) -> Result<usize> {
     Err(Error::NoDevice { ordinal: device.unsigned_abs() as usize, count: count.unsigned_abs() as usize })
 }
 
-fn limits(device: sys::CUdevice) -> Result<Limits> {
-    let multiprocessors: c_int =
-        driver::attribute(device, sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-    Ok(Limits { multiprocessors: multiprocessors.unsigned_abs().max(1), max_grid: MAX_GRID })
+fn limits(device: sys::CUdevice, kernels: &Kernels) -> Result<Limits> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH as CLUSTERS,
+        CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as SHARED,
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,
+    };
+    let multiprocessors: c_int = driver::attribute(device, MULTIPROCESSORS)?;
+    let shared = driver::attribute(device, SHARED)?;
+    let has_clusters = driver::attribute(device, CLUSTERS)? != 0;
+    let mut cluster = if has_clusters { MOST_OF_CLUSTER } else { 1 };
+    for kernel in SHARING {
+        let function = kernels.function(kernel)?;
+        set_attribute(function, sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared)?;
+        if has_clusters {
+            set_attribute(function, sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
+        }
+        while cluster > 1 && !fits(function, cluster, shared.unsigned_abs())? {
+            cluster /= 2;
+        }
+    }
+    let multiprocessors = multiprocessors.unsigned_abs().max(1);
+    Ok(Limits { multiprocessors, max_grid: MAX_GRID, shared: shared.unsigned_abs(), cluster })
+}
+
+fn set_attribute(function: sys::CUfunction, attribute: sys::CUfunction_attribute, value: c_int) -> Result<()> {
+    // SAFETY: a loaded function of the current context.
+    driver::call("cuFuncSetAttribute", unsafe { sys::cuFuncSetAttribute(function, attribute, value) })
+}
+
+/// Whether the device can hold a cluster of so many blocks with so much shared memory each.
+fn fits(function: sys::CUfunction, blocks: u32, shared: u32) -> Result<bool> {
+    let mut cluster = cluster_of(blocks);
+    let config = sys::CUlaunchConfig {
+        gridDimX: blocks,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: WN_ROWS_SHARED_THREADS,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: shared,
+        hStream: std::ptr::null_mut(),
+        attrs: &raw mut cluster,
+        numAttrs: 1,
+    };
+    let mut clusters = 0;
+    // SAFETY: a loaded function, a configuration that outlives the call, and an integer to write to.
+    match unsafe { sys::cuOccupancyMaxActiveClusters(&raw mut clusters, function, &raw const config) } {
+        sys::CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE => Ok(false),
+        status => driver::call("cuOccupancyMaxActiveClusters", status).map(|()| clusters > 0),
+    }
+}
+
+fn cluster_of(blocks: u32) -> sys::CUlaunchAttribute {
+    // SAFETY: integers alone, for which zero is a value.
+    let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+    attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    attribute.value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks, y: 1, z: 1 };
+    attribute
 }

@@ -104,12 +104,9 @@ impl DirectConvolution {
             activation: activation_code(self.activation),
             ..ConvolutionParams::default()
         };
-        let launch = Launch {
-            kernel: Kernel::convolution_direct_f32,
-            grid: cuda.limits.grid(length as u64, u64::from(WN_CONVOLUTION_THREADS)),
-            block: WN_CONVOLUTION_THREADS,
-            params: Params::Convolution(params),
-        };
+        let grid = cuda.limits.grid(length as u64, u64::from(WN_CONVOLUTION_THREADS));
+        let launch =
+            Launch::plain(Kernel::convolution_direct_f32, grid, WN_CONVOLUTION_THREADS, Params::Convolution(params));
         let stream = cuda.stream();
         let given =
             [("x", Some(x)), ("weight", Some(weight)), ("bias", bias), ("residual", residual), ("y", Some(&*y))];

@@ -153,7 +153,7 @@ impl Prepared<Cuda> {
     /// use warpnorm::{Cuda, DType, LayerNorm, Signature};
     ///
     /// let prepared = LayerNorm::new([12_288])?.prepare(&Cuda::open(0)?, &Signature::new([1024, 12_288], DType::Bf16))?;
-    /// assert!(prepared.kernels().eq(["rows_block_32x512_bf16"]));
+    /// assert!(prepared.kernels().eq(["rows_shared_bf16"]));
     /// # Ok::<(), warpnorm::Error>(())
     /// ```
     pub fn kernels(&self) -> impl Iterator<Item = &'static str> + '_ {
@@ -185,7 +185,7 @@ mod tests {
     use emulator::{Schedule, Settings, Variant};
 
     use super::Cuda;
-    use crate::{Args, BatchNorm, GroupNorm, LayerNorm, Layout, RmsNorm};
+    use crate::{Args, BatchNorm, DType, GroupNorm, LayerNorm, Layout, RmsNorm, Signature};
 
     /// Where there are more rows or tiles than blocks, blocks walk on, reusing their shared memory. Grids that large need
     /// more memory than machines have, so here the largest grid is made small.
@@ -200,7 +200,7 @@ mod tests {
             for max_grid in [1, 2] {
                 let mut short = full.clone();
                 short.limits.max_grid = max_grid;
-                for length in [3, 100, 300, 1000, 1500, 17_000, 33_001] {
+                for length in [3, 100, 300, 1000, 1500, 17_000, 50_001] {
                     let rows = if length < 200 { 600 } else { 7 };
                     let layer = LayerNorm::new([length]).unwrap();
                     agree(&full, &short, rows * length, |cuda, x, y| {
@@ -225,6 +225,38 @@ mod tests {
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }
 
+    /// A row has the same bits whoever holds it: a block, a cluster of any size, or nobody.
+    #[test]
+    fn regimes_agree() {
+        let emulator = (!emulator::real_gpu()).then(|| emulator::preload(Variant::Checked));
+        if let Some(emulator) = emulator {
+            emulator.configure(&Settings::default());
+        }
+        let full = Cuda::open(0).unwrap();
+        let mut kernels = std::collections::BTreeSet::new();
+        for length in [4097, 9 * 1024, 37 * 1024 + 3, 130 * 1024 - 1] {
+            let layer = LayerNorm::new([length]).unwrap();
+            for (shared, cluster) in
+                [(full.limits.shared, 1), (72 << 10, 2), (72 << 10, 4), (72 << 10, 8), (40 << 10, 16), (1 << 10, 1)]
+            {
+                let mut other = full.clone();
+                other.limits.shared = shared.min(full.limits.shared);
+                other.limits.cluster = cluster.min(full.limits.cluster);
+                let prepared = layer.prepare(&other, &Signature::new([2, length], DType::F32)).unwrap();
+                kernels.extend(prepared.kernels());
+                agree(&full, &other, 2 * length, |cuda, x, y| {
+                    layer.forward(Args::new(cuda, [2, length]).input(x).output(y)).unwrap();
+                });
+                // With a residual it is held otherwise.
+                agree(&full, &other, 2 * length, |cuda, x, y| {
+                    layer.forward(Args::new(cuda, [2, length]).input(x).residual(x).output(y)).unwrap();
+                });
+            }
+        }
+        assert!(kernels.into_iter().eq(["rows_shared_f32", "rows_stream_f32"]));
+        assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
+    }
+
     fn agree(full: &Cuda, short: &Cuda, length: usize, call: impl Fn(&Cuda, &CudaSlice<f32>, &mut CudaSlice<f32>)) {
         let x: Vec<f32> = (0..length).map(|i| (i as f32 * 0.7).sin() + 0.3).collect();
         let run = |cuda: &Cuda| {
@@ -233,6 +265,6 @@ mod tests {
             call(cuda, &x, &mut y);
             cuda.stream().clone_dtoh(&y).unwrap()
         };
-        assert!(run(full) == run(short), "{length} elements: a grid of {} blocks differs", short.limits.max_grid);
+        assert!(run(full) == run(short), "{length} elements differ with {:?}", short.limits);
     }
 }

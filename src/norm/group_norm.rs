@@ -141,6 +141,7 @@ fn group_rows(
         rows: batch.checked_mul(groups).ok_or_else(overflow)?,
         length,
         moments: Moments::MeanAndVariance,
+        adds: signature.residual || signature.channel_bias.is_some(),
         affine: Affine::PerChannel { groups, channels_per_group, spatial },
         weight: coefficient("weight", signature.weight, signature.dtype)?,
         bias: coefficient("bias", signature.bias, signature.dtype)?,

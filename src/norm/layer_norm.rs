@@ -85,6 +85,7 @@ pub(super) fn trailing_rows(
         rows,
         length,
         moments: Moments::MeanAndVariance,
+        adds: signature.residual || signature.channel_bias.is_some(),
         affine: Affine::PerElement,
         weight: coefficient("weight", signature.weight, signature.dtype)?,
         bias: coefficient("bias", signature.bias, signature.dtype)?,

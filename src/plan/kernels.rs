@@ -31,8 +31,8 @@ families! {
     ROWS_GROUP_8 = rows_group_8_f32 rows_group_8_f16 rows_group_8_bf16;
     ROWS_GROUP_16 = rows_group_16_f32 rows_group_16_f16 rows_group_16_bf16;
     ROWS_GROUP_32 = rows_group_32_f32 rows_group_32_f16 rows_group_32_bf16;
-    ROWS_BLOCK_32X512 = rows_block_32x512_f32 rows_block_32x512_f16 rows_block_32x512_bf16;
-    ROWS_BLOCK_32X1024 = rows_block_32x1024_f32 rows_block_32x1024_f16 rows_block_32x1024_bf16;
+    ROWS_BLOCK = rows_block_f32 rows_block_f16 rows_block_bf16;
+    ROWS_SHARED = rows_shared_f32 rows_shared_f16 rows_shared_bf16;
     ROWS_STREAM = rows_stream_f32 rows_stream_f16 rows_stream_bf16;
     POINTWISE_PLANES = pointwise_planes_f32 pointwise_planes_f16 pointwise_planes_bf16;
     POINTWISE_CHANNELS_LAST = pointwise_channels_last_f32 pointwise_channels_last_f16 pointwise_channels_last_bf16;

@@ -30,6 +30,10 @@ pub(crate) struct Limits {
     pub multiprocessors: u32,
     /// Blocks of a launch. Kernels walk on where there is more work than blocks.
     pub max_grid: u32,
+    /// Bytes of shared memory that a block can have.
+    pub shared: u32,
+    /// The most blocks of a cluster; 1 where there are none.
+    pub cluster: u32,
 }
 
 /// One kernel launch, all but its addresses.
@@ -40,7 +44,18 @@ pub struct Launch {
     pub grid: u32,
     /// Threads of a block.
     pub block: u32,
+    /// Blocks of a cluster, which divide the grid; 1 is no cluster.
+    pub cluster: u32,
+    /// Bytes of shared memory that a block gets beside the kernel's own.
+    pub shared: u32,
     pub params: Params,
+}
+
+impl Launch {
+    /// Without a cluster, and without shared memory beside the kernel's own.
+    pub(crate) const fn plain(kernel: Kernel, grid: u32, block: u32, params: Params) -> Self {
+        Self { kernel, grid, block, cluster: 1, shared: 0, params }
+    }
 }
 
 /// A kernel's parameter, passed by value.
@@ -182,4 +197,12 @@ fn modulation_flags(modulation: &crate::problem::Modulation) -> u32 {
 fn coefficient_flags(weight: Option<DType>, bias: Option<DType>) -> u32 {
     let flag = |coefficient, flag| if coefficient == Some(DType::F32) { flag } else { 0 };
     flag(weight, params::WN_FLAG_WEIGHT_F32) | flag(bias, params::WN_FLAG_BIAS_F32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Limits, MAX_GRID};
+
+    pub(super) const H200: Limits =
+        Limits { multiprocessors: 132, max_grid: MAX_GRID, shared: 227 * 1024, cluster: 16 };
 }

@@ -18,12 +18,16 @@ pub const WN_FLAG_SCALE_F32: Flags = 32;
 pub const WN_FLAG_SHIFT_F32: Flags = 64;
 pub const WN_FLAG_CHANNEL_BIAS_F32: Flags = 128;
 pub const WN_FLAG_SCALE_PLUS_ONE: Flags = 256;
+pub const WN_FLAG_HELD_AS_STORED: Flags = 512;
 pub type Flags = u32;
 pub const WN_WARP: Regimes = 32;
 pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
+pub const WN_CHUNK: Regimes = 1024;
+pub const WN_ROWS_BLOCK_WARPS: Regimes = 16;
 pub const WN_ROWS_BLOCK_THREADS: Regimes = 512;
-pub const WN_ROWS_WIDE_BLOCK_THREADS: Regimes = 1024;
+pub const WN_ROWS_SHARED_THREADS: Regimes = 512;
 pub const WN_ROWS_STREAM_THREADS: Regimes = 512;
+pub const WN_ROWS_LEAVES: Regimes = 256;
 pub const WN_POINTWISE_THREADS: Regimes = 256;
 pub const WN_POINTWISE_VECTORS: Regimes = 4;
 pub const WN_SLAB_THREADS: Regimes = 256;
@@ -86,11 +90,13 @@ pub struct RowsParams {
     pub activation: u32,
     pub flags: u32,
     pub eps: f32,
+    pub leaf_shift: u32,
+    pub parts_words: u32,
     pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 200usize];
+    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 208usize];
     ["Alignment of RowsParams"][::std::mem::align_of::<RowsParams>() - 8usize];
     ["Offset of field: RowsParams::x"][::std::mem::offset_of!(RowsParams, x) - 0usize];
     ["Offset of field: RowsParams::residual"][::std::mem::offset_of!(RowsParams, residual) - 8usize];
@@ -114,7 +120,9 @@ const _: () = {
     ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 184usize];
     ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 188usize];
     ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 192usize];
-    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 196usize];
+    ["Offset of field: RowsParams::leaf_shift"][::std::mem::offset_of!(RowsParams, leaf_shift) - 196usize];
+    ["Offset of field: RowsParams::parts_words"][::std::mem::offset_of!(RowsParams, parts_words) - 200usize];
+    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 204usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -367,20 +375,20 @@ pub enum Kernel {
     rows_group_8_f32 = 0,
     rows_group_16_f32 = 1,
     rows_group_32_f32 = 2,
-    rows_block_32x512_f32 = 3,
-    rows_block_32x1024_f32 = 4,
+    rows_block_f32 = 3,
+    rows_shared_f32 = 4,
     rows_stream_f32 = 5,
     rows_group_8_f16 = 6,
     rows_group_16_f16 = 7,
     rows_group_32_f16 = 8,
-    rows_block_32x512_f16 = 9,
-    rows_block_32x1024_f16 = 10,
+    rows_block_f16 = 9,
+    rows_shared_f16 = 10,
     rows_stream_f16 = 11,
     rows_group_8_bf16 = 12,
     rows_group_16_bf16 = 13,
     rows_group_32_bf16 = 14,
-    rows_block_32x512_bf16 = 15,
-    rows_block_32x1024_bf16 = 16,
+    rows_block_bf16 = 15,
+    rows_shared_bf16 = 16,
     rows_stream_bf16 = 17,
     pointwise_planes_f32 = 18,
     pointwise_channels_last_f32 = 19,
@@ -409,20 +417,20 @@ pub const KERNELS: [Kernel; 40] = [
     Kernel::rows_group_8_f32,
     Kernel::rows_group_16_f32,
     Kernel::rows_group_32_f32,
-    Kernel::rows_block_32x512_f32,
-    Kernel::rows_block_32x1024_f32,
+    Kernel::rows_block_f32,
+    Kernel::rows_shared_f32,
     Kernel::rows_stream_f32,
     Kernel::rows_group_8_f16,
     Kernel::rows_group_16_f16,
     Kernel::rows_group_32_f16,
-    Kernel::rows_block_32x512_f16,
-    Kernel::rows_block_32x1024_f16,
+    Kernel::rows_block_f16,
+    Kernel::rows_shared_f16,
     Kernel::rows_stream_f16,
     Kernel::rows_group_8_bf16,
     Kernel::rows_group_16_bf16,
     Kernel::rows_group_32_bf16,
-    Kernel::rows_block_32x512_bf16,
-    Kernel::rows_block_32x1024_bf16,
+    Kernel::rows_block_bf16,
+    Kernel::rows_shared_bf16,
     Kernel::rows_stream_bf16,
     Kernel::pointwise_planes_f32,
     Kernel::pointwise_channels_last_f32,
@@ -451,20 +459,20 @@ pub const KERNEL_NAMES: [&::std::ffi::CStr; 40] = [
     c"rows_group_8_f32",
     c"rows_group_16_f32",
     c"rows_group_32_f32",
-    c"rows_block_32x512_f32",
-    c"rows_block_32x1024_f32",
+    c"rows_block_f32",
+    c"rows_shared_f32",
     c"rows_stream_f32",
     c"rows_group_8_f16",
     c"rows_group_16_f16",
     c"rows_group_32_f16",
-    c"rows_block_32x512_f16",
-    c"rows_block_32x1024_f16",
+    c"rows_block_f16",
+    c"rows_shared_f16",
     c"rows_stream_f16",
     c"rows_group_8_bf16",
     c"rows_group_16_bf16",
     c"rows_group_32_bf16",
-    c"rows_block_32x512_bf16",
-    c"rows_block_32x1024_bf16",
+    c"rows_block_bf16",
+    c"rows_shared_bf16",
     c"rows_stream_bf16",
     c"pointwise_planes_f32",
     c"pointwise_channels_last_f32",

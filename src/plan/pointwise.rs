@@ -26,21 +26,17 @@ pub(super) fn plan(map: &Pointwise, limits: &Limits) -> Option<Launch> {
     } else {
         (POINTWISE_PLANES, limits.grid(vectors, u64::from(block * params::WN_POINTWISE_VECTORS)), 0)
     };
-    Some(Launch {
-        kernel: family.of(map.dtype),
-        grid: blocks,
-        block,
-        params: Params::Pointwise(PointwiseParams {
-            length: map.length as u64,
-            spatial: divisor(map.spatial as u64),
-            channels: divisor(map.channels as u64),
-            stride,
-            activation: activation_code(map.activation),
-            flags,
-            eps,
-            ..PointwiseParams::default()
-        }),
-    })
+    let params = PointwiseParams {
+        length: map.length as u64,
+        spatial: divisor(map.spatial as u64),
+        channels: divisor(map.channels as u64),
+        stride,
+        activation: activation_code(map.activation),
+        flags,
+        eps,
+        ..PointwiseParams::default()
+    };
+    Some(Launch::plain(family.of(map.dtype), blocks, block, Params::Pointwise(params)))
 }
 
 /// The vectors between a thread's vectors: a multiple of the fewest vectors that end where a pixel ends, so that a
@@ -60,17 +56,14 @@ pub(super) fn plan_table(table: &ChannelTable, limits: &Limits) -> Option<Launch
         return None;
     }
     let block = params::WN_POINTWISE_THREADS;
-    Some(Launch {
-        kernel: POINTWISE_TABLE.of(table.dtype),
-        grid: limits.grid(table.channels as u64, u64::from(block)),
-        block,
-        params: Params::ChannelTable(ChannelTableParams {
-            channels: table.channels as u64,
-            flags: coefficient_flags(table.weight, table.bias),
-            eps: table.eps,
-            ..ChannelTableParams::default()
-        }),
-    })
+    let grid = limits.grid(table.channels as u64, u64::from(block));
+    let params = ChannelTableParams {
+        channels: table.channels as u64,
+        flags: coefficient_flags(table.weight, table.bias),
+        eps: table.eps,
+        ..ChannelTableParams::default()
+    };
+    Some(Launch::plain(POINTWISE_TABLE.of(table.dtype), grid, block, Params::ChannelTable(params)))
 }
 
 #[cfg(test)]
@@ -81,7 +74,7 @@ mod tests {
     use crate::plan::MAX_GRID;
     use crate::plan::params::Kernel;
 
-    const H200: Limits = Limits { multiprocessors: 132, max_grid: MAX_GRID };
+    use crate::plan::tests::H200;
 
     fn map(length: usize, channels: usize, spatial: usize) -> Pointwise {
         let activation = Activation::None;

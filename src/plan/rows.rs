@@ -1,58 +1,114 @@
 //! The rows pattern: which regime holds a row. See kernels/rows.cu for what each does.
 
-use super::kernels::{
-    Family, ROWS_BLOCK_32X512, ROWS_BLOCK_32X1024, ROWS_GROUP_8, ROWS_GROUP_16, ROWS_GROUP_32, ROWS_STREAM,
-};
+use super::kernels::{Family, ROWS_BLOCK, ROWS_GROUP_8, ROWS_GROUP_16, ROWS_GROUP_32, ROWS_SHARED, ROWS_STREAM};
 use super::params::{self, RowsParams};
 use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor, modulation_flags};
+use crate::element::DType;
 use crate::problem::{Affine, Moments, Rows};
 
-const WARP: usize = params::WN_WARP as usize;
-const BLOCK: usize = params::WN_ROWS_BLOCK_THREADS as usize;
-const WIDE_BLOCK: usize = params::WN_ROWS_WIDE_BLOCK_THREADS as usize;
-/// Elements that a thread of the block regimes holds.
-const HELD: usize = 32;
+const WARP: u32 = params::WN_WARP;
+const CHUNK: u64 = params::WN_CHUNK as u64;
+/// The most chunks of a row that are held in registers.
+const CHUNKS_IN_REGISTERS: u64 = 4;
+/// Warps of a block that holds its part of a row in shared memory: fewer where three blocks are to share a multiprocessor,
+/// whose registers are enough for 24.
+const WARPS_OF_THREE: u64 = 8;
+const WARPS_OF_FEWER: u64 = 16;
+/// Of shared memory, the driver keeps so much for each block.
+const KEPT_BY_DRIVER: u32 = 1024;
+/// Larger ones exist where a kernel allows them, but a chip holds fewer of them at once.
+const PORTABLE_CLUSTER: u32 = 8;
 
-/// Who holds a row.
+/// Who holds a row. What a row's bits are is not decided here: every regime walks the same tree over the same chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Regime {
     family: Family,
     /// Threads of a block.
     block: u32,
-    /// Threads that share a row.
+    /// Threads of a block that share a row.
     lanes: u32,
+    /// Blocks that share a row.
+    cluster: u32,
+    /// Bytes of shared memory.
+    shared: u32,
+    /// A warp has 2^this chunks of a row.
+    leaf_shift: u32,
+    /// Of the shared memory, 16-byte words in front of the chunks.
+    parts_words: u32,
 }
 
 impl Regime {
-    /// By the row's length alone.
-    fn of(length: usize) -> Self {
-        let group = |family, lanes: usize| Self {
-            family,
-            block: params::WN_ROWS_GROUP_THREADS,
-            lanes: lanes as u32, // at most 32
-        };
-        let block = |family| {
-            let threads = length.div_ceil(HELD).next_multiple_of(WARP) as u32; // at most 1024
-            Self { family, block: threads, lanes: threads }
-        };
+    /// By the row's length, by how many bytes of it an element takes where it is held, and by the device.
+    fn of(length: u64, held: u64, limits: &Limits) -> Self {
+        let chunks = length.div_ceil(CHUNK);
         match length {
-            0..=256 => group(ROWS_GROUP_8, length.div_ceil(8).next_power_of_two()),
-            257..=512 => group(ROWS_GROUP_16, WARP),
-            513..=1024 => group(ROWS_GROUP_32, WARP),
-            _ if length <= HELD * BLOCK => block(ROWS_BLOCK_32X512),
-            _ if length <= HELD * WIDE_BLOCK => block(ROWS_BLOCK_32X1024),
-            _ => {
-                let threads = params::WN_ROWS_STREAM_THREADS;
-                Self { family: ROWS_STREAM, block: threads, lanes: threads }
-            }
+            0..=256 => Self::group(ROWS_GROUP_8, length.div_ceil(8).next_power_of_two()),
+            257..=512 => Self::group(ROWS_GROUP_16, u64::from(WARP)),
+            513..=CHUNK => Self::group(ROWS_GROUP_32, u64::from(WARP)),
+            _ if chunks <= CHUNKS_IN_REGISTERS => Self::block(ROWS_BLOCK, chunks as u32 * WARP, 0),
+            _ => Self::shared(chunks, held * CHUNK, limits).unwrap_or_else(|| Self::stream(chunks)),
         }
     }
+
+    fn group(family: Family, lanes: u64) -> Self {
+        // At most 32 lanes.
+        Self { lanes: lanes as u32, ..Self::block(family, params::WN_ROWS_GROUP_THREADS, 0) }
+    }
+
+    fn block(family: Family, threads: u32, leaf_shift: u32) -> Self {
+        Self { family, block: threads, lanes: threads, cluster: 1, shared: 0, leaf_shift, parts_words: 0 }
+    }
+
+    fn stream(chunks: u64) -> Self {
+        let leaf_shift = chunks.div_ceil(u64::from(params::WN_ROWS_LEAVES)).next_power_of_two().ilog2();
+        Self::block(ROWS_STREAM, params::WN_ROWS_STREAM_THREADS, leaf_shift)
+    }
+
+    /// As many blocks in a cluster as make room, at first for three of them on a multiprocessor: while one waits for its
+    /// cluster, the others move bytes.
+    fn shared(chunks: u64, bytes_of_chunk: u64, limits: &Limits) -> Option<Self> {
+        for blocks in [3, 2, 1] {
+            let room = ((limits.shared + KEPT_BY_DRIVER) / blocks).saturating_sub(KEPT_BY_DRIVER);
+            let warps = if blocks == 3 { WARPS_OF_THREE } else { WARPS_OF_FEWER };
+            let most = if blocks == 3 { limits.cluster.min(PORTABLE_CLUSTER) } else { limits.cluster };
+            let clusters = (0..).map(|power| 1 << power).take_while(|&cluster| cluster <= most);
+            for cluster in clusters {
+                let regime = Self::sharing(chunks, bytes_of_chunk, cluster, warps);
+                if let Some(regime) = regime.filter(|regime| regime.shared <= room) {
+                    return Some(regime);
+                }
+            }
+        }
+        None
+    }
+
+    /// A row in the shared memory of so many blocks of at most so many warps; `None` if that is more than 4 GiB.
+    fn sharing(chunks: u64, bytes_of_chunk: u64, cluster: u32, most_warps: u64) -> Option<Self> {
+        let leaf = chunks.div_ceil(u64::from(cluster) * most_warps).next_power_of_two();
+        let warps = chunks.div_ceil(leaf).div_ceil(u64::from(cluster));
+        let parts = 2 * u64::from(cluster) * warps * size_of_part();
+        let parts_words = parts.div_ceil(16);
+        let shared = parts_words * 16 + (warps * leaf).checked_mul(bytes_of_chunk)?;
+        Some(Self {
+            cluster,
+            shared: u32::try_from(shared).ok()?,
+            parts_words: parts_words as u32, // at most 640
+            ..Self::block(ROWS_SHARED, warps as u32 * WARP, leaf.ilog2())
+        })
+    }
+}
+
+/// Of the kernels' `Moments`: five floats.
+const fn size_of_part() -> u64 {
+    5 * size_of::<f32>() as u64
 }
 
 pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
     if rows.rows == 0 || rows.length == 0 {
         return None;
     }
-    let regime = Regime::of(rows.length);
+    let held = if rows.adds { DType::F32 } else { rows.dtype };
+    let regime = Regime::of(rows.length as u64, held.size() as u64, limits);
     let mut flags = coefficient_flags(rows.weight, rows.bias) | modulation_flags(&rows.modulation);
     if rows.weight_plus_one {
         flags |= params::WN_FLAG_WEIGHT_PLUS_ONE;
@@ -60,17 +116,24 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
     if rows.moments == Moments::MeanSquare {
         flags |= params::WN_FLAG_MEAN_SQUARE;
     }
+    if !rows.adds {
+        flags |= params::WN_FLAG_HELD_AS_STORED;
+    }
     let (affine, groups, channels_per_group, spatial) = match rows.affine {
         Affine::PerElement => (params::WN_AFFINE_PER_ELEMENT, 1, 0, 1),
         Affine::PerChannel { groups, channels_per_group, spatial } => {
             (params::WN_AFFINE_PER_CHANNEL, groups as u64, channels_per_group as u64, spatial as u64)
         }
     };
-    let rows_per_block = u64::from(regime.block / regime.lanes);
+    let rows_at_once = u64::from(regime.block / regime.lanes);
+    // Whole clusters, also where the largest grid is none.
+    let clusters = Limits { max_grid: (limits.max_grid / regime.cluster).max(1), ..*limits };
     Some(Launch {
         kernel: regime.family.of(rows.dtype),
-        grid: limits.grid(rows.rows as u64, rows_per_block),
+        grid: clusters.grid(rows.rows as u64, rows_at_once) * regime.cluster,
         block: regime.block,
+        cluster: regime.cluster,
+        shared: regime.shared,
         params: Params::Rows(RowsParams {
             rows: rows.rows as u64,
             length: rows.length as u64,
@@ -86,6 +149,8 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
             activation: activation_code(rows.activation),
             flags,
             eps: rows.eps,
+            leaf_shift: regime.leaf_shift,
+            parts_words: regime.parts_words,
             ..RowsParams::default()
         }),
     })
@@ -99,7 +164,7 @@ mod tests {
     use crate::plan::MAX_GRID;
     use crate::plan::params::Kernel;
 
-    const H200: Limits = Limits { multiprocessors: 132, max_grid: MAX_GRID };
+    use crate::plan::tests::H200;
 
     fn rows(rows: usize, length: usize) -> Rows {
         Rows {
@@ -107,6 +172,7 @@ mod tests {
             rows,
             length,
             moments: Moments::MeanAndVariance,
+            adds: false,
             affine: Affine::PerElement,
             weight: None,
             bias: None,
@@ -142,27 +208,86 @@ mod tests {
             (512, Kernel::rows_group_16_bf16, group, 32),
             (513, Kernel::rows_group_32_bf16, group, 32),
             (1024, Kernel::rows_group_32_bf16, group, 32),
-            (1025, Kernel::rows_block_32x512_bf16, 64, 64),
-            (4096, Kernel::rows_block_32x512_bf16, 128, 128),
-            (12_288, Kernel::rows_block_32x512_bf16, 384, 384),
-            (16_384, Kernel::rows_block_32x512_bf16, 512, 512),
-            (16_385, Kernel::rows_block_32x1024_bf16, 544, 544),
-            (32_768, Kernel::rows_block_32x1024_bf16, 1024, 1024),
-            (32_769, Kernel::rows_stream_bf16, 512, 512),
+            (1025, Kernel::rows_block_bf16, 64, 64),
+            (4096, Kernel::rows_block_bf16, 128, 128),
+            (4097, Kernel::rows_shared_bf16, 160, 160),
+            (8192, Kernel::rows_shared_bf16, 256, 256),
+            (12_288, Kernel::rows_shared_bf16, 192, 192),
             (1 << 40, Kernel::rows_stream_bf16, 512, 512),
         ] {
             let (launch, params) = planned(&rows(3, length));
             assert_eq!((launch.kernel, launch.block, params.lanes), (kernel, block, lanes), "{length}");
+            assert_eq!(launch.cluster, 1, "{length}");
+        }
+    }
+
+    /// (length, whether it is held in f32, blocks of a cluster, warps of a block, chunks of a warp) of a bf16 row on an H200,
+    /// on both sides of some boundaries; 0 blocks where it is not held.
+    #[test]
+    fn clusters() {
+        for (chunks, in_f32, cluster, warps, leaf) in [
+            (5, false, 1, 5, 1),
+            (9, false, 1, 5, 2),
+            (32, false, 1, 8, 4),
+            (36, false, 2, 5, 4),
+            (64, false, 2, 8, 4),
+            (65, false, 4, 5, 4),
+            (128, false, 4, 8, 4),
+            (256, false, 8, 8, 4),
+            (586, false, 16, 10, 4),
+            (1024, false, 16, 16, 4),
+            (1600, false, 16, 13, 8),
+            (1800, false, 0, 0, 0),
+            (18, true, 2, 5, 2),
+            (128, true, 8, 8, 2),
+            (129, true, 8, 9, 2),
+            (832, true, 16, 13, 4),
+            (900, true, 0, 0, 0),
+        ] {
+            let (launch, params) = planned(&Rows { adds: in_f32, ..rows(3, chunks * 1024) });
+            let is_held = launch.kernel == Kernel::rows_shared_bf16;
+            let found = (launch.cluster, launch.block / WARP, 1 << params.leaf_shift);
+            assert_eq!(if is_held { found } else { (0, 0, 0) }, (cluster, warps, leaf), "{chunks} chunks");
+        }
+    }
+
+    /// Whatever the device has: the shared memory and the cluster are to be had, there is a warp for each leaf, the kernel has
+    /// room for all parts, and its chunks follow them.
+    #[test]
+    fn what_is_held_fits() {
+        for (shared, cluster) in [(64, 1), (99, 1), (163, 1), (227, 8), (227, 16), (227, 2)] {
+            let limits = Limits { shared: shared * 1024, cluster, ..H200 };
+            for (chunks, dtype, adds) in (5..2000).step_by(7).flat_map(|chunks| {
+                [(chunks, DType::F32, false), (chunks, DType::F16, false), (chunks, DType::Bf16, true)]
+            }) {
+                let launch = plan(&Rows { dtype, adds, ..rows(7, chunks * 1024 - 5) }, &limits).unwrap();
+                let Params::Rows(params) = launch.params else { panic!("rows plan rows") };
+                assert!(
+                    launch.shared <= limits.shared && launch.cluster <= cluster && launch.grid % launch.cluster == 0
+                );
+                let warps = u64::from(launch.block / WARP);
+                let leaves = (chunks as u64).div_ceil(1 << params.leaf_shift);
+                assert!(leaves <= u64::from(params::WN_ROWS_LEAVES));
+                if launch.shared == 0 {
+                    continue;
+                }
+                assert!(leaves <= warps * u64::from(launch.cluster));
+                assert!(launch.block <= params::WN_ROWS_SHARED_THREADS);
+                let words = u64::from(params.parts_words);
+                assert!(words * 16 >= 2 * u64::from(launch.cluster) * warps * size_of_part());
+                let held = if adds { 4 } else { dtype.size() as u64 };
+                assert_eq!(u64::from(launch.shared), words * 16 + (warps << params.leaf_shift) * CHUNK * held);
+            }
         }
     }
 
     #[test]
     fn the_regime_does_not_depend_on_the_rows() {
-        for length in [7, 300, 1000, 5000, 20_000, 100_000] {
+        for length in [7, 300, 1000, 3000, 5000, 20_000, 100_000, 3_000_000] {
             let (one, _) = planned(&rows(1, length));
             for count in [2, 131, 132, 133, 1 << 20] {
                 let (many, _) = planned(&rows(count, length));
-                assert_eq!((one.kernel, one.block), (many.kernel, many.block));
+                assert_eq!((one.kernel, one.block, one.cluster), (many.kernel, many.block, many.cluster));
             }
         }
     }
@@ -179,9 +304,9 @@ mod tests {
             assert_eq!((params.rows, params.length), (count as u64, length as u64));
             assert_eq!(params.x_stride, length as u64 + 8);
             assert!(launch.grid >= 1 && launch.grid <= MAX_GRID);
-            let per_round = u64::from(launch.grid) * u64::from(launch.block / params.lanes);
+            let per_round = u64::from(launch.grid / launch.cluster) * u64::from(launch.block / params.lanes);
             // The kernels walk on by whole grids; only the largest grid may leave rows for another round.
-            assert!(per_round >= count as u64 || launch.grid == MAX_GRID, "{count} x {length}");
+            assert!(per_round >= count as u64 || launch.grid > MAX_GRID - launch.cluster, "{count} x {length}");
         }
     }
 
@@ -202,6 +327,6 @@ mod tests {
         let (_, params) = planned(&problem);
         assert_eq!((params.groups.divisor, params.spatial.divisor, params.channels_per_group), (4, 49, 5));
         assert_eq!(params.affine, params::WN_AFFINE_PER_CHANNEL);
-        assert_eq!(params.flags, params::WN_FLAG_WEIGHT_F32);
+        assert_eq!(params.flags, params::WN_FLAG_WEIGHT_F32 | params::WN_FLAG_HELD_AS_STORED);
     }
 }

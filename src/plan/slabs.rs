@@ -97,7 +97,7 @@ pub(super) fn plan(tensor: &ChannelsLast, limits: &Limits) -> Plan {
         eps: tensor.eps,
         ..ChannelsLastParams::default()
     });
-    let launch = |kernel| Some(Launch { kernel, grid, block, params });
+    let launch = |kernel| Some(Launch::plain(kernel, grid, block, params));
     let kernels = [CHANNELS_LAST_MOMENTS, CHANNELS_LAST_APPLY].map(|family| family.of(tensor.dtype));
     Plan { launches: kernels.map(launch), workspace_bytes }
 }
@@ -126,22 +126,18 @@ pub(super) fn plan_batch(batch: &BatchStatistics, limits: &Limits) -> Plan {
     if batch.momentum.is_none() {
         flags |= params::WN_FLAG_CUMULATIVE;
     }
-    let statistics = Launch {
-        kernel: family.of(batch.dtype),
-        grid,
-        block,
-        params: Params::BatchStatistics(BatchStatisticsParams {
-            table: RESULTS,
-            samples,
-            values: samples * spatial,
-            slab,
-            plane_vectors: divisor(plane_vectors),
-            momentum: batch.momentum.unwrap_or_default(),
-            flags,
-            eps: batch.eps,
-            ..BatchStatisticsParams::default()
-        }),
+    let params = BatchStatisticsParams {
+        table: RESULTS,
+        samples,
+        values: samples * spatial,
+        slab,
+        plane_vectors: divisor(plane_vectors),
+        momentum: batch.momentum.unwrap_or_default(),
+        flags,
+        eps: batch.eps,
+        ..BatchStatisticsParams::default()
     };
+    let statistics = Launch::plain(family.of(batch.dtype), grid, block, Params::BatchStatistics(params));
     let map = Pointwise {
         dtype: batch.dtype,
         length: batch.samples * batch.spatial * batch.channels,
@@ -178,10 +174,9 @@ fn planes(vectors: u64, length: u64, channels: u64) -> SlabGeometry {
 mod tests {
     use super::*;
     use crate::norm::Activation;
-    use crate::plan::MAX_GRID;
     use crate::plan::params::Kernel;
 
-    const H200: Limits = Limits { multiprocessors: 132, max_grid: MAX_GRID };
+    use crate::plan::tests::H200;
 
     fn tensor(samples: usize, spatial: usize, channels: usize, groups: usize) -> ChannelsLast {
         let (dtype, activation) = (DType::F16, Activation::None);

@@ -9,7 +9,7 @@ use crate::device;
 use crate::place::{Place, Real};
 
 /// One or more for each regime of the plan.
-const LENGTHS: [usize; 9] = [3, 100, 255, 300, 700, 1027, 5000, 20_000, 40_001];
+const LENGTHS: [usize; 9] = [3, 100, 255, 300, 700, 1027, 5000, 20_000, 90_001];
 
 const ROWS: usize = 5;
 

@@ -8,7 +8,7 @@ use crate::device::{self, Device};
 use crate::place::{Place, Real};
 
 /// One or more for each regime of the plan.
-const LENGTHS: [usize; 10] = [1, 5, 100, 255, 300, 700, 1025, 4097, 20_000, 40_001];
+const LENGTHS: [usize; 10] = [1, 5, 100, 255, 300, 700, 1025, 4097, 20_000, 90_001];
 
 const ROWS: usize = 3;
 

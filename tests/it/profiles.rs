@@ -4,7 +4,7 @@ use emulator::{Profile, Settings};
 use warpnorm::half::bf16;
 use warpnorm::{Cuda, Layout};
 
-use crate::call::{Call, Inputs, Layer, expected, verify};
+use crate::call::{Call, Inputs, Layer, Residual, expected, verify};
 use crate::data::bits;
 use crate::device;
 
@@ -16,11 +16,13 @@ const CHIPS: [(Profile, &str); 5] = [
     (Profile::Sm90, "(sm_90)"),
 ];
 
-fn calls() -> [Call; 8] {
+fn calls() -> [Call; 10] {
     [
         Call::new(Layer::LayerNorm, &[5, 100]),
         Call::new(Layer::LayerNorm, &[3, 5000]),
         Call::new(Layer::RmsNorm { weight_plus_one: false }, &[2, 40_000]),
+        Call::new(Layer::LayerNorm, &[2, 150_000]),
+        Call { residual: Residual::SumWritten, ..Call::new(Layer::LayerNorm, &[2, 70_000]) },
         Call::new(Layer::group_norm(2), &[2, 6, 9, 9]),
         Call::new(Layer::BatchNorm { layout: Layout::Nchw, table: false }, &[2, 40, 31, 31]),
         Call::new(Layer::BatchNorm { layout: Layout::Nhwc, table: true }, &[2, 31, 31, 40]),

@@ -19,9 +19,10 @@ fn a_device_answers_on_cuda() {
 
 /// A call for each kernel, aligned and plain, and off alignment with all stages.
 fn calls() -> impl Iterator<Item = Call> {
-    // A length for each regime of the rows.
-    let rows = [5, 100, 300, 700, 1030, 17_000, 33_000].into_iter().flat_map(|length| {
-        [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: true }].map(|layer| Call::new(layer, &[3, length]))
+    // A length for each regime of the rows, in clusters and without.
+    let rows = [(3, 5), (3, 100), (3, 300), (3, 700), (3, 1030), (3, 5000), (3, 90_000), (1, 1_900_000)];
+    let rows = rows.into_iter().flat_map(|(rows, length)| {
+        [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: true }].map(|layer| Call::new(layer, &[rows, length]))
     });
     let images = [
         Call::new(Layer::group_norm(2), &[2, 6, 9, 9]),

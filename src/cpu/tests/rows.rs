@@ -15,6 +15,7 @@ fn rows<T: Convert>(rows: usize, length: usize) -> Rows {
         rows,
         length,
         moments: Moments::MeanAndVariance,
+        adds: false,
         affine: Affine::PerElement,
         weight: None,
         bias: None,
