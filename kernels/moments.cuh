@@ -157,7 +157,7 @@ __device__ __forceinline__ Moments subtree_of(const Moments* leaves, uint32_t co
     }
 }
 
-// The root of a tree over `count` leaves in shared memory, up to WN_ROWS_LEAVES; the same in every lane. Out of line: all
+// The root of a tree over `count` leaves, up to WN_ROWS_LEAVES; the same in every lane. Out of line: all
 // kernels of rows have it behind their barrier.
 __device__ __noinline__ inline Moments merge_tree(const Moments* leaves, uint32_t count) {
     uint32_t lanes = 1;

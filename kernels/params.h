@@ -42,8 +42,8 @@ enum WnRegimes {
     WN_ROWS_BLOCK_WARPS = 16,
     WN_ROWS_BLOCK_THREADS = 640,   // no block is as large: it leaves a thread 96 registers
     WN_ROWS_SHARED_THREADS = 768,  // nor here: 80 registers, and so three blocks of 256 threads on a multiprocessor
-    WN_ROWS_STREAM_THREADS = 512,
-    WN_ROWS_LEAVES = 256,          // the most leaves of a row: 16 warps in each of 16 blocks
+    WN_ROWS_STREAM_THREADS = 512,  // also where rows are split
+    WN_ROWS_LEAVES = 256,          // that a warp merges: a row's where it is held, 16 warps' in each of 16 blocks
     WN_POINTWISE_THREADS = 256,
     WN_POINTWISE_VECTORS = 4,      // vectors in flight per thread
     WN_SLAB_THREADS = 256,
@@ -92,7 +92,8 @@ typedef struct WnRowsParams {
     float eps;
     uint32_t leaf_shift;   // a warp's leaf of a row is 2^leaf_shift chunks
     uint32_t parts_words;  // of 16 bytes: the part of shared memory that is before the chunks
-    uint32_t reserved;
+    uint32_t splits;       // blocks that share a row in the split regime
+    uint64_t parts;        // there: of the workspace
 } WnRowsParams;
 
 // How slabs of [pixels, channels] are shared by blocks: see kernels/channel_moments.cuh. For planes, whose channels lie one
@@ -215,7 +216,9 @@ typedef struct WnConvolutionParams {
     ENTRY(rows_group_32_##SUFFIX, WnRowsParams, (rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)                        \
     ENTRY(rows_block_##SUFFIX, WnRowsParams, (rows_block<T>), WN_ROWS_BLOCK_THREADS)                                   \
     ENTRY(rows_shared_##SUFFIX, WnRowsParams, (rows_shared<T>), WN_ROWS_SHARED_THREADS)                                \
-    ENTRY(rows_stream_##SUFFIX, WnRowsParams, (rows_stream<T>), WN_ROWS_STREAM_THREADS)
+    ENTRY(rows_stream_##SUFFIX, WnRowsParams, (rows_stream<T>), WN_ROWS_STREAM_THREADS)                                \
+    ENTRY(rows_split_moments_##SUFFIX, WnRowsParams, (rows_split_moments<T>), WN_ROWS_STREAM_THREADS)                  \
+    ENTRY(rows_split_apply_##SUFFIX, WnRowsParams, (rows_split_apply<T>), WN_ROWS_STREAM_THREADS)
 
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
     ENTRY(pointwise_planes_##SUFFIX, WnPointwiseParams, (pointwise_planes<T>), WN_POINTWISE_THREADS)                   \

@@ -12,6 +12,7 @@
 //     rows_block     a block, a chunk a warp, in registers; one barrier
 //     rows_shared    1..16 blocks of a cluster, in shared memory; one barrier of the cluster
 //     rows_stream    nobody: a block reads the row twice, the second time backwards, through L2
+//     rows_split_*   nobody: the same by many blocks a row, in two launches with a workspace between
 //
 // A chunk is 1,024 elements. Its moments are those of a warp: m = fl(x0 + mean(s - x0)), where its first element x0 only
 // serves to make the differences small; then c = mean(s - m) and Q = sum((s - m)^2) together. The pair (m, c) is the mean to
@@ -407,49 +408,114 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
     if (!begun) cluster::wait();
 }
 
+// For rows that nobody holds: a leaf read once for its moments, and once more, backwards, to be written.
+template <class T>
+struct LeafInMemory {
+    const RowInput<T>& input;
+    Chunks chunks;
+    Leaf leaf;
+
+    __device__ __forceinline__ Moments moments(bool mean_square) const {
+        const LaneTeam team{WN_WARP};
+        TreeOfWarp tree;
+        for (uint32_t chunk = 0; chunk < leaf.count; chunk++) {
+            const uint32_t count = chunks.elements(leaf.first + chunk);
+            HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
+            held.fill(input, team, chunks.begin(leaf.first + chunk), count);
+            tree.add(moments_of_held<T>(held, team, count, mean_square));
+        }
+        return tree.root();
+    }
+
+    // Each lane uses again only what it alone writes, so `y` may be `x`, and `sum` the residual. (Off a 16-byte boundary the
+    // words that it loads hold elements of its neighbours too, perhaps written by now; those are dropped.)
+    __device__ __forceinline__ void write(const RowEpilogue<T>& epilogue) const {
+        const LaneTeam team{WN_WARP};
+        for (uint32_t chunk = leaf.count; chunk-- > 0;) {
+            const uint64_t begin = chunks.begin(leaf.first + chunk);
+            const uint32_t count = chunks.elements(leaf.first + chunk);
+            HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
+            held.fill(input, team, begin, count);
+            write_held(held, team, begin, count, input, epilogue);
+        }
+    }
+};
+
 template <class T>
 __device__ __forceinline__ void rows_stream(const WnRowsParams& p) {
     WN_SHARED(Moments, parts, 2 * WN_ROWS_LEAVES);
-    const LaneTeam team{WN_WARP};
     const Chunks chunks{p.length};
     const uint32_t warp = threadIdx.x / WN_WARP;
     const uint32_t warps = blockDim.x / WN_WARP;
     const uint32_t leaves = leaves_of(chunks, p.leaf_shift);
     const uint32_t mine = warp < leaves ? (leaves - warp + warps - 1) / warps : 0;
-    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     uint32_t turn = 0;
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         const RowInput<T> input(p, row);
         Moments* const all = parts + turn * WN_ROWS_LEAVES;
         turn ^= 1u;
         for (uint32_t i = 0; i < mine; i++) {
-            const Leaf leaf(chunks, p.leaf_shift, warp + i * warps);
-            TreeOfWarp tree;
-            for (uint32_t chunk = 0; chunk < leaf.count; chunk++) {
-                const uint32_t count = chunks.elements(leaf.first + chunk);
-                HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
-                held.fill(input, team, chunks.begin(leaf.first + chunk), count);
-                tree.add(moments_of_held<T>(held, team, count, mean_square));
-            }
-            const Moments part = tree.root();
-            if (team.lane() == 0) all[warp + i * warps] = part;
+            const LeafInMemory<T> leaf{input, chunks, Leaf(chunks, p.leaf_shift, warp + i * warps)};
+            const Moments part = leaf.moments((p.flags & WN_FLAG_MEAN_SQUARE) != 0);
+            if (threadIdx.x % WN_WARP == 0) all[warp + i * warps] = part;
         }
         __syncthreads();
-
-        // Each lane uses again only what it alone writes, so `y` may be `x`, and `sum` the residual. (Off a 16-byte
-        // boundary the words that it loads hold elements of its neighbours too, perhaps written by now; those are
-        // dropped.)
         const RowEpilogue<T> epilogue = epilogue_of<T>(p, row, merge_tree(all, leaves));
         for (uint32_t i = mine; i-- > 0;) {
-            const Leaf leaf(chunks, p.leaf_shift, warp + i * warps);
-            for (uint32_t chunk = leaf.count; chunk-- > 0;) {
-                const uint64_t begin = chunks.begin(leaf.first + chunk);
-                const uint32_t count = chunks.elements(leaf.first + chunk);
-                HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
-                held.fill(input, team, begin, count);
-                write_held(held, team, begin, count, input, epilogue);
-            }
+            LeafInMemory<T>{input, chunks, Leaf(chunks, p.leaf_shift, warp + i * warps)}.write(epilogue);
         }
+    }
+}
+
+// What a block has of a row that several share: a leaf for each of its warps.
+struct Split {
+    uint64_t row;
+    uint32_t leaf;  // of the warp
+
+    __device__ __forceinline__ Split(const WnRowsParams& p, uint64_t split) : row(split / p.splits) {
+        leaf = static_cast<uint32_t>(split - row * p.splits) * (blockDim.x / WN_WARP) + threadIdx.x / WN_WARP;
+    }
+};
+
+// The first launch leaves a part for every leaf of every row in the workspace.
+template <class T>
+__device__ __forceinline__ void rows_split_moments(const WnRowsParams& p) {
+    const Chunks chunks{p.length};
+    for (uint64_t number = blockIdx.x; number < p.rows * p.splits; number += gridDim.x) {
+        const Split split(p, number);
+        const RowInput<T> input(p, split.row);
+        const LeafInMemory<T> leaf{input, chunks, Leaf(chunks, p.leaf_shift, split.leaf)};
+        if (leaf.leaf.count == 0) continue;
+        const Moments part = leaf.moments((p.flags & WN_FLAG_MEAN_SQUARE) != 0);
+        Moments* const parts = global<Moments>(p.parts) + split.row * leaves_of(chunks, p.leaf_shift);
+        if (threadIdx.x % WN_WARP == 0) parts[split.leaf] = part;
+    }
+}
+
+// The second launch begins with what the first one read last, which is still in L2.
+template <class T>
+__device__ __forceinline__ void rows_split_apply(const WnRowsParams& p) {
+    WN_SHARED(Moments, merged, 2 * WN_ROWS_BLOCK_WARPS);
+    const Chunks chunks{p.length};
+    const uint32_t warp = threadIdx.x / WN_WARP;
+    const uint32_t leaves = leaves_of(chunks, p.leaf_shift);
+    const uint64_t splits = p.rows * p.splits;
+    uint32_t turn = 0;
+    for (uint64_t done = blockIdx.x; done < splits; done += gridDim.x) {
+        const Split split(p, splits - 1 - done);
+        // Every warp merges a subtree of the row, and then those of all warps.
+        const uint32_t first = warp * WN_ROWS_LEAVES;
+        const uint32_t left = first < leaves ? leaves - first : 0;
+        const Moments* const parts = global<const Moments>(p.parts) + split.row * leaves + first;
+        const Moments part = merge_tree(parts, left < WN_ROWS_LEAVES ? left : WN_ROWS_LEAVES);
+        Moments* const all = merged + turn * WN_ROWS_BLOCK_WARPS;
+        turn ^= 1u;
+        if (threadIdx.x % WN_WARP == 0) all[warp] = part;
+        __syncthreads();
+        const Moments moments = merge_tree(all, (leaves + WN_ROWS_LEAVES - 1) / WN_ROWS_LEAVES);
+        const RowInput<T> input(p, split.row);
+        const LeafInMemory<T> leaf{input, chunks, Leaf(chunks, p.leaf_shift, split.leaf)};
+        leaf.write(epilogue_of<T>(p, split.row, moments));
     }
 }
 

@@ -191,7 +191,8 @@ pub struct Call {
 }
 
 impl Call {
-    /// Bytes of the workspace that a launch needs; 0 if it needs none, as on the CPU.
+    /// Bytes of the workspace that a launch needs; 0 if it needs none, as on the CPU. (Rows that are too long for the chip do
+    /// without one too, if more slowly: see [`Workspace`](crate::Workspace).)
     #[must_use]
     pub const fn workspace_bytes(&self) -> usize {
         self.plan.workspace_bytes

@@ -4,7 +4,8 @@ use crate::backend::{Backend, sealed};
 use crate::error::Result;
 
 /// Memory that some calls need beside their tensors: partial moments of the parts of a tensor, and the counters by which
-/// the last part to finish knows that it is the last. On the CPU no call needs any.
+/// the last part to finish knows that it is the last. On the CPU no call needs any. Where rows are so long that no chip holds
+/// them a call may also do without: a block then reads each row by itself, to the same bits but slower, if rows are few.
 ///
 /// It is made once, by [`init`](Self::init), and left by every call as the next one needs it: a call neither allocates nor
 /// clears anything, and can be captured into a CUDA graph and replayed. One workspace serves calls of any kind and size that

@@ -113,10 +113,15 @@ impl Context {
     /// # Safety
     /// The buffers are what the plan's problem says, and stay so until the stream has come by.
     pub(crate) unsafe fn submit(&self, plan: &Plan, buffers: &Buffers, stream: sys::CUstream) -> Result<()> {
-        if buffers.workspace_bytes < plan.workspace_bytes {
+        let single = plan.otherwise.as_ref().filter(|_| buffers.workspace == 0);
+        if buffers.workspace_bytes < plan.workspace_bytes && single.is_none() {
             return Err(Error::Workspace { found: buffers.workspace_bytes, needed: plan.workspace_bytes });
         }
         let _current = Current::enter(self.handle)?;
+        if let Some(single) = single {
+            // SAFETY: as the caller promised.
+            return unsafe { self.launch(single, buffers, stream) };
+        }
         // SAFETY: as the caller promised.
         plan.launches().try_for_each(|launch| unsafe { self.launch(launch, buffers, stream) })
     }

@@ -181,11 +181,13 @@ impl<T: Stored, S: DevicePtrMut<T> + ?Sized> Sink<Cuda, T> for S {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use cudarc::driver::CudaSlice;
     use emulator::{Schedule, Settings, Variant};
 
     use super::Cuda;
-    use crate::{Args, BatchNorm, DType, GroupNorm, LayerNorm, Layout, RmsNorm, Signature};
+    use crate::{Args, BatchNorm, DType, GroupNorm, LayerNorm, Layout, RmsNorm, Signature, Workspace};
 
     /// Where there are more rows or tiles than blocks, blocks walk on, reusing their shared memory. Grids that large need
     /// more memory than machines have, so here the largest grid is made small.
@@ -225,7 +227,7 @@ mod tests {
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }
 
-    /// A row has the same bits whoever holds it: a block, a cluster of any size, or nobody.
+    /// A row has the same bits whoever holds it: a block, a cluster of any size, or nobody, with a workspace and without.
     #[test]
     fn regimes_agree() {
         let emulator = (!emulator::real_gpu()).then(|| emulator::preload(Variant::Checked));
@@ -233,27 +235,34 @@ mod tests {
             emulator.configure(&Settings::default());
         }
         let full = Cuda::open(0).unwrap();
-        let mut kernels = std::collections::BTreeSet::new();
+        let others = [(227, 1), (72, 2), (72, 4), (72, 8), (40, 16), (1, 1)].map(|(kibibytes, cluster)| {
+            let mut other = full.clone();
+            other.limits.shared = full.limits.shared.min(kibibytes << 10);
+            other.limits.cluster = full.limits.cluster.min(cluster);
+            other
+        });
+        let mut met = std::collections::BTreeSet::new();
         for length in [4097, 9 * 1024, 37 * 1024 + 3, 130 * 1024 - 1] {
             let layer = LayerNorm::new([length]).unwrap();
-            for (shared, cluster) in
-                [(full.limits.shared, 1), (72 << 10, 2), (72 << 10, 4), (72 << 10, 8), (40 << 10, 16), (1 << 10, 1)]
-            {
-                let mut other = full.clone();
-                other.limits.shared = shared.min(full.limits.shared);
-                other.limits.cluster = cluster.min(full.limits.cluster);
-                let prepared = layer.prepare(&other, &Signature::new([2, length], DType::F32)).unwrap();
-                kernels.extend(prepared.kernels());
-                agree(&full, &other, 2 * length, |cuda, x, y| {
-                    layer.forward(Args::new(cuda, [2, length]).input(x).output(y)).unwrap();
+            let plain = Signature::new([2, length], DType::F32);
+            for other in &others {
+                agree(&full, other, 2 * length, |cuda, x, y| {
+                    let prepared = layer.prepare(cuda, &plain).unwrap();
+                    prepared.forward(Args::new(cuda, [2, length]).input(x).output(y)).unwrap();
                 });
                 // With a residual it is held otherwise.
-                agree(&full, &other, 2 * length, |cuda, x, y| {
-                    layer.forward(Args::new(cuda, [2, length]).input(x).residual(x).output(y)).unwrap();
+                let prepared = layer.prepare(other, &plain.residual()).unwrap();
+                met.extend(prepared.kernels());
+                let workspace = RefCell::new(Workspace::init(other, prepared.workspace_bytes()).unwrap());
+                agree(&full, other, 2 * length, |cuda, x, y| {
+                    let mut workspace = workspace.borrow_mut();
+                    let args = Args::new(cuda, [2, length]).input(x).residual(x).output(y);
+                    layer.forward(args.workspace(&mut workspace)).unwrap();
                 });
             }
         }
-        assert!(kernels.into_iter().eq(["rows_shared_f32", "rows_stream_f32"]));
+        let all = ["rows_shared_f32", "rows_split_apply_f32", "rows_split_moments_f32", "rows_stream_f32"];
+        assert!(met.into_iter().eq(all));
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }
 

@@ -34,6 +34,8 @@ families! {
     ROWS_BLOCK = rows_block_f32 rows_block_f16 rows_block_bf16;
     ROWS_SHARED = rows_shared_f32 rows_shared_f16 rows_shared_bf16;
     ROWS_STREAM = rows_stream_f32 rows_stream_f16 rows_stream_bf16;
+    ROWS_SPLIT_MOMENTS = rows_split_moments_f32 rows_split_moments_f16 rows_split_moments_bf16;
+    ROWS_SPLIT_APPLY = rows_split_apply_f32 rows_split_apply_f16 rows_split_apply_bf16;
     POINTWISE_PLANES = pointwise_planes_f32 pointwise_planes_f16 pointwise_planes_bf16;
     POINTWISE_CHANNELS_LAST = pointwise_channels_last_f32 pointwise_channels_last_f16 pointwise_channels_last_bf16;
     CHANNELS_LAST_MOMENTS = channels_last_moments_f32 channels_last_moments_f16 channels_last_moments_bf16;

@@ -77,6 +77,7 @@ impl Params {
                 p.modulation = modulation(buffers);
                 (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
                 (p.weight, p.bias) = (buffers.weight, buffers.bias);
+                p.parts += buffers.workspace;
             }
             Self::ChannelsLast(p) => {
                 p.modulation = modulation(buffers);
@@ -142,11 +143,13 @@ pub struct Plan {
     launches: [Option<Launch>; 2],
     /// Of the workspace that they need.
     pub workspace_bytes: usize,
+    /// In their place where there is no workspace, if that can be done without: the same bits, more slowly.
+    pub(crate) otherwise: Option<Launch>,
 }
 
 impl Plan {
     /// Where there is nothing to compute.
-    pub(crate) const NONE: Self = Self { launches: [None; 2], workspace_bytes: 0 };
+    pub(crate) const NONE: Self = Self { launches: [None; 2], workspace_bytes: 0, otherwise: None };
 
     pub(crate) fn single(launch: Option<Launch>) -> Self {
         Self { launches: [launch, None], ..Self::NONE }
@@ -159,7 +162,7 @@ impl Plan {
 
 pub(crate) fn plan(problem: &Problem, limits: &Limits) -> Plan {
     match problem {
-        Problem::Rows(rows) => Plan::single(rows::plan(rows, limits)),
+        Problem::Rows(rows) => rows::plan(rows, limits),
         Problem::ChannelsLast(tensor) => slabs::plan(tensor, limits),
         Problem::BatchStatistics(batch) => slabs::plan_batch(batch, limits),
         Problem::Pointwise(map) => Plan::single(pointwise::plan(map, limits)),

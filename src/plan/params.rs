@@ -24,8 +24,8 @@ pub const WN_WARP: Regimes = 32;
 pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
 pub const WN_CHUNK: Regimes = 1024;
 pub const WN_ROWS_BLOCK_WARPS: Regimes = 16;
-pub const WN_ROWS_BLOCK_THREADS: Regimes = 512;
-pub const WN_ROWS_SHARED_THREADS: Regimes = 512;
+pub const WN_ROWS_BLOCK_THREADS: Regimes = 640;
+pub const WN_ROWS_SHARED_THREADS: Regimes = 768;
 pub const WN_ROWS_STREAM_THREADS: Regimes = 512;
 pub const WN_ROWS_LEAVES: Regimes = 256;
 pub const WN_POINTWISE_THREADS: Regimes = 256;
@@ -92,11 +92,12 @@ pub struct RowsParams {
     pub eps: f32,
     pub leaf_shift: u32,
     pub parts_words: u32,
-    pub reserved: u32,
+    pub splits: u32,
+    pub parts: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 208usize];
+    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 216usize];
     ["Alignment of RowsParams"][::std::mem::align_of::<RowsParams>() - 8usize];
     ["Offset of field: RowsParams::x"][::std::mem::offset_of!(RowsParams, x) - 0usize];
     ["Offset of field: RowsParams::residual"][::std::mem::offset_of!(RowsParams, residual) - 8usize];
@@ -122,7 +123,8 @@ const _: () = {
     ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 192usize];
     ["Offset of field: RowsParams::leaf_shift"][::std::mem::offset_of!(RowsParams, leaf_shift) - 196usize];
     ["Offset of field: RowsParams::parts_words"][::std::mem::offset_of!(RowsParams, parts_words) - 200usize];
-    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 204usize];
+    ["Offset of field: RowsParams::splits"][::std::mem::offset_of!(RowsParams, splits) - 204usize];
+    ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 208usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -378,60 +380,72 @@ pub enum Kernel {
     rows_block_f32 = 3,
     rows_shared_f32 = 4,
     rows_stream_f32 = 5,
-    rows_group_8_f16 = 6,
-    rows_group_16_f16 = 7,
-    rows_group_32_f16 = 8,
-    rows_block_f16 = 9,
-    rows_shared_f16 = 10,
-    rows_stream_f16 = 11,
-    rows_group_8_bf16 = 12,
-    rows_group_16_bf16 = 13,
-    rows_group_32_bf16 = 14,
-    rows_block_bf16 = 15,
-    rows_shared_bf16 = 16,
-    rows_stream_bf16 = 17,
-    pointwise_planes_f32 = 18,
-    pointwise_channels_last_f32 = 19,
-    pointwise_table_f32 = 20,
-    pointwise_planes_f16 = 21,
-    pointwise_channels_last_f16 = 22,
-    pointwise_table_f16 = 23,
-    pointwise_planes_bf16 = 24,
-    pointwise_channels_last_bf16 = 25,
-    pointwise_table_bf16 = 26,
-    channels_last_moments_f32 = 27,
-    channels_last_apply_f32 = 28,
-    channels_last_moments_f16 = 29,
-    channels_last_apply_f16 = 30,
-    channels_last_moments_bf16 = 31,
-    channels_last_apply_bf16 = 32,
-    batch_statistics_planes_f32 = 33,
-    batch_statistics_channels_last_f32 = 34,
-    batch_statistics_planes_f16 = 35,
-    batch_statistics_channels_last_f16 = 36,
-    batch_statistics_planes_bf16 = 37,
-    batch_statistics_channels_last_bf16 = 38,
-    convolution_direct_f32 = 39,
+    rows_split_moments_f32 = 6,
+    rows_split_apply_f32 = 7,
+    rows_group_8_f16 = 8,
+    rows_group_16_f16 = 9,
+    rows_group_32_f16 = 10,
+    rows_block_f16 = 11,
+    rows_shared_f16 = 12,
+    rows_stream_f16 = 13,
+    rows_split_moments_f16 = 14,
+    rows_split_apply_f16 = 15,
+    rows_group_8_bf16 = 16,
+    rows_group_16_bf16 = 17,
+    rows_group_32_bf16 = 18,
+    rows_block_bf16 = 19,
+    rows_shared_bf16 = 20,
+    rows_stream_bf16 = 21,
+    rows_split_moments_bf16 = 22,
+    rows_split_apply_bf16 = 23,
+    pointwise_planes_f32 = 24,
+    pointwise_channels_last_f32 = 25,
+    pointwise_table_f32 = 26,
+    pointwise_planes_f16 = 27,
+    pointwise_channels_last_f16 = 28,
+    pointwise_table_f16 = 29,
+    pointwise_planes_bf16 = 30,
+    pointwise_channels_last_bf16 = 31,
+    pointwise_table_bf16 = 32,
+    channels_last_moments_f32 = 33,
+    channels_last_apply_f32 = 34,
+    channels_last_moments_f16 = 35,
+    channels_last_apply_f16 = 36,
+    channels_last_moments_bf16 = 37,
+    channels_last_apply_bf16 = 38,
+    batch_statistics_planes_f32 = 39,
+    batch_statistics_channels_last_f32 = 40,
+    batch_statistics_planes_f16 = 41,
+    batch_statistics_channels_last_f16 = 42,
+    batch_statistics_planes_bf16 = 43,
+    batch_statistics_channels_last_bf16 = 44,
+    convolution_direct_f32 = 45,
 }
-pub const KERNELS: [Kernel; 40] = [
+pub const KERNELS: [Kernel; 46] = [
     Kernel::rows_group_8_f32,
     Kernel::rows_group_16_f32,
     Kernel::rows_group_32_f32,
     Kernel::rows_block_f32,
     Kernel::rows_shared_f32,
     Kernel::rows_stream_f32,
+    Kernel::rows_split_moments_f32,
+    Kernel::rows_split_apply_f32,
     Kernel::rows_group_8_f16,
     Kernel::rows_group_16_f16,
     Kernel::rows_group_32_f16,
     Kernel::rows_block_f16,
     Kernel::rows_shared_f16,
     Kernel::rows_stream_f16,
+    Kernel::rows_split_moments_f16,
+    Kernel::rows_split_apply_f16,
     Kernel::rows_group_8_bf16,
     Kernel::rows_group_16_bf16,
     Kernel::rows_group_32_bf16,
     Kernel::rows_block_bf16,
     Kernel::rows_shared_bf16,
     Kernel::rows_stream_bf16,
+    Kernel::rows_split_moments_bf16,
+    Kernel::rows_split_apply_bf16,
     Kernel::pointwise_planes_f32,
     Kernel::pointwise_channels_last_f32,
     Kernel::pointwise_table_f32,
@@ -455,25 +469,31 @@ pub const KERNELS: [Kernel; 40] = [
     Kernel::batch_statistics_channels_last_bf16,
     Kernel::convolution_direct_f32,
 ];
-pub const KERNEL_NAMES: [&::std::ffi::CStr; 40] = [
+pub const KERNEL_NAMES: [&::std::ffi::CStr; 46] = [
     c"rows_group_8_f32",
     c"rows_group_16_f32",
     c"rows_group_32_f32",
     c"rows_block_f32",
     c"rows_shared_f32",
     c"rows_stream_f32",
+    c"rows_split_moments_f32",
+    c"rows_split_apply_f32",
     c"rows_group_8_f16",
     c"rows_group_16_f16",
     c"rows_group_32_f16",
     c"rows_block_f16",
     c"rows_shared_f16",
     c"rows_stream_f16",
+    c"rows_split_moments_f16",
+    c"rows_split_apply_f16",
     c"rows_group_8_bf16",
     c"rows_group_16_bf16",
     c"rows_group_32_bf16",
     c"rows_block_bf16",
     c"rows_shared_bf16",
     c"rows_stream_bf16",
+    c"rows_split_moments_bf16",
+    c"rows_split_apply_bf16",
     c"pointwise_planes_f32",
     c"pointwise_channels_last_f32",
     c"pointwise_table_f32",

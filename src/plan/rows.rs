@@ -1,8 +1,12 @@
 //! The rows pattern: which regime holds a row. See kernels/rows.cu for what each does.
 
-use super::kernels::{Family, ROWS_BLOCK, ROWS_GROUP_8, ROWS_GROUP_16, ROWS_GROUP_32, ROWS_SHARED, ROWS_STREAM};
+use super::kernels::{
+    Family, ROWS_BLOCK, ROWS_GROUP_8, ROWS_GROUP_16, ROWS_GROUP_32, ROWS_SHARED, ROWS_SPLIT_APPLY, ROWS_SPLIT_MOMENTS,
+    ROWS_STREAM,
+};
 use super::params::{self, RowsParams};
-use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor, modulation_flags};
+use super::slabs::workspace;
+use super::{Launch, Limits, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags};
 use crate::element::DType;
 use crate::problem::{Affine, Moments, Rows};
 
@@ -14,6 +18,10 @@ const CHUNKS_IN_REGISTERS: u64 = 4;
 /// whose registers are enough for 24.
 const WARPS_OF_THREE: u64 = 8;
 const WARPS_OF_FEWER: u64 = 16;
+/// Blocks for a multiprocessor where rows are split.
+const BLOCKS_OF_SPLIT_ROWS: u64 = 4;
+/// What the warps of a block can merge.
+const MOST_LEAVES_OF_SPLIT: u64 = (params::WN_ROWS_LEAVES * params::WN_ROWS_BLOCK_WARPS) as u64;
 /// Of shared memory, the driver keeps so much for each block.
 const KEPT_BY_DRIVER: u32 = 1024;
 /// Larger ones exist where a kernel allows them, but a chip holds fewer of them at once.
@@ -103,12 +111,18 @@ const fn size_of_part() -> u64 {
     5 * size_of::<f32>() as u64
 }
 
-pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
+pub(super) fn plan(rows: &Rows, limits: &Limits) -> Plan {
     if rows.rows == 0 || rows.length == 0 {
-        return None;
+        return Plan::NONE;
     }
     let held = if rows.adds { DType::F32 } else { rows.dtype };
     let regime = Regime::of(rows.length as u64, held.size() as u64, limits);
+    let single = launch(rows, &regime, limits);
+    let is_held = regime.family != ROWS_STREAM;
+    if is_held { None } else { split(rows, &single, limits) }.unwrap_or_else(|| Plan::single(Some(single)))
+}
+
+fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
     let mut flags = coefficient_flags(rows.weight, rows.bias) | modulation_flags(&rows.modulation);
     if rows.weight_plus_one {
         flags |= params::WN_FLAG_WEIGHT_PLUS_ONE;
@@ -128,7 +142,7 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
     let rows_at_once = u64::from(regime.block / regime.lanes);
     // Whole clusters, also where the largest grid is none.
     let clusters = Limits { max_grid: (limits.max_grid / regime.cluster).max(1), ..*limits };
-    Some(Launch {
+    Launch {
         kernel: regime.family.of(rows.dtype),
         grid: clusters.grid(rows.rows as u64, rows_at_once) * regime.cluster,
         block: regime.block,
@@ -153,7 +167,31 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
             parts_words: regime.parts_words,
             ..RowsParams::default()
         }),
-    })
+    }
+}
+
+/// Two launches for rows that nobody holds, where a block for each of them would leave the device idle.
+fn split(rows: &Rows, single: &Launch, limits: &Limits) -> Option<Plan> {
+    let Params::Rows(params) = single.params else { return None };
+    let (rows_of_all, chunks) = (rows.rows as u64, (rows.length as u64).div_ceil(CHUNK));
+    let wanted = (u64::from(limits.multiprocessors) * BLOCKS_OF_SPLIT_ROWS).div_ceil(rows_of_all);
+    let warps = u64::from(params::WN_ROWS_STREAM_THREADS / WARP);
+    let leaf = chunks.div_ceil(wanted.min(MOST_LEAVES_OF_SPLIT / warps) * warps).next_power_of_two();
+    let leaves = chunks.div_ceil(leaf);
+    let splits = leaves.div_ceil(warps);
+    if splits == 1 {
+        return None;
+    }
+    let (workspace_bytes, parts) = workspace(0, rows_of_all * leaves);
+    let params = RowsParams { leaf_shift: leaf.ilog2(), splits: splits as u32, parts, ..params }; // at most 256 splits
+    let launch = |family: Family| Launch {
+        kernel: family.of(rows.dtype),
+        grid: limits.grid(rows_of_all * splits, 1),
+        params: Params::Rows(params),
+        ..*single
+    };
+    let launches = [ROWS_SPLIT_MOMENTS, ROWS_SPLIT_APPLY].map(|family| Some(launch(family)));
+    Some(Plan { launches, workspace_bytes, otherwise: Some(*single) })
 }
 
 #[cfg(test)]
@@ -187,10 +225,52 @@ mod tests {
         }
     }
 
+    /// The launch that needs no workspace.
     fn planned(problem: &Rows) -> (Launch, RowsParams) {
-        let launch = plan(problem, &H200).unwrap();
+        planned_on(&H200, problem)
+    }
+
+    fn planned_on(limits: &Limits, problem: &Rows) -> (Launch, RowsParams) {
+        let plan = plan(problem, limits);
+        let launch = plan.otherwise.or_else(|| plan.launches().next().copied()).unwrap();
         let Params::Rows(params) = launch.params else { panic!("rows plan rows") };
         (launch, params)
+    }
+
+    /// (rows, chunks of a row, blocks of a row, chunks of a warp) of rows that nothing holds, on an H200; one block where a
+    /// workspace would be of no use.
+    #[test]
+    fn long_rows_are_split() {
+        for (count, chunks, splits, leaf) in [
+            (1, 2000, 125, 1),
+            (1, 9000, 141, 4),
+            (1, 1 << 20, 256, 256),
+            (32, 2000, 16, 8),
+            (132, 2000, 4, 32),
+            (300, 2000, 2, 64),
+            (528, 2000, 1, 0),
+            (5000, 2000, 1, 0),
+        ] {
+            let plan = plan(&rows(count, chunks * 1024), &H200);
+            let launches: Vec<_> = plan.launches().collect();
+            if splits == 1 {
+                assert_eq!((launches.len(), plan.workspace_bytes, plan.otherwise), (1, 0, None), "{count} x {chunks}");
+                continue;
+            }
+            let kernels = [Kernel::rows_split_moments_bf16, Kernel::rows_split_apply_bf16];
+            assert!(launches.iter().map(|launch| launch.kernel).eq(kernels));
+            for launch in launches {
+                let Params::Rows(params) = launch.params else { panic!("rows plan rows") };
+                assert_eq!((params.splits, 1 << params.leaf_shift), (splits, leaf), "{count} x {chunks}");
+                assert_eq!(u64::from(launch.grid), count as u64 * u64::from(splits));
+                // A warp for each leaf, a place for each part.
+                let leaves = (chunks as u64).div_ceil(leaf);
+                assert!(leaves <= u64::from(splits * launch.block / WARP));
+                let parts = count as u64 * leaves * size_of_part();
+                assert_eq!(plan.workspace_bytes as u64, params.parts + parts);
+            }
+            assert_eq!(plan.otherwise.unwrap().kernel, Kernel::rows_stream_bf16);
+        }
     }
 
     /// (length, kernel, threads of a block, lanes of a row) on both sides of every boundary.
@@ -260,8 +340,8 @@ mod tests {
             for (chunks, dtype, adds) in (5..2000).step_by(7).flat_map(|chunks| {
                 [(chunks, DType::F32, false), (chunks, DType::F16, false), (chunks, DType::Bf16, true)]
             }) {
-                let launch = plan(&Rows { dtype, adds, ..rows(7, chunks * 1024 - 5) }, &limits).unwrap();
-                let Params::Rows(params) = launch.params else { panic!("rows plan rows") };
+                let problem = Rows { dtype, adds, ..rows(7, chunks * 1024 - 5) };
+                let (launch, params) = planned_on(&limits, &problem);
                 assert!(
                     launch.shared <= limits.shared && launch.cluster <= cluster && launch.grid % launch.cluster == 0
                 );
@@ -312,8 +392,8 @@ mod tests {
 
     #[test]
     fn nothing_to_do() {
-        assert_eq!(plan(&rows(0, 5), &H200), None);
-        assert_eq!(plan(&rows(5, 0), &H200), None);
+        assert_eq!(plan(&rows(0, 5), &H200), Plan::NONE);
+        assert_eq!(plan(&rows(5, 0), &H200), Plan::NONE);
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn grid(slab: &mut SlabGeometry, limits: &Limits) -> u32 {
 }
 
 /// Bytes of a workspace, and where its partials begin.
-fn workspace(results: u64, partials: u64) -> (usize, u64) {
+pub(super) fn workspace(results: u64, partials: u64) -> (usize, u64) {
     let begin = (RESULTS + results).next_multiple_of(256);
     (usize::try_from(begin + partials * BYTES_OF_MOMENTS).unwrap_or(usize::MAX), begin)
 }
@@ -99,7 +99,7 @@ pub(super) fn plan(tensor: &ChannelsLast, limits: &Limits) -> Plan {
     });
     let launch = |kernel| Some(Launch::plain(kernel, grid, block, params));
     let kernels = [CHANNELS_LAST_MOMENTS, CHANNELS_LAST_APPLY].map(|family| family.of(tensor.dtype));
-    Plan { launches: kernels.map(launch), workspace_bytes }
+    Plan { launches: kernels.map(launch), workspace_bytes, ..Plan::NONE }
 }
 
 pub(super) fn plan_batch(batch: &BatchStatistics, limits: &Limits) -> Plan {
@@ -153,7 +153,7 @@ pub(super) fn plan_batch(batch: &BatchStatistics, limits: &Limits) -> Plan {
         }
         _ => launch,
     });
-    Plan { launches: [Some(statistics), normalization], workspace_bytes }
+    Plan { launches: [Some(statistics), normalization], workspace_bytes, ..Plan::NONE }
 }
 
 /// A channel's planes, cut by their vectors: a round is one vector.
@@ -185,7 +185,7 @@ mod tests {
     }
 
     fn planned(tensor: &ChannelsLast) -> (Launch, SlabGeometry, usize) {
-        let Plan { launches: [Some(moments), Some(apply)], workspace_bytes } = plan(tensor, &H200) else {
+        let Plan { launches: [Some(moments), Some(apply)], workspace_bytes, .. } = plan(tensor, &H200) else {
             panic!("two launches")
         };
         assert_eq!(

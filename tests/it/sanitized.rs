@@ -1,13 +1,14 @@
 //! Every kernel once, with everything around it, small: what compute-sanitizer has time for on a GPU, where each of its
 //! tools makes a launch hundreds of times slower.
 
+use emulator::{Profile, Settings};
 use warpnorm::cudarc::driver::DevicePtr;
 use warpnorm::half::{bf16, f16};
-use warpnorm::{Activation, Cuda, DirectConvolution, Layout};
+use warpnorm::{Activation, Args, Cuda, DirectConvolution, LayerNorm, Layout};
 
 use crate::call::{Call, Coefficient, Inputs, Layer, PerTensor, Residual, expected, verify};
-use crate::data::{normal, stored};
-use crate::device;
+use crate::data::{bits, normal, stored};
+use crate::device::{self, Device};
 use crate::place::{Place as _, Real};
 
 /// Nothing that a sanitizer looks at: if this fails under one, it cannot work on this machine.
@@ -19,10 +20,9 @@ fn a_device_answers_on_cuda() {
 
 /// A call for each kernel, aligned and plain, and off alignment with all stages.
 fn calls() -> impl Iterator<Item = Call> {
-    // A length for each regime of the rows, in clusters and without.
-    let rows = [(3, 5), (3, 100), (3, 300), (3, 700), (3, 1030), (3, 5000), (3, 90_000), (1, 1_900_000)];
-    let rows = rows.into_iter().flat_map(|(rows, length)| {
-        [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: true }].map(|layer| Call::new(layer, &[rows, length]))
+    // A length for each regime that holds rows, in clusters and without.
+    let rows = [5, 100, 300, 700, 1030, 5000, 90_000].into_iter().flat_map(|length| {
+        [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: true }].map(|layer| Call::new(layer, &[3, length]))
     });
     let images = [
         Call::new(Layer::group_norm(2), &[2, 6, 9, 9]),
@@ -52,6 +52,27 @@ fn run<T: Real>(cuda: &Cuda) {
         let inputs = Inputs::<T>::normal(&call, 3);
         verify(cuda, &call, &inputs, &expected(&call, &inputs));
     }
+}
+
+/// Rows that do not fit on the chip: split among blocks, and, without a workspace, not.
+fn run_unheld<T: Real>(device: &Device) {
+    let (cuda, length) = match device.emulator {
+        // A small chip, so that the rows need not be long.
+        Some(emulator) => {
+            emulator.configure(&Settings { profile: Profile::Sm75, ..Settings::default() });
+            (Cuda::open(0).expect("a device"), 40_000)
+        }
+        None => (device.cuda.clone(), 1_900_000),
+    };
+    let none = Coefficient::Absent;
+    let call = Call { weight: none, bias: none, ..Call::new(Layer::LayerNorm, &[2, length]) };
+    let inputs = Inputs::<T>::normal(&call, 3);
+    let split = verify(&cuda, &call, &inputs, &expected(&call, &inputs)).y;
+
+    let (x, mut y) = (cuda.put(&inputs.x), cuda.put(&inputs.residual));
+    let layer = LayerNorm::new([length]).and_then(|layer| layer.eps(call.eps)).expect("a layer");
+    layer.forward(Args::new(&cuda, [2, length]).input(&x).output(&mut y)).expect("a call without a workspace");
+    assert_eq!(bits(&cuda.get(&y)), bits(&split));
 }
 
 fn convolve(cuda: &Cuda) {
@@ -100,6 +121,9 @@ fn every_kernel_once_on_cuda() {
     run::<f32>(&device.cuda);
     run::<f16>(&device.cuda);
     run::<bf16>(&device.cuda);
+    run_unheld::<f32>(&device);
+    run_unheld::<f16>(&device);
+    run_unheld::<bf16>(&device);
     convolve(&device.cuda);
     probe(&device.cuda);
     // The emulator knows them all, its own two files of examples aside.
