@@ -28,10 +28,11 @@ enum WnFlags {
     WN_FLAG_WEIGHT_PLUS_ONE = 4,  // the stored weight is an offset from 1
     WN_FLAG_MEAN_SQUARE = 8,      // RMSNorm: the mean is not subtracted
     WN_FLAG_CUMULATIVE = 16,      // batch statistics: running ones are averages over all batches
-    WN_FLAG_SCALE_F32 = 32,       // scale is f32 whatever the input's type; shift and channel_bias likewise
+    WN_FLAG_SCALE_F32 = 32,       // scale is f32 whatever the input's type; shift, channel_bias and gate likewise
     WN_FLAG_SHIFT_F32 = 64,
     WN_FLAG_CHANNEL_BIAS_F32 = 128,
     WN_FLAG_SCALE_PLUS_ONE = 256,  // the stored scale is an offset from 1
+    WN_FLAG_GATE_F32 = 512,
 };
 
 enum WnRegimes {
@@ -56,11 +57,12 @@ typedef struct WnDivisor {
     uint32_t reserved;
 } WnDivisor;
 
-// What differs from sample to sample: [samples, channels] each.
+// What differs from sample to sample: [samples, channels] each, or [samples, length] where weight and bias go by the
+// position in the row.
 typedef struct WnModulation {
     uint64_t scale;         // multiplies what weight and bias have made
     uint64_t shift;         // is added to that
-    uint64_t channel_bias;  // is added to the input, before the moments
+    uint64_t channel_bias;  // per channel alone: is added to the input, before the moments
 } WnModulation;
 
 // kernels/rows.cu: moments over one contiguous stretch, a row.
@@ -78,9 +80,10 @@ typedef struct WnRowsParams {
     uint64_t sum_stride;
     uint64_t y_stride;
     WnDivisor spatial;  // per channel: elements of one channel in a row
-    WnDivisor groups;   // per channel: rows of one sample
+    WnDivisor groups;   // rows of one sample
     uint64_t channels_per_group;
-    WnModulation modulation;  // per channel alone
+    WnModulation modulation;
+    uint64_t gate;  // per element alone, [samples, length]: multiplies x, before the residual is added
     uint32_t lanes;  // threads that share a row in the group regimes: a power of two up to 32
     uint32_t affine;
     uint32_t activation;

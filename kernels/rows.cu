@@ -1,8 +1,11 @@
 // Rows: moments over one contiguous stretch. LayerNorm, RMSNorm, and GroupNorm and InstanceNorm in NCHW.
 //
-//     s = x + residual + channel_bias[n, c]              (f32, unrounded; written out as `sum` if asked)
-//     y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)
-//     RMSNorm: y = activation(s / sqrt(mean(s^2) + eps) * weight + bias)
+//     s = x * gate[n] + residual + channel_bias[n, c]    (f32, each step rounded to it; written out as `sum` if asked)
+//     y = activation(((s - mean(s)) / sqrt(var(s) + eps) * weight + bias) * scale[n] + shift[n])
+//     RMSNorm: the same with s / sqrt(mean(s^2) + eps)
+//
+// What a sample n has of its own goes by the position in the row (LayerNorm, RMSNorm; there is no channel_bias then), or by
+// the channel (GroupNorm, InstanceNorm; there is no gate).
 //
 // A row is [length] elements at x + row * x_stride. In the regimes that hold a row, each byte of x, residual, sum and y
 // moves once, as 16-byte words where rows are aligned to them; weight and bias come from L2 after the first rows. The
@@ -23,11 +26,25 @@
 
 namespace wn {
 
-// The tensors of a row's prologue, and its channels' own bias.
+// Of a tensor [samples, length], what belongs to the row's sample.
+template <class T>
+__device__ __forceinline__ Coefficients<T> of_sample_of(const WnRowsParams& p, uint64_t row, uint64_t address,
+                                                        uint32_t flag_f32) {
+    return Coefficients<T>{address, (p.flags & flag_f32) != 0}.from(divide(row, p.groups) * p.length);
+}
+
+// The first element of a gated row. Out of line: it is wanted once a row.
+template <class T>
+__device__ __noinline__ float gated_first(float x, uint64_t gate, bool is_f32) {
+    return product(x, Coefficients<T>{gate, is_f32}.at(0, 1.0f));
+}
+
+// The tensors of a row's prologue, and what its sample or its channels add to them.
 template <class T>
 struct RowInput {
     const WnRowsParams& p;
     Input<T> tensors;
+    uint64_t row;
     uint64_t of_sample;  // the row's first channel, counted through the samples
 
     __device__ __forceinline__ RowInput(const WnRowsParams& params, uint64_t row)
@@ -35,7 +52,12 @@ struct RowInput {
           tensors{stretch_of<const T>(p.x, row, p.x_stride, p.length),
                   stretch_of<const T>(p.residual, row, p.residual_stride, p.length),
                   stretch_of<T>(p.sum, row, p.sum_stride, p.length)},
+          row(row),
           of_sample(row * p.channels_per_group) {}
+
+    __device__ __forceinline__ Coefficients<T> gate() const {
+        return of_sample_of<T>(p, row, p.gate, WN_FLAG_GATE_F32);
+    }
 
     __device__ __forceinline__ float channel_bias_at(uint64_t index) const {
         const bool is_f32 = (p.flags & WN_FLAG_CHANNEL_BIAS_F32) != 0;
@@ -43,7 +65,11 @@ struct RowInput {
     }
 
     __device__ __forceinline__ void load(uint64_t first, float (&value)[kVector<T>]) const {
-        tensors.load(first, value);
+        wn::load(tensors.x.start, p.length, first, value);
+        if (p.gate != 0) {
+            gate().apply(p.length, first, value, [](float x, float factor) { return product(x, factor); });
+        }
+        tensors.add_residual(first, value);
         if (p.modulation.channel_bias == 0) return;
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) {
@@ -52,7 +78,9 @@ struct RowInput {
     }
 
     __device__ __forceinline__ float first_element() const {
-        const float value = tensors.first_element();
+        float value = to_float(tensors.x.start[0]);
+        if (p.gate != 0) value = gated_first<T>(value, gate().address, gate().is_f32);
+        value = tensors.add_first_of_residual(value);
         return p.modulation.channel_bias == 0 ? value : value + channel_bias_at(0);
     }
 
@@ -66,6 +94,7 @@ template <class T>
 struct RowEpilogue {
     const WnRowsParams& p;
     Stretch<T> y;
+    uint64_t row;
     uint64_t first_channel;
     uint64_t of_sample;  // the same, counted through the samples
     float high;
@@ -75,6 +104,7 @@ struct RowEpilogue {
     __device__ __forceinline__ RowEpilogue(const WnRowsParams& params, uint64_t row, float high, float low, float rstd)
         : p(params),
           y(stretch_of<T>(p.y, row, p.y_stride, p.length)),
+          row(row),
           first_channel(0),
           of_sample(row * p.channels_per_group),
           high(high),
@@ -105,6 +135,10 @@ struct RowEpilogue {
         if (p.affine == WN_AFFINE_PER_ELEMENT) {
             weight().load(p.length, first, 1.0f, w);
             bias().load(p.length, first, 0.0f, b);
+            if (p.flags & WN_FLAG_WEIGHT_PLUS_ONE) {
+#pragma unroll
+                for (uint32_t e = 0; e < kVector<T>; e++) w[e] += 1.0f;
+            }
         } else {
             const uint64_t channel = divide(first, p.spatial);
             const Affine of_channel{weight().at(first_channel + channel, 1.0f), bias().at(first_channel + channel, 0.0f)};
@@ -122,9 +156,20 @@ struct RowEpilogue {
                 }
             }
         }
-        if (p.flags & WN_FLAG_WEIGHT_PLUS_ONE) {
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) w[e] += 1.0f;
+    }
+
+    // Scale and shift by the position in the row. Those by the channel are in the coefficients already, where one pair serves
+    // many elements; here each element has its own, and weight and bias need not be kept beside them.
+    __device__ __forceinline__ void modulate_elements(uint64_t first, float (&value)[kVector<T>]) const {
+        if (p.affine != WN_AFFINE_PER_ELEMENT) return;
+        if (p.modulation.scale != 0) {
+            const float offset = p.flags & WN_FLAG_SCALE_PLUS_ONE ? 1.0f : 0.0f;
+            of_sample_of<T>(p, row, p.modulation.scale, WN_FLAG_SCALE_F32)
+                .apply(p.length, first, value, [offset](float value, float scale) { return value * (scale + offset); });
+        }
+        if (p.modulation.shift != 0) {
+            of_sample_of<T>(p, row, p.modulation.shift, WN_FLAG_SHIFT_F32)
+                .apply(p.length, first, value, [](float value, float shift) { return value + shift; });
         }
     }
 
@@ -133,6 +178,7 @@ struct RowEpilogue {
         coefficients(first, w, b);
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = ((value[e] - high) - low) * rstd * w[e] + b[e];
+        modulate_elements(first, value);
         activate(value, p.activation);
         store(y.start, y.length, first, value);
     }

@@ -28,6 +28,10 @@ struct Input {
     // x + residual in f32, unrounded, for the vector at `first`.
     __device__ __forceinline__ void load(uint64_t first, float (&out)[kVector<T>]) const {
         wn::load(x.start, x.length, first, out);
+        add_residual(first, out);
+    }
+
+    __device__ __forceinline__ void add_residual(uint64_t first, float (&out)[kVector<T>]) const {
         if (residual.start != nullptr) {
             float added[kVector<T>];
             wn::load(residual.start, residual.length, first, added);
@@ -40,8 +44,8 @@ struct Input {
         if (sum.start != nullptr) store(sum.start, sum.length, first, value);
     }
 
-    __device__ __forceinline__ float first_element() const {
-        const float value = to_float(x.start[0]);
+    // `value` stands for the first element of x.
+    __device__ __forceinline__ float add_first_of_residual(float value) const {
         return residual.start == nullptr ? value : value + to_float(residual.start[0]);
     }
 };
@@ -77,6 +81,22 @@ struct Coefficients {
         return is_f32 ? global<const float>(address)[index] : to_float(global<const T>(address)[index]);
     }
 
+    // Those from the one at `element` on.
+    __device__ __forceinline__ Coefficients from(uint64_t element) const {
+        return Coefficients{address + element * (is_f32 ? sizeof(float) : sizeof(T)), is_f32};
+    }
+
+    // value = op(value, coefficient), for a vector of a tensor that is there. Not by `load`: word by word, fewer of them are
+    // in registers at a time.
+    template <class Op>
+    __device__ __forceinline__ void apply(uint64_t length, uint64_t first, float (&value)[kVector<T>], Op op) const {
+        if (is_f32) {
+            apply_words(global<const float>(address), length, first, value, op);
+        } else {
+            apply_words(global<const T>(address), length, first, value, op);
+        }
+    }
+
     __device__ __forceinline__ void load(uint64_t length, uint64_t first, float absent,
                                          float (&out)[kVector<T>]) const {
         if (address == 0) {
@@ -86,6 +106,19 @@ struct Coefficients {
             wn::load(global<const float>(address), length, first, out);
         } else {
             wn::load(global<const T>(address), length, first, out);
+        }
+    }
+
+private:
+    template <class Stored, class Op>
+    static __device__ __forceinline__ void apply_words(const Stored* stretch, uint64_t length, uint64_t first,
+                                                       float (&value)[kVector<T>], Op op) {
+#pragma unroll
+        for (uint32_t at = 0; at < kVector<T>; at += kVector<Stored>) {
+            float coefficient[kVector<Stored>];
+            wn::load(stretch, length, first + at, coefficient);
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<Stored>; e++) value[at + e] = op(value[at + e], coefficient[e]);
         }
     }
 };

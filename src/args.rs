@@ -51,6 +51,7 @@ enum Argument {
     Scale,
     Shift,
     ChannelBias,
+    Gate,
     RunningMean,
     RunningVar,
     NumBatchesTracked,
@@ -135,15 +136,18 @@ impl<'a, B: Backend> Args<'a, B> {
         self
     }
 
-    /// What multiplies the result of weight and bias in each sample and channel, `[N, C]`, of the input's type or f32:
-    /// adaptive instance normalization, and with [`GroupNorm::scale_plus_one`](crate::GroupNorm::scale_plus_one) the
-    /// conditioning of a diffusion model. Without one it is 1.
+    /// What multiplies the result of weight and bias in each sample, of the input's type or f32. Without one it is 1.
+    ///
+    /// GroupNorm and InstanceNorm have one a channel, `[N, C]`: adaptive instance normalization, and with
+    /// [`scale_plus_one`](crate::GroupNorm::scale_plus_one) the conditioning of a diffusion model. LayerNorm and RMSNorm
+    /// have one an element, `[shape[0], normalized_shape…]`, shared by the rows of one index of the first axis: the
+    /// adaptive layer normalization of a diffusion transformer.
     pub fn scale<T: Element>(mut self, scale: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.scale = self.keep(Argument::Scale, scale.read(self.on, Token));
         self
     }
 
-    /// What is added behind the scale in each sample and channel, `[N, C]`, of the input's type or f32.
+    /// What is added behind the scale, shaped as that, of the input's type or f32.
     pub fn shift<T: Element>(mut self, shift: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.shift = self.keep(Argument::Shift, shift.read(self.on, Token));
         self
@@ -153,6 +157,14 @@ impl<'a, B: Backend> Args<'a, B> {
     /// input's type or f32. The embedding of a diffusion model's time step, say.
     pub fn channel_bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.channel_bias = self.keep(Argument::ChannelBias, bias.read(self.on, Token));
+        self
+    }
+
+    /// LayerNorm, RMSNorm: what multiplies the input before the residual is added, `[shape[0], normalized_shape…]`, of the
+    /// input's type or f32. `input · gate + residual`, each step rounded to f32: the gated residual of a diffusion
+    /// transformer, and what `sum` receives.
+    pub fn gate<T: Element>(mut self, gate: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.gate = self.keep(Argument::Gate, gate.read(self.on, Token));
         self
     }
 

@@ -122,6 +122,7 @@ fn difference(found: &Signature, prepared: &Signature) -> Option<Error> {
         found.scale, prepared.scale => "scale";
         found.shift, prepared.shift => "shift";
         found.channel_bias, prepared.channel_bias => "channel_bias";
+        found.gate, prepared.gate => "gate";
         found.residual, prepared.residual => "residual";
         found.sum, prepared.sum => "sum";
         found.channel_table, prepared.channel_table => "channel_table";

@@ -85,17 +85,7 @@ pub(crate) fn check(layer: &'static str, problem: &Problem, args: &Tensors) -> R
         }
         refuse(layer, "num_batches_tracked", args.num_batches_tracked, HINT)?;
     }
-    let is_modulated = match problem {
-        Problem::Rows(rows) => matches!(rows.affine, Affine::PerChannel { .. }),
-        Problem::ChannelsLast(_) => true,
-        _ => false,
-    };
-    if !is_modulated {
-        const HINT: &str = ": GroupNorm and InstanceNorm by the input's own moments take it";
-        refuse(layer, "scale", args.scale, HINT)?;
-        refuse(layer, "shift", args.shift, HINT)?;
-        refuse(layer, "channel_bias", args.channel_bias, HINT)?;
-    }
+    refuse_modulation(layer, problem, args)?;
     match problem {
         Problem::Rows(rows) => check_rows(layer, rows, args),
         Problem::ChannelsLast(tensor) => check_channels_last(layer, tensor, args),
@@ -103,6 +93,32 @@ pub(crate) fn check(layer: &'static str, problem: &Problem, args: &Tensors) -> R
         Problem::Pointwise(pointwise) => check_pointwise(layer, pointwise, args),
         Problem::ChannelTable(table) => check_table(layer, table, args),
     }
+}
+
+/// What differs from sample to sample, where the problem does not take it.
+fn refuse_modulation(layer: &'static str, problem: &Problem, args: &Tensors) -> Result<()> {
+    const BY_SAMPLES: &str = ": the layers that normalize each sample by its own moments take it";
+    const BY_CHANNELS: &str = ": GroupNorm and InstanceNorm by the input's own moments take it";
+    const BY_ELEMENTS: &str = ": LayerNorm and RMSNorm take it";
+    let (by_elements, by_channels) = match problem {
+        Problem::Rows(rows) => {
+            let by_elements = matches!(rows.affine, Affine::PerElement { .. });
+            (by_elements, !by_elements)
+        }
+        Problem::ChannelsLast(_) => (false, true),
+        _ => (false, false),
+    };
+    if !by_channels {
+        refuse(layer, "channel_bias", args.channel_bias, BY_CHANNELS)?;
+    }
+    if !by_elements {
+        refuse(layer, "gate", args.gate, BY_ELEMENTS)?;
+    }
+    if !by_channels && !by_elements {
+        refuse(layer, "scale", args.scale, BY_SAMPLES)?;
+        refuse(layer, "shift", args.shift, BY_SAMPLES)?;
+    }
+    Ok(())
 }
 
 const OWN_MOMENTS: &str = ": it normalizes by the moments of its input";
@@ -161,8 +177,13 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
     refuse(layer, "running_var", args.running_var, OWN_MOMENTS)?;
     refuse(layer, "channel_table", args.channel_table, OWN_MOMENTS)?;
     let coefficients = match rows.affine {
-        Affine::PerElement => rows.length,
+        Affine::PerElement { .. } => rows.length,
         Affine::PerChannel { groups, channels_per_group, .. } => groups * channels_per_group,
+    };
+    let of_samples = match rows.affine {
+        // Without rows there may be no rows of a sample either.
+        Affine::PerElement { rows_of_sample } => rows.rows / rows_of_sample.max(1) * rows.length,
+        Affine::PerChannel { channels_per_group, .. } => rows.rows * channels_per_group,
     };
     let extent = |stride| Extent { rows: rows.rows, length: rows.length, stride };
     let extents = [rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride].map(extent);
@@ -171,9 +192,7 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
     let coefficient = Extent::flat(coefficients);
     buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
     buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
-    if let Affine::PerChannel { channels_per_group, .. } = rows.affine {
-        regions.modulation(args, rows.rows * channels_per_group, &mut buffers)?;
-    }
+    regions.modulation(args, of_samples, &mut buffers)?;
     regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
     Ok(buffers)
@@ -224,7 +243,7 @@ fn refuse(layer: &'static str, argument: &'static str, operand: Option<Tensor>, 
 /// The buffers of a call so far, on the stack: a call allocates nothing.
 #[derive(Default)]
 struct Regions {
-    list: [Option<Region>; 12],
+    list: [Option<Region>; 16],
     count: usize,
     /// A bit for each region that is written.
     written: u32,
@@ -302,6 +321,7 @@ impl Regions {
         buffers.scale = self.optional("scale", args.scale, extent, None)?;
         buffers.shift = self.optional("shift", args.shift, extent, None)?;
         buffers.channel_bias = self.optional("channel_bias", args.channel_bias, extent, None)?;
+        buffers.gate = self.optional("gate", args.gate, extent, None)?;
         Ok(())
     }
 

@@ -46,7 +46,6 @@ pub struct Rows {
     pub bias: Coefficient,
     /// The stored weight is an offset from 1. Only with a weight.
     pub weight_plus_one: bool,
-    /// Only with an affine per channel.
     pub modulation: Modulation,
     pub eps: f32,
     pub activation: Activation,
@@ -68,20 +67,24 @@ pub enum Moments {
 /// How weight and bias are indexed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Affine {
-    /// By the position in the row; `length` of each.
-    PerElement,
+    /// By the position in the row; `length` of each. So many consecutive rows are one sample.
+    PerElement { rows_of_sample: usize },
     /// By channel: row `r` holds the channels `[(r % groups) * channels_per_group ..][..channels_per_group]`, each
     /// `spatial` consecutive elements; `groups * channels_per_group` of each.
     PerChannel { groups: usize, channels_per_group: usize, spatial: usize },
 }
 
-/// What differs from sample to sample: tensors `[samples, channels]`, where weight and bias go by the channel.
-/// `y = activation((…) * scale + shift)`, and `s = x + residual + channel_bias`.
+/// What differs from sample to sample: tensors `[samples, channels]` where weight and bias go by the channel, and
+/// `[samples, length]` where they go by the position in the row.
+/// `y = activation((…) * scale + shift)`, and `s = x * gate + residual + channel_bias`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Modulation {
     pub scale: Coefficient,
     pub shift: Coefficient,
+    /// Only by the channel.
     pub channel_bias: Coefficient,
+    /// Only by the position in the row.
+    pub gate: Coefficient,
     /// The stored scale is an offset from 1. Only with a scale.
     pub scale_plus_one: bool,
 }
@@ -169,6 +172,7 @@ pub struct Buffers {
     pub scale: u64,
     pub shift: u64,
     pub channel_bias: u64,
+    pub gate: u64,
     /// Read, or by batch statistics moved.
     pub running_mean: u64,
     pub running_var: u64,

@@ -166,6 +166,7 @@ pub struct Addresses {
     pub scale: u64,
     pub shift: u64,
     pub channel_bias: u64,
+    pub gate: u64,
     /// f32; written by batch statistics.
     pub running_mean: u64,
     /// f32; written by batch statistics.
@@ -264,6 +265,7 @@ impl Call {
             scale: given.tensor("scale", addresses.scale, signature.scale)?,
             shift: given.tensor("shift", addresses.shift, signature.shift)?,
             channel_bias: given.tensor("channel_bias", addresses.channel_bias, signature.channel_bias)?,
+            gate: given.tensor("gate", addresses.gate, signature.gate)?,
             running_mean: given.tensor("running_mean", addresses.running_mean, f32(statistics))?,
             running_var: given.tensor("running_var", addresses.running_var, f32(statistics))?,
             num_batches_tracked: given.counter(addresses.num_batches_tracked, signature.counts)?,

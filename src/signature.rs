@@ -20,6 +20,7 @@ pub struct Signature {
     pub(crate) scale: Option<DType>,
     pub(crate) shift: Option<DType>,
     pub(crate) channel_bias: Option<DType>,
+    pub(crate) gate: Option<DType>,
     pub(crate) residual: bool,
     pub(crate) sum: bool,
     pub(crate) channel_table: bool,
@@ -50,6 +51,7 @@ impl Signature {
             scale: None,
             shift: None,
             channel_bias: None,
+            gate: None,
             residual: false,
             sum: false,
             channel_table: false,
@@ -112,6 +114,12 @@ impl Signature {
     /// Each sample has a bias on its input, of this type: the input's, or f32.
     pub const fn channel_bias(mut self, dtype: DType) -> Self {
         self.channel_bias = Some(dtype);
+        self
+    }
+
+    /// Each sample has a gate on its input, of this type: the input's, or f32.
+    pub const fn gate(mut self, dtype: DType) -> Self {
+        self.gate = Some(dtype);
         self
     }
 

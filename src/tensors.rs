@@ -43,6 +43,7 @@ pub(crate) struct Tensors {
     pub scale: Option<Tensor>,
     pub shift: Option<Tensor>,
     pub channel_bias: Option<Tensor>,
+    pub gate: Option<Tensor>,
     pub running_mean: Option<Tensor>,
     pub running_var: Option<Tensor>,
     pub num_batches_tracked: Option<Tensor>,
@@ -67,6 +68,7 @@ impl Tensors {
             scale: None,
             shift: None,
             channel_bias: None,
+            gate: None,
             running_mean: None,
             running_var: None,
             num_batches_tracked: None,
@@ -90,6 +92,7 @@ impl Tensors {
         signature.scale = dtype_of(self.scale);
         signature.shift = dtype_of(self.shift);
         signature.channel_bias = dtype_of(self.channel_bias);
+        signature.gate = dtype_of(self.gate);
         signature.residual = self.residual.is_some();
         signature.sum = self.sum.is_some();
         signature.channel_table = self.channel_table.is_some();

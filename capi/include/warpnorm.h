@@ -174,7 +174,7 @@ typedef enum wn_kind {
 typedef enum wn_layer_flag {
     // RMSNorm: the stored weight is an offset from 1.
     WN_LAYER_FLAG_WEIGHT_PLUS_ONE = 1,
-    // GroupNorm, InstanceNorm: the stored scale of a sample is an offset from 1.
+    // All but BatchNorm: the stored scale of a sample is an offset from 1.
     WN_LAYER_FLAG_SCALE_PLUS_ONE = 2,
     // InstanceNorm: mean and variance are running statistics, given with each call.
     WN_LAYER_FLAG_TRACK_RUNNING_STATS = 4,
@@ -275,14 +275,14 @@ typedef struct wn_signature {
     // Type of the weight: the tensors' or f32; 0 if there is none. So with those that follow.
     int32_t weight;
     int32_t bias;
-    // `[N, C]`: multiplies the result of weight and bias.
+    // Multiplies the result of weight and bias: `[N, C]`, and of LayerNorm and RMSNorm `[shape[0], normalized_shape…]`.
     int32_t scale;
-    // `[N, C]`: added behind the scale.
+    // Shaped as the scale: added behind it.
     int32_t shift;
-    // `[N, C]`: added to the input.
+    // GroupNorm, InstanceNorm, `[N, C]`: added to the input.
     int32_t channel_bias;
-    // Zero.
-    int32_t reserved;
+    // LayerNorm, RMSNorm, `[shape[0], normalized_shape…]`: multiplies the input, before the residual is added.
+    int32_t gate;
     // LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
     int64_t input_row_stride;
     int64_t residual_row_stride;
@@ -304,6 +304,7 @@ typedef struct wn_tensors {
     const void *scale;
     const void *shift;
     const void *channel_bias;
+    const void *gate;
     // f32 `[C]`; written only where the signature says that they are moved.
     float *running_mean;
     // f32 `[C]`; written only where the signature says that they are moved.

@@ -98,7 +98,7 @@ public:
     Layer eps(double eps) const { return with([=](wn_layer& l) { l.eps = eps; }); }
     // RMSNorm: the stored weight is an offset from 1.
     Layer weight_plus_one() const { return flag(WN_LAYER_FLAG_WEIGHT_PLUS_ONE); }
-    // GroupNorm, InstanceNorm: the stored scale of a sample is an offset from 1.
+    // All but BatchNorm: the stored scale of a sample is an offset from 1.
     Layer scale_plus_one() const { return flag(WN_LAYER_FLAG_SCALE_PLUS_ONE); }
     // InstanceNorm: by running statistics.
     Layer track_running_stats() const { return flag(WN_LAYER_FLAG_TRACK_RUNNING_STATS); }
@@ -169,6 +169,7 @@ public:
     Signature& scale(wn_dtype dtype) { return signature_.scale = dtype, *this; }
     Signature& shift(wn_dtype dtype) { return signature_.shift = dtype, *this; }
     Signature& channel_bias(wn_dtype dtype) { return signature_.channel_bias = dtype, *this; }
+    Signature& gate(wn_dtype dtype) { return signature_.gate = dtype, *this; }
     Signature& residual() { return flag(WN_SIGNATURE_FLAG_RESIDUAL); }
     Signature& sum() { return flag(WN_SIGNATURE_FLAG_SUM); }
     Signature& sum_in_residual() { return residual().flag(WN_SIGNATURE_FLAG_SUM_IN_RESIDUAL); }
@@ -203,6 +204,7 @@ public:
     Tensors& scale(const void* scale) { return tensors_.scale = scale, *this; }
     Tensors& shift(const void* shift) { return tensors_.shift = shift, *this; }
     Tensors& channel_bias(const void* bias) { return tensors_.channel_bias = bias, *this; }
+    Tensors& gate(const void* gate) { return tensors_.gate = gate, *this; }
     // Not written, unless the signature says that they are moved.
     Tensors& running_statistics(const float* mean, const float* var) {
         tensors_.running_mean = const_cast<float*>(mean);

@@ -121,6 +121,7 @@ fn addresses(tensors: &wn_tensors) -> Result<Addresses> {
         scale: read(tensors.scale),
         shift: read(tensors.shift),
         channel_bias: read(tensors.channel_bias),
+        gate: read(tensors.gate),
         running_mean: written(tensors.running_mean.cast()),
         running_var: written(tensors.running_var.cast()),
         num_batches_tracked: written(tensors.num_batches_tracked.cast()),

@@ -100,7 +100,7 @@ pub unsafe extern "C" fn wn_signature_init(
             scale: 0,
             shift: 0,
             channel_bias: 0,
-            reserved: 0,
+            gate: 0,
             input_row_stride: 0,
             residual_row_stride: 0,
             sum_row_stride: 0,
@@ -231,14 +231,16 @@ impl Layer {
         };
         match layer.kind {
             LAYER_NORM => {
-                allow(&[])?;
+                allow(&[wn_layer_flag::ScalePlusOne])?;
                 no_layout("LayerNorm")?;
-                Ok(Self::LayerNorm(LayerNorm::new(normalized()?)?.eps(eps)?.activation(activation)))
+                let norm = LayerNorm::new(normalized()?)?.eps(eps)?.activation(activation);
+                Ok(Self::LayerNorm(norm.scale_plus_one(has(wn_layer_flag::ScalePlusOne))))
             }
             RMS_NORM => {
-                allow(&[wn_layer_flag::WeightPlusOne])?;
+                allow(&[wn_layer_flag::WeightPlusOne, wn_layer_flag::ScalePlusOne])?;
                 no_layout("RMSNorm")?;
                 let norm = RmsNorm::new(normalized()?, eps)?.activation(activation);
+                let norm = norm.scale_plus_one(has(wn_layer_flag::ScalePlusOne));
                 Ok(Self::RmsNorm(norm.weight_plus_one(has(wn_layer_flag::WeightPlusOne))))
             }
             GROUP_NORM => {
@@ -302,9 +304,6 @@ type WithStride = fn(Signature, usize) -> Signature;
 
 pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
     use wn_signature_flag as Flag;
-    if given.reserved != 0 {
-        return Err(Refusal::value("`reserved` of the signature is not zero"));
-    }
     let all = [
         Flag::Residual as u32,
         Flag::Sum as u32,
@@ -324,12 +323,13 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
         return Err(Refusal::value("a sum without a residual would be a copy of the input"));
     }
     let mut signature = Signature::new(shape(given.rank, &given.shape, "shape")?, tensor_type(given.dtype)?);
-    let coefficients: [(_, _, WithType); 5] = [
+    let coefficients: [(_, _, WithType); 6] = [
         ("weight", given.weight, Signature::weight),
         ("bias", given.bias, Signature::bias),
         ("scale", given.scale, Signature::scale),
         ("shift", given.shift, Signature::shift),
         ("channel_bias", given.channel_bias, Signature::channel_bias),
+        ("gate", given.gate, Signature::gate),
     ];
     for (argument, code, set) in coefficients {
         if let Some(dtype) = optional_type(code, argument)? {

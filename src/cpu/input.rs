@@ -78,6 +78,8 @@ pub(super) struct Input<T> {
     pub x: Tensor<T>,
     pub residual: Tensor<T>,
     pub sum: Tensor<T>,
+    /// A sample's own factor of `x`, from the first element on. As `added`, it belongs to one place.
+    pub gate: Coefficients,
     /// A sample's own bias. It belongs to one place: what is moved elsewhere has none until it is given another.
     pub added: Added,
 }
@@ -85,7 +87,7 @@ pub(super) struct Input<T> {
 impl<T: Convert> Input<T> {
     pub(super) fn new(buffers: &Buffers) -> Self {
         let [x, residual, sum] = [buffers.x, buffers.residual, buffers.sum].map(Tensor::new);
-        Self { x, residual, sum, added: Added::NONE }
+        Self { x, residual, sum, gate: Coefficients::NONE, added: Added::NONE }
     }
 
     /// The parts from the element at `elements` on.
@@ -100,12 +102,13 @@ impl<T: Convert> Input<T> {
                 x: self.x.offset(elements),
                 residual: self.residual.offset(elements),
                 sum: self.sum.offset(elements),
+                gate: Coefficients::NONE,
                 added: Added::NONE,
             }
         }
     }
 
-    /// `x + residual`, and a sample's bias, in f32, unrounded, of `into.len()` elements.
+    /// `x * gate + residual`, and a sample's bias, of `into.len()` elements, each step rounded to f32.
     ///
     /// # Safety
     /// As [`Tensor::load`], for each of them that is there; `x` is.
@@ -123,21 +126,15 @@ impl<T: Convert> Input<T> {
     /// As [`load`](Self::load).
     #[inline(always)]
     unsafe fn load_sum(self, first: usize, into: &mut [f32]) {
-        // A short buffer, for it is cleared at every call.
-        const CHUNK: usize = 128;
         // SAFETY: by the caller.
         unsafe { self.x.load(first, into) };
-        if self.residual.is_absent() {
-            return;
-        }
-        let mut buffer = [0.0; CHUNK];
-        for (index, values) in into.chunks_mut(CHUNK).enumerate() {
-            let (residual, _) = buffer.split_at_mut(values.len());
+        if !self.gate.is_absent() {
             // SAFETY: by the caller.
-            unsafe { self.residual.load(first + index * CHUNK, residual) };
-            for (value, residual) in values.iter_mut().zip(residual) {
-                *value += *residual;
-            }
+            combine(into, |at, gate| unsafe { self.gate.load(first + at, 1.0, gate) }, |value, gate| value * gate);
+        }
+        if !self.residual.is_absent() {
+            // SAFETY: by the caller.
+            combine(into, |at, residual| unsafe { self.residual.load(first + at, residual) }, |value, add| value + add);
         }
     }
 
@@ -148,6 +145,21 @@ impl<T: Convert> Input<T> {
         if !self.sum.is_absent() {
             // SAFETY: by the caller.
             unsafe { self.sum.store(first, values) };
+        }
+    }
+}
+
+/// `values` with those of another tensor, which `load` reads from some element on.
+#[inline(always)]
+fn combine(values: &mut [f32], load: impl Fn(usize, &mut [f32]), operation: impl Fn(f32, f32) -> f32) {
+    // A short buffer, for it is cleared at every call.
+    const CHUNK: usize = 128;
+    let mut buffer = [0.0; CHUNK];
+    for (index, values) in values.chunks_mut(CHUNK).enumerate() {
+        let (others, _) = buffer.split_at_mut(values.len());
+        load(index * CHUNK, others);
+        for (value, other) in values.iter_mut().zip(others) {
+            *value = operation(*value, *other);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each row:
-//!     for each block:  s = x + residual;  moments of s
+//!     for each block:  s = x * gate + residual;  moments of s
 //!     merge the blocks' moments into the row's
 //!     for each block:  s again;  sum = s;  y = activation((s - mean) * rstd * weight + bias)
 //! ```
@@ -76,7 +76,7 @@ impl<T: Convert> Rows<'_, T> {
     fn row(&self, row: usize) -> Row<'_, T> {
         let problem = self.problem;
         let (first_channel, of_samples, pattern) = match problem.affine {
-            Affine::PerElement => (0, 0, Pattern::Planes(1)),
+            Affine::PerElement { rows_of_sample } => (0, row / rows_of_sample * problem.length, Pattern::Planes(1)),
             Affine::PerChannel { groups, channels_per_group, spatial } => {
                 (row % groups * channels_per_group, row * channels_per_group, Pattern::Planes(spatial))
             }
@@ -90,6 +90,7 @@ impl<T: Convert> Rows<'_, T> {
                     x: self.input.x.offset(row * problem.x_stride),
                     residual: self.input.residual.offset(row * problem.residual_stride),
                     sum: self.input.sum.offset(row * problem.sum_stride),
+                    gate: modulation.gate,
                     added: modulation.added(pattern),
                 },
                 y: self.y.offset(row * problem.y_stride),
@@ -99,9 +100,14 @@ impl<T: Convert> Rows<'_, T> {
         }
     }
 
-    fn coefficients_depend_on_row(&self) -> bool {
+    /// Whether a row has other coefficients than the one before.
+    #[inline(always)]
+    fn coefficients_change_at(&self, row: usize) -> bool {
         let is_of_sample = !self.modulation.is_absent();
-        matches!(self.problem.affine, Affine::PerChannel { groups, .. } if groups > 1 || is_of_sample)
+        match self.problem.affine {
+            Affine::PerElement { rows_of_sample } => is_of_sample && row.is_multiple_of(rows_of_sample),
+            Affine::PerChannel { groups, .. } => groups > 1 || is_of_sample,
+        }
     }
 
     #[inline(always)]
@@ -126,12 +132,12 @@ impl<T: Convert> Row<'_, T> {
     fn coefficients(&self, first: usize, weight: &mut [f32], bias: &mut [f32]) {
         self.expand(self.rows.weight.offset(self.first_channel), first, 1.0, weight);
         self.expand(self.rows.bias.offset(self.first_channel), first, 0.0, bias);
-        self.modulation.apply(weight, bias, |of_channels, absent, into| self.expand(of_channels, first, absent, into));
         if self.rows.problem.weight_plus_one && !self.rows.weight.is_absent() {
-            for weight in weight {
+            for weight in &mut *weight {
                 *weight += 1.0;
             }
         }
+        self.modulation.apply(weight, bias, |of_channels, absent, into| self.expand(of_channels, first, absent, into));
     }
 
     /// Those of the elements from the one at `first` on, of coefficients from the row's first channel on.
@@ -150,7 +156,7 @@ impl<T: Convert> Row<'_, T> {
                 }
             }
             // SAFETY: there is a coefficient for every element of the row, from that of the first one's channel on.
-            Affine::PerChannel { .. } | Affine::PerElement => unsafe {
+            Affine::PerChannel { .. } | Affine::PerElement { .. } => unsafe {
                 coefficients.load(first, absent, into);
             },
         }
@@ -255,7 +261,7 @@ impl<T: Convert> Task for WholeRows<'_, T> {
         let first_row = piece.start;
         for row_index in piece {
             let row = rows.row(row_index);
-            if row_index == first_row || rows.coefficients_depend_on_row() {
+            if row_index == first_row || rows.coefficients_change_at(row_index) {
                 row.coefficients(0, weight, bias);
             }
             // SAFETY: this thread alone has the row; all of it is read before anything is written.

@@ -1,4 +1,6 @@
-use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, image_axes, refuse_strides};
+use super::{
+    Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, image_axes, modulation, refuse_strides,
+};
 use crate::error::{Error, Result};
 use crate::problem::{Affine, ChannelsLast, Modulation, Moments, Problem, Rows};
 use crate::shape::{Layout, Shape};
@@ -90,16 +92,7 @@ pub(super) fn groups(
     eps: f32,
     activation: Activation,
 ) -> Result<Problem> {
-    let of_sample = |argument, found| coefficient(argument, found, signature.dtype);
-    let modulation = Modulation {
-        scale: of_sample("scale", signature.scale)?,
-        shift: of_sample("shift", signature.shift)?,
-        channel_bias: of_sample("channel_bias", signature.channel_bias)?,
-        scale_plus_one,
-    };
-    if scale_plus_one && modulation.scale.is_none() {
-        return Err(Error::Missing { layer, argument: "scale" });
-    }
+    let modulation = modulation(layer, signature, scale_plus_one)?;
     if layout == Layout::Nhwc {
         refuse_strides(layer, &signature.strides())?;
         let (samples, spatial) = image_axes(layer, &signature.shape, channels, layout)?;

@@ -19,7 +19,7 @@ use crate::backend::{Backend, Prepared};
 use crate::check::check;
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::problem::Problem;
+use crate::problem::{Modulation, Problem};
 use crate::raw;
 use crate::shape::{Layout, Shape};
 use crate::signature::{Signature, Strides};
@@ -130,6 +130,21 @@ pub(crate) fn coefficient(argument: &'static str, found: Option<DType>, tensors:
         }
         other => Ok(other),
     }
+}
+
+/// What a call has for each sample.
+pub(crate) fn modulation(layer: &'static str, signature: &Signature, scale_plus_one: bool) -> Result<Modulation> {
+    if scale_plus_one && signature.scale.is_none() {
+        return Err(Error::Missing { layer, argument: "scale" });
+    }
+    let of_sample = |argument, found| coefficient(argument, found, signature.dtype);
+    Ok(Modulation {
+        scale: of_sample("scale", signature.scale)?,
+        shift: of_sample("shift", signature.shift)?,
+        channel_bias: of_sample("channel_bias", signature.channel_bias)?,
+        gate: of_sample("gate", signature.gate)?,
+        scale_plus_one,
+    })
 }
 
 /// Batch, channels and spatial size of an image-like tensor: `[N, C, spatial…]` or `[N, spatial…, C]`, with 0 to 3

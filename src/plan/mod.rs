@@ -61,7 +61,7 @@ impl Params {
             Self::Rows(p) => {
                 p.modulation = modulation(buffers);
                 (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
-                (p.weight, p.bias) = (buffers.weight, buffers.bias);
+                (p.weight, p.bias, p.gate) = (buffers.weight, buffers.bias, buffers.gate);
             }
             Self::ChannelsLast(p) => {
                 p.modulation = modulation(buffers);
@@ -176,6 +176,7 @@ fn modulation_flags(modulation: &crate::problem::Modulation) -> u32 {
     flag(modulation.scale, params::WN_FLAG_SCALE_F32)
         | flag(modulation.shift, params::WN_FLAG_SHIFT_F32)
         | flag(modulation.channel_bias, params::WN_FLAG_CHANNEL_BIAS_F32)
+        | flag(modulation.gate, params::WN_FLAG_GATE_F32)
         | if modulation.scale_plus_one { params::WN_FLAG_SCALE_PLUS_ONE } else { 0 }
 }
 

@@ -18,6 +18,7 @@ pub const WN_FLAG_SCALE_F32: Flags = 32;
 pub const WN_FLAG_SHIFT_F32: Flags = 64;
 pub const WN_FLAG_CHANNEL_BIAS_F32: Flags = 128;
 pub const WN_FLAG_SCALE_PLUS_ONE: Flags = 256;
+pub const WN_FLAG_GATE_F32: Flags = 512;
 pub type Flags = u32;
 pub const WN_WARP: Regimes = 32;
 pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
@@ -81,6 +82,7 @@ pub struct RowsParams {
     pub groups: Divisor,
     pub channels_per_group: u64,
     pub modulation: Modulation,
+    pub gate: u64,
     pub lanes: u32,
     pub affine: u32,
     pub activation: u32,
@@ -90,7 +92,7 @@ pub struct RowsParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 200usize];
+    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 208usize];
     ["Alignment of RowsParams"][::std::mem::align_of::<RowsParams>() - 8usize];
     ["Offset of field: RowsParams::x"][::std::mem::offset_of!(RowsParams, x) - 0usize];
     ["Offset of field: RowsParams::residual"][::std::mem::offset_of!(RowsParams, residual) - 8usize];
@@ -109,12 +111,13 @@ const _: () = {
     ["Offset of field: RowsParams::channels_per_group"]
         [::std::mem::offset_of!(RowsParams, channels_per_group) - 144usize];
     ["Offset of field: RowsParams::modulation"][::std::mem::offset_of!(RowsParams, modulation) - 152usize];
-    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 176usize];
-    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 180usize];
-    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 184usize];
-    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 188usize];
-    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 192usize];
-    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 196usize];
+    ["Offset of field: RowsParams::gate"][::std::mem::offset_of!(RowsParams, gate) - 176usize];
+    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 184usize];
+    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 188usize];
+    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 192usize];
+    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 196usize];
+    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 200usize];
+    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 204usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

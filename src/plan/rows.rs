@@ -61,7 +61,7 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
         flags |= params::WN_FLAG_MEAN_SQUARE;
     }
     let (affine, groups, channels_per_group, spatial) = match rows.affine {
-        Affine::PerElement => (params::WN_AFFINE_PER_ELEMENT, 1, 0, 1),
+        Affine::PerElement { rows_of_sample } => (params::WN_AFFINE_PER_ELEMENT, rows_of_sample as u64, 0, 1),
         Affine::PerChannel { groups, channels_per_group, spatial } => {
             (params::WN_AFFINE_PER_CHANNEL, groups as u64, channels_per_group as u64, spatial as u64)
         }
@@ -98,6 +98,7 @@ mod tests {
     use crate::norm::Activation;
     use crate::plan::MAX_GRID;
     use crate::plan::params::Kernel;
+    use crate::problem::Modulation;
 
     const H200: Limits = Limits { multiprocessors: 132, max_grid: MAX_GRID };
 
@@ -107,7 +108,7 @@ mod tests {
             rows,
             length,
             moments: Moments::MeanAndVariance,
-            affine: Affine::PerElement,
+            affine: Affine::PerElement { rows_of_sample: 1 },
             weight: None,
             bias: None,
             weight_plus_one: false,
@@ -203,5 +204,21 @@ mod tests {
         assert_eq!((params.groups.divisor, params.spatial.divisor, params.channels_per_group), (4, 49, 5));
         assert_eq!(params.affine, params::WN_AFFINE_PER_CHANNEL);
         assert_eq!(params.flags, params::WN_FLAG_WEIGHT_F32);
+    }
+
+    #[test]
+    fn samples_and_flags() {
+        let modulation = Modulation {
+            scale: Some(DType::F32),
+            shift: Some(DType::Bf16),
+            gate: Some(DType::F32),
+            scale_plus_one: true,
+            ..Modulation::default()
+        };
+        let problem = Rows { affine: Affine::PerElement { rows_of_sample: 4 }, modulation, ..rows(8, 245) };
+        let (_, params) = planned(&problem);
+        assert_eq!((params.groups.divisor, params.affine), (4, params::WN_AFFINE_PER_ELEMENT));
+        let flags = params::WN_FLAG_SCALE_F32 | params::WN_FLAG_GATE_F32 | params::WN_FLAG_SCALE_PLUS_ONE;
+        assert_eq!(params.flags, flags);
     }
 }

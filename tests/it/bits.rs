@@ -3,7 +3,7 @@
 use warpnorm::Cpu;
 use warpnorm::half::{bf16, f16};
 
-use crate::call::{Call, Coefficient, Inputs, Layer, PerTensor, Residual, run};
+use crate::call::{Call, Coefficient, Inputs, Layer, Modulation, PerTensor, Residual, run};
 use crate::data::bits;
 use crate::device;
 use crate::place::{Place, Real};
@@ -42,6 +42,58 @@ fn rows_agree<P: Place, T: Real>(place: &P) {
             }
         }
     }
+}
+
+/// What rows have by their sample: a row alone, at another address, has the bits that it has in a batch of two samples.
+fn modulated_rows_agree<P: Place, T: Real>(place: &P) {
+    let (samples, rows_of_sample) = (2, 3);
+    let modulation = Modulation {
+        scale: Coefficient::Own,
+        shift: Coefficient::F32,
+        gate: Coefficient::Own,
+        scale_plus_one: true,
+        ..Modulation::NONE
+    };
+    for layer in [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: true }] {
+        for length in LENGTHS {
+            let surrounded = Call { modulation, residual: Residual::SumWritten, ..Call::new(layer, &[]) };
+            let batch = Call { shape: vec![samples, rows_of_sample, length], ..surrounded.clone() };
+            let inputs = Inputs::<T>::normal(&batch, 59);
+            let reference = run(place, &batch, &inputs).expect("a valid call");
+            for row in 0..samples * rows_of_sample {
+                let offsets = PerTensor::unlike(row, &[0, 1, 3, 4, 7, 8]);
+                let alone = Call { shape: vec![1, length], offsets, ..surrounded.clone() };
+                let of_sample = |values: &[f64]| values[row / rows_of_sample * length..][..length].to_vec();
+                let inputs = Inputs {
+                    scale: of_sample(&inputs.scale),
+                    shift: of_sample(&inputs.shift),
+                    of_input: of_sample(&inputs.of_input),
+                    ..row_of(&inputs, row, length)
+                };
+                let found = run(place, &alone, &inputs).expect("a valid call");
+                let of_row = |values: &[T]| bits(&values[row * length..][..length]);
+                assert_eq!(bits(&found.y), of_row(&reference.y), "{alone:?}: row {row}");
+                assert_eq!(
+                    found.sum.as_deref().map(bits),
+                    reference.sum.as_deref().map(of_row),
+                    "{alone:?}: row {row}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn modulated_rows_agree_on_cuda() {
+    let device = device::cuda();
+    modulated_rows_agree::<_, f32>(&device.cuda);
+    modulated_rows_agree::<_, bf16>(&device.cuda);
+}
+
+#[test]
+fn modulated_rows_agree_on_cpu() {
+    modulated_rows_agree::<_, f32>(&Cpu);
+    modulated_rows_agree::<_, f16>(&Cpu);
 }
 
 /// Equal elements of one row become equal: every lane has the same mean and the same deviation, to the last bit.

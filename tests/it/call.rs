@@ -80,7 +80,10 @@ pub enum Residual {
 pub struct Modulation {
     pub scale: Coefficient,
     pub shift: Coefficient,
+    /// By the channel.
     pub channel_bias: Coefficient,
+    /// By the position in the row.
+    pub gate: Coefficient,
     pub scale_plus_one: bool,
 }
 
@@ -89,6 +92,7 @@ impl Modulation {
         scale: Coefficient::Absent,
         shift: Coefficient::Absent,
         channel_bias: Coefficient::Absent,
+        gate: Coefficient::Absent,
         scale_plus_one: false,
     };
 }
@@ -110,7 +114,7 @@ pub struct Call {
     pub gaps: PerTensor,
 }
 
-/// A number for each of the tensors that have rows, and one for weight and bias. What is one buffer has one number: in
+/// A number for each of the tensors that have rows, and one for weight, bias and what samples have of their own. What is one buffer has one number: in
 /// place that of `y`, with the sum in the residual that of `residual`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct PerTensor {
@@ -158,7 +162,8 @@ impl Call {
         if self.layer.is_channels_last() { self.shape[self.shape.len() - 1] } else { self.shape[1] }
     }
 
-    fn has_rows(&self) -> bool {
+    /// Whether the moments run over the last axis.
+    pub fn has_rows(&self) -> bool {
         matches!(self.layer, Layer::LayerNorm | Layer::RmsNorm { .. })
     }
 
@@ -180,10 +185,11 @@ pub struct Inputs<T> {
     pub residual: Vec<T>,
     pub weight: Vec<f64>,
     pub bias: Vec<f64>,
-    /// `[samples, channels]`
+    /// `[samples, channels]`, as the two that follow.
     pub scale: Vec<f64>,
     pub shift: Vec<f64>,
-    pub channel_bias: Vec<f64>,
+    /// Channel bias or gate, of the layer that is called.
+    pub of_input: Vec<f64>,
     pub running_mean: Vec<f32>,
     pub running_var: Vec<f32>,
 }
@@ -202,7 +208,7 @@ impl<T: Element> Inputs<T> {
             bias: eighths(channels, seed + 3, 0.0),
             scale: eighths(call.shape[0] * channels, seed + 6, 1.0),
             shift: eighths(call.shape[0] * channels, seed + 7, 0.0),
-            channel_bias: eighths(call.shape[0] * channels, seed + 8, 0.0),
+            of_input: eighths(call.shape[0] * channels, seed + 8, 0.0),
             running_mean: normal(channels, seed + 4).map(|v| v as f32).collect(),
             running_var: normal(channels, seed + 5).map(|v| (v * v + 0.01) as f32).collect(),
         }
@@ -282,11 +288,9 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
     let mut y = place.put(&spread(call.in_place.then_some(&inputs.x), offsets.y, gaps.y));
     let channels = call.channels();
     let coefficient_range = offsets.coefficients..offsets.coefficients + channels;
-    let of_samples = [&inputs.scale, &inputs.shift, &inputs.channel_bias].map(|values| {
-        (place.put(&stored::<T>(values.iter().copied())), place.put(&stored::<f32>(values.iter().copied())))
-    });
     let own = |values: &[f64]| place.put(&stored::<T>(shifted(values, offsets.coefficients)));
     let single = |values: &[f64]| place.put(&stored::<f32>(shifted(values, offsets.coefficients)));
+    let of_samples = [&inputs.scale, &inputs.shift, &inputs.of_input].map(|values| (own(values), single(values)));
     let (weight, weight_f32) = (own(&inputs.weight), single(&inputs.weight));
     let (bias, bias_f32) = (own(&inputs.bias), single(&inputs.bias));
     let mut mean = place.put(&inputs.running_mean);
@@ -326,9 +330,10 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
         let mut sum = place.view_mut(&mut sum, range(offsets.sum, gaps.sum));
         let mut y = place.view_mut(&mut y, range(offsets.y, gaps.y));
 
-        let count = inputs.scale.len();
-        let of_samples =
-            of_samples.each_ref().map(|(own, single)| (place.view(own, 0..count), place.view(single, 0..count)));
+        let of_samples_range = offsets.coefficients..offsets.coefficients + inputs.scale.len();
+        let of_samples = of_samples.each_ref().map(|(own, single)| {
+            (place.view(own, of_samples_range.clone()), place.view(single, of_samples_range.clone()))
+        });
         let mut args = Args::new(place, Shape::new(&call.shape)?).output(&mut y);
         if !call.in_place {
             args = args.input(&x);
@@ -380,11 +385,11 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
 /// One tensor in the tensors' type and in f32.
 type InBothTypes<'v, P, T> = (<P as Place>::View<'v, T>, <P as Place>::View<'v, f32>);
 
-/// Scale, shift and channel bias.
+/// Scale, shift, and channel bias or gate.
 fn add_modulation<'a, 'v, P: Place, T: Real>(
     call: &Call,
     mut args: Args<'a, P>,
-    [scale, shift, bias]: &'a [InBothTypes<'v, P, T>; 3],
+    [scale, shift, of_input]: &'a [InBothTypes<'v, P, T>; 3],
 ) -> Args<'a, P> {
     args = match call.modulation.scale {
         Coefficient::Absent => args,
@@ -396,10 +401,15 @@ fn add_modulation<'a, 'v, P: Place, T: Real>(
         Coefficient::Own => args.shift(&shift.0),
         Coefficient::F32 => args.shift(&shift.1),
     };
-    match call.modulation.channel_bias {
+    args = match call.modulation.channel_bias {
         Coefficient::Absent => args,
-        Coefficient::Own => args.channel_bias(&bias.0),
-        Coefficient::F32 => args.channel_bias(&bias.1),
+        Coefficient::Own => args.channel_bias(&of_input.0),
+        Coefficient::F32 => args.channel_bias(&of_input.1),
+    };
+    match call.modulation.gate {
+        Coefficient::Absent => args,
+        Coefficient::Own => args.gate(&of_input.0),
+        Coefficient::F32 => args.gate(&of_input.1),
     }
 }
 
@@ -422,10 +432,12 @@ macro_rules! with_layer {
         match layer {
             Layer::LayerNorm => {
                 let $layer = LayerNorm::new([channels])?.eps(eps)?.activation(activation);
+                let $layer = $layer.scale_plus_one($call.modulation.scale_plus_one);
                 $body
             }
             Layer::RmsNorm { weight_plus_one } => {
                 let $layer = RmsNorm::new([channels], eps)?.weight_plus_one(weight_plus_one).activation(activation);
+                let $layer = $layer.scale_plus_one($call.modulation.scale_plus_one);
                 $body
             }
             Layer::GroupNorm { groups, layout } => {
@@ -489,6 +501,7 @@ fn signature(call: &Call, dtype: DType) -> Result<Signature> {
     signature = stored(call.modulation.scale).map_or(signature, |dtype| signature.scale(dtype));
     signature = stored(call.modulation.shift).map_or(signature, |dtype| signature.shift(dtype));
     signature = stored(call.modulation.channel_bias).map_or(signature, |dtype| signature.channel_bias(dtype));
+    signature = stored(call.modulation.gate).map_or(signature, |dtype| signature.gate(dtype));
     if let Layer::BatchStatistics { .. } = call.layer {
         signature = signature.update_running_statistics().num_batches_tracked();
     }
@@ -509,18 +522,21 @@ pub fn spatial_of(call: &Call) -> usize {
     call.shape[axes].iter().product()
 }
 
-/// Input, residual and a sample's bias, added in f32: part of what the layers promise. Their sum may be rounded to 24 bits,
-/// and to no fewer, before it is normalized.
+/// Input, residual and a sample's gate or bias, brought together in f32: part of what the layers promise. Each step may be
+/// rounded to 24 bits, and to no fewer, before the sum is normalized.
 fn summed<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<f64> {
     let mut s = exact(&inputs.x);
     let (channels, spatial) = (call.channels(), spatial_of(call));
+    let channel = |i: usize| if call.layer.is_channels_last() { i % channels } else { i / spatial % channels };
+    let of_input = |i: usize| inputs.of_input[i / (spatial * channels) * channels + channel(i)];
+    if call.modulation.gate != Coefficient::Absent {
+        s.iter_mut().enumerate().for_each(|(i, s)| *s = f64::from((*s * of_input(i)) as f32));
+    }
     if call.residual != Residual::Absent {
         s.iter_mut().zip(&inputs.residual).for_each(|(s, residual)| *s = f64::from((*s + residual.to_f64()) as f32));
     }
     if call.modulation.channel_bias != Coefficient::Absent {
-        let channel = |i: usize| if call.layer.is_channels_last() { i % channels } else { i / spatial % channels };
-        let bias = |i: usize| inputs.channel_bias[i / (spatial * channels) * channels + channel(i)];
-        s.iter_mut().enumerate().for_each(|(i, s)| *s = f64::from((*s + bias(i)) as f32));
+        s.iter_mut().enumerate().for_each(|(i, s)| *s = f64::from((*s + of_input(i)) as f32));
     }
     s
 }
@@ -575,8 +591,10 @@ pub fn expected<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<Expected> {
         s.iter().enumerate().map(element).collect()
     };
     match call.layer {
-        Layer::LayerNorm => rows(channels, &|_, i| i, true),
-        Layer::RmsNorm { .. } => rows(channels, &|_, i| i, false),
+        Layer::LayerNorm | Layer::RmsNorm { .. } => {
+            let of_sample = |row: usize, i: usize| row / spatial() * channels + i;
+            rows(channels, &of_sample, call.layer == Layer::LayerNorm)
+        }
         Layer::GroupNorm { groups, layout: Layout::Nhwc } => {
             let (sample, per_group) = (spatial() * channels, channels / groups);
             let channel = |i: usize| i / sample * channels + i % channels;

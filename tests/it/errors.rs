@@ -71,6 +71,19 @@ fn refusals<P: Place>(place: &P) {
         let offset = rms.forward(Args::new(place, twelve).output(&mut out));
         assert_eq!(offset, Err(Error::Missing { layer: "RMSNorm", argument: "weight" }));
 
+        let gated = layer.forward(Args::new(place, [3, 1, 4]).gate(&x(0..4)).output(&mut out));
+        assert_eq!(gated, Err(Error::Length { argument: "gate", found: 4, expected: 12 }));
+
+        let scaled = layer.scale_plus_one(true).forward(Args::new(place, twelve).output(&mut out));
+        assert_eq!(scaled, Err(Error::Missing { layer: "LayerNorm", argument: "scale" }));
+
+        let by_channels = layer.forward(Args::new(place, twelve).channel_bias(&three_rows).output(&mut out));
+        assert!(matches!(by_channels, Err(Error::Unexpected { argument: "channel_bias", .. })), "{by_channels:?}");
+
+        let by_elements = GroupNorm::new(1, 4).unwrap();
+        let by_elements = by_elements.forward(Args::new(place, twelve).gate(&three_rows).output(&mut out));
+        assert!(matches!(by_elements, Err(Error::Unexpected { argument: "gate", .. })), "{by_elements:?}");
+
         let images = BatchNorm::new(4).unwrap();
         let statistics = images.forward(Args::new(place, twelve).running_mean(&x(0..4)).output(&mut out));
         assert_eq!(statistics, Err(Error::Missing { layer: "BatchNorm", argument: "running_var" }));

@@ -41,15 +41,16 @@ const SIZES: [(usize, [usize; 2]); 7] = [
     (33_000, [128, 128]),
 ];
 
-/// What samples have of their own; for the layers that take it.
+/// What samples have of their own; for the layers that take it, and of channel bias and gate the one that they take.
 const MODULATIONS: [Modulation; 4] = [
     Modulation::NONE,
     Modulation { scale: Coefficient::Own, shift: Coefficient::F32, scale_plus_one: true, ..Modulation::NONE },
-    Modulation { channel_bias: Coefficient::Own, ..Modulation::NONE },
+    Modulation { channel_bias: Coefficient::Own, gate: Coefficient::Own, ..Modulation::NONE },
     Modulation {
         scale: Coefficient::F32,
         shift: Coefficient::Own,
         channel_bias: Coefficient::F32,
+        gate: Coefficient::F32,
         scale_plus_one: false,
     },
 ];
@@ -101,7 +102,7 @@ fn calls() -> impl Iterator<Item = Call> {
         let (length, [height, width]) = SIZES[size];
         let layer = LAYERS[layer];
         let shape = match layer {
-            Layer::LayerNorm | Layer::RmsNorm { .. } => vec![2, length],
+            Layer::LayerNorm | Layer::RmsNorm { .. } => vec![2, 2, length],
             layer if layer.is_channels_last() => vec![2, height, width, 6],
             _ => vec![2, 6, height, width],
         };
@@ -110,9 +111,15 @@ fn calls() -> impl Iterator<Item = Call> {
         if layer == (Layer::RmsNorm { weight_plus_one: true }) && weight == Coefficient::Absent {
             weight = Coefficient::Own; // an offset needs something to be an offset of
         }
-        let is_modulated = matches!(layer, Layer::GroupNorm { .. } | Layer::InstanceNorm { .. });
+        let modulation = match layer {
+            Layer::GroupNorm { .. } | Layer::InstanceNorm { .. } => {
+                Modulation { gate: Coefficient::Absent, ..MODULATIONS[modulation] }
+            }
+            _ if rows => Modulation { channel_bias: Coefficient::Absent, ..MODULATIONS[modulation] },
+            _ => Modulation::NONE,
+        };
         Call {
-            modulation: if is_modulated { MODULATIONS[modulation] } else { Modulation::NONE },
+            modulation,
             weight,
             bias: COEFFICIENTS[bias],
             residual: RESIDUALS[residual],

@@ -185,7 +185,7 @@ fn modulated<T: Real>(verify: &dyn Fn(&Call, &Inputs<T>) -> Outputs<T>) {
         for (scale, shift, channel_bias, scale_plus_one) in
             [(Own, Own, Absent, true), (F32, Absent, Own, false), (Absent, F32, F32, false), (Own, F32, Own, true)]
         {
-            let modulation = Modulation { scale, shift, channel_bias, scale_plus_one };
+            let modulation = Modulation { scale, shift, channel_bias, scale_plus_one, ..Modulation::NONE };
             let residual = if number % 2 == 0 { Residual::SumWritten } else { Residual::Absent };
             let call = Call { modulation, residual, activation: Activation::Silu, ..call.clone() };
             verify(&call, &Inputs::normal(&call, 97));

@@ -16,8 +16,10 @@ fn calls() -> Vec<Call> {
         scale: Coefficient::F32,
         shift: Coefficient::Own,
         channel_bias: Coefficient::F32,
+        gate: Coefficient::Absent,
         scale_plus_one: true,
     };
+    let gated = Modulation { channel_bias: Coefficient::Absent, gate: Coefficient::F32, ..modulation };
     let (nchw, nhwc) = (Layout::Nchw, Layout::Nhwc);
     let surrounded = |layer, shape: &[usize]| Call {
         residual: Residual::SumWritten,
@@ -35,6 +37,8 @@ fn calls() -> Vec<Call> {
             ..Call::new(Layer::RmsNorm { weight_plus_one: false }, &[4, 90])
         },
         surrounded(Layer::RmsNorm { weight_plus_one: true }, &[2, 300]),
+        Call { modulation: gated, ..surrounded(Layer::LayerNorm, &[2, 3, 130]) },
+        Call { modulation: gated, ..surrounded(Layer::RmsNorm { weight_plus_one: true }, &[3, 1030]) },
         Call { modulation, ..surrounded(Layer::group_norm(2), &[2, 6, 5, 5]) },
         Call { modulation, ..surrounded(Layer::GroupNorm { groups: 2, layout: nhwc }, &[2, 5, 5, 6]) },
         Call { in_place: true, ..Call::new(Layer::InstanceNorm { layout: nhwc }, &[2, 7, 7, 3]) },
@@ -109,7 +113,8 @@ fn run_raw<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
         bias: if is_table { 0 } else { bias },
         scale: coefficient(call.modulation.scale, &inputs.scale),
         shift: coefficient(call.modulation.shift, &inputs.shift),
-        channel_bias: coefficient(call.modulation.channel_bias, &inputs.channel_bias),
+        channel_bias: coefficient(call.modulation.channel_bias, &inputs.of_input),
+        gate: coefficient(call.modulation.gate, &inputs.of_input),
         running_mean: if takes_them { statistics[0] } else { 0 },
         running_var: if takes_them { statistics[1] } else { 0 },
         num_batches_tracked: if is_moved { place.address_of_counter(&mut batches) } else { 0 },

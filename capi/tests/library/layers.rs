@@ -78,6 +78,8 @@ fn cases() -> Vec<Case> {
         Case { residual: Residual::InPlace, gap: 3, bias: false, ..PLAIN },
         Case { kind: Kind::RmsNorm, shape: &[4, 130], residual: Residual::Added, ..PLAIN },
         Case { kind: Kind::RmsNormPlusOne, shape: &[2, 64], f32_weight: true, bias: false, activation: relu, ..PLAIN },
+        Case { shape: &[2, 3, 130], modulated: true, residual: Residual::InPlace, ..PLAIN },
+        Case { kind: Kind::RmsNorm, shape: &[3, 90], modulated: true, residual: Residual::Sum, ..PLAIN },
     ];
     for (nhwc, shape, flat) in [(false, &[2, 6, 5, 7][..], &[3, 4][..]), (true, &[2, 5, 7, 6][..], &[3, 4][..])] {
         let image = Case { shape, nhwc, ..PLAIN };
@@ -183,7 +185,8 @@ impl Case {
             signature.bias = if self.bias { dtype } else { wn_dtype::None as i32 };
         }
         if self.modulated {
-            (signature.scale, signature.shift, signature.channel_bias) = (wn_dtype::F32 as i32, dtype, dtype);
+            (signature.scale, signature.shift) = (wn_dtype::F32 as i32, dtype);
+            *(if self.is_rows() { &mut signature.gate } else { &mut signature.channel_bias }) = dtype;
         }
         let flags = [
             (self.residual != Residual::Absent, Flag::Residual),
@@ -276,7 +279,8 @@ fn run<T: Number>(place: &Place, case: &Case, at_once: bool) {
     let mut bias = Tensor::<T>::new(place, &shifted(4, 0.0));
     let mut scale = Tensor::<f32>::new(place, &noise(of_samples, 5));
     let mut shift = Tensor::<T>::new(place, &noise(of_samples, 6));
-    let mut channel_bias = Tensor::<T>::new(place, &noise(of_samples, 7));
+    // Of rows the gate, of images the channel bias.
+    let mut of_input = Tensor::<T>::new(place, &noise(of_samples, 7));
     let mut mean = Tensor::<f32>::new(place, &noise(channels, 8));
     let mut var = Tensor::<f32>::new(place, &noise(channels, 9).iter().map(|v| v * v + 0.1).collect::<Vec<_>>());
     let mut batches = place.put(&[BATCHES_BEFORE]);
@@ -328,7 +332,7 @@ fn run<T: Number>(place: &Place, case: &Case, at_once: bool) {
     if case.modulated {
         tensors.scale = scale.buffer.pointer();
         tensors.shift = shift.buffer.pointer();
-        tensors.channel_bias = channel_bias.buffer.pointer();
+        *(if case.is_rows() { &mut tensors.gate } else { &mut tensors.channel_bias }) = of_input.buffer.pointer();
     }
     tensors.input = if case.in_place { std::ptr::null() } else { input.pointer() };
     tensors.output = output.pointer();
@@ -353,12 +357,15 @@ fn run<T: Number>(place: &Place, case: &Case, at_once: bool) {
     }
 
     let mut summed = x;
+    let of_input = |at| of_input.exact[case.sample_of(at) * channels + case.channel_of(at)];
+    if case.modulated && case.is_rows() {
+        summed.iter_mut().enumerate().for_each(|(at, x)| *x = f64::from((*x * of_input(at)) as f32));
+    }
     if case.residual != Residual::Absent {
         summed.iter_mut().zip(&residual).for_each(|(x, residual)| *x = f64::from((*x + residual) as f32));
     }
-    if case.modulated {
-        let bias = |at| channel_bias.exact[case.sample_of(at) * channels + case.channel_of(at)];
-        summed.iter_mut().enumerate().for_each(|(at, x)| *x = f64::from((*x + bias(at)) as f32));
+    if case.modulated && !case.is_rows() {
+        summed.iter_mut().enumerate().for_each(|(at, x)| *x = f64::from((*x + of_input(at)) as f32));
     }
     if case.residual == Residual::Sum || case.residual == Residual::InPlace {
         let in_place = case.residual == Residual::InPlace;
