@@ -28,11 +28,12 @@ enum WnFlags {
     WN_FLAG_WEIGHT_PLUS_ONE = 4,  // the stored weight is an offset from 1
     WN_FLAG_MEAN_SQUARE = 8,      // RMSNorm: the mean is not subtracted
     WN_FLAG_CUMULATIVE = 16,      // batch statistics: running ones are averages over all batches
-    WN_FLAG_SCALE_F32 = 32,       // scale is f32 whatever the input's type; shift, channel_bias and gate likewise
+    WN_FLAG_SCALE_F32 = 32,       // scale is f32 whatever the input's type; the others likewise
     WN_FLAG_SHIFT_F32 = 64,
     WN_FLAG_CHANNEL_BIAS_F32 = 128,
     WN_FLAG_SCALE_PLUS_ONE = 256,  // the stored scale is an offset from 1
     WN_FLAG_GATE_F32 = 512,
+    WN_FLAG_INPUT_BIAS_F32 = 1024,
 };
 
 enum WnRegimes {
@@ -83,7 +84,11 @@ typedef struct WnRowsParams {
     WnDivisor groups;   // rows of one sample
     uint64_t channels_per_group;
     WnModulation modulation;
-    uint64_t gate;  // per element alone, [samples, length]: multiplies x, before the residual is added
+    // Per element alone.
+    uint64_t input_bias;       // [length]: is added to x
+    uint64_t gate;             // [samples, length]: multiplies that
+    uint64_t second_residual;  // is added behind the residual
+    uint64_t second_residual_stride;
     uint32_t lanes;  // threads that share a row in the group regimes: a power of two up to 32
     uint32_t affine;
     uint32_t activation;

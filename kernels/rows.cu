@@ -1,11 +1,12 @@
 // Rows: moments over one contiguous stretch. LayerNorm, RMSNorm, and GroupNorm and InstanceNorm in NCHW.
 //
-//     s = x * gate[n] + residual + channel_bias[n, c]    (f32, each step rounded to it; written out as `sum` if asked)
+//     s = (x + input_bias) * gate[n] + residual + second_residual + channel_bias[n, c]
+//                                                        (f32, each step rounded to it; written out as `sum` if asked)
 //     y = activation(((s - mean(s)) / sqrt(var(s) + eps) * weight + bias) * scale[n] + shift[n])
 //     RMSNorm: the same with s / sqrt(mean(s^2) + eps)
 //
 // What a sample n has of its own goes by the position in the row (LayerNorm, RMSNorm; there is no channel_bias then), or by
-// the channel (GroupNorm, InstanceNorm; there is no gate).
+// the channel (GroupNorm, InstanceNorm; there is no input_bias, gate or second residual).
 //
 // A row is [length] elements at x + row * x_stride. In the regimes that hold a row, each byte of x, residual, sum and y
 // moves once, as 16-byte words where rows are aligned to them; weight and bias come from L2 after the first rows. The
@@ -33,10 +34,10 @@ __device__ __forceinline__ Coefficients<T> of_sample_of(const WnRowsParams& p, u
     return Coefficients<T>{address, (p.flags & flag_f32) != 0}.from(divide(row, p.groups) * p.length);
 }
 
-// The first element of a gated row. Out of line: it is wanted once a row.
+// (x + input_bias) * gate, for the first element of a row. Out of line: it is wanted once a row.
 template <class T>
-__device__ __noinline__ float gated_first(float x, uint64_t gate, bool is_f32) {
-    return product(x, Coefficients<T>{gate, is_f32}.at(0, 1.0f));
+__device__ __noinline__ float gated_first(float x, Coefficients<T> input_bias, Coefficients<T> gate) {
+    return product(x + input_bias.at(0, 0.0f), gate.at(0, 1.0f));
 }
 
 // The tensors of a row's prologue, and what its sample or its channels add to them.
@@ -55,8 +56,16 @@ struct RowInput {
           row(row),
           of_sample(row * p.channels_per_group) {}
 
+    __device__ __forceinline__ Coefficients<T> input_bias() const {
+        return Coefficients<T>{p.input_bias, (p.flags & WN_FLAG_INPUT_BIAS_F32) != 0};
+    }
+
     __device__ __forceinline__ Coefficients<T> gate() const {
         return of_sample_of<T>(p, row, p.gate, WN_FLAG_GATE_F32);
+    }
+
+    __device__ __forceinline__ Stretch<const T> second_residual() const {
+        return stretch_of<const T>(p.second_residual, row, p.second_residual_stride, p.length);
     }
 
     __device__ __forceinline__ float channel_bias_at(uint64_t index) const {
@@ -66,10 +75,19 @@ struct RowInput {
 
     __device__ __forceinline__ void load(uint64_t first, float (&value)[kVector<T>]) const {
         wn::load(tensors.x.start, p.length, first, value);
+        if (p.input_bias != 0) {
+            input_bias().apply(p.length, first, value, [](float x, float bias) { return x + bias; });
+        }
         if (p.gate != 0) {
             gate().apply(p.length, first, value, [](float x, float factor) { return product(x, factor); });
         }
         tensors.add_residual(first, value);
+        if (p.second_residual != 0) {
+            float added[kVector<T>];
+            wn::load(second_residual().start, p.length, first, added);
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) value[e] += added[e];
+        }
         if (p.modulation.channel_bias == 0) return;
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) {
@@ -79,8 +97,9 @@ struct RowInput {
 
     __device__ __forceinline__ float first_element() const {
         float value = to_float(tensors.x.start[0]);
-        if (p.gate != 0) value = gated_first<T>(value, gate().address, gate().is_f32);
+        if (p.input_bias != 0 || p.gate != 0) value = gated_first<T>(value, input_bias(), gate());
         value = tensors.add_first_of_residual(value);
+        if (p.second_residual != 0) value += to_float(second_residual().start[0]);
         return p.modulation.channel_bias == 0 ? value : value + channel_bias_at(0);
     }
 

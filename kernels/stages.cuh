@@ -83,6 +83,7 @@ struct Coefficients {
 
     // Those from the one at `element` on.
     __device__ __forceinline__ Coefficients from(uint64_t element) const {
+        if (address == 0) return *this;
         return Coefficients{address + element * (is_f32 ? sizeof(float) : sizeof(T)), is_f32};
     }
 

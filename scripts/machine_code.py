@@ -35,7 +35,7 @@ SLOW_PATHS = {
     "store_irregular": "the same, stored",
     "coefficient_at": "an element that lies in another channel than its vector's first",
     "modulated": "a vector of a call with a scale or shift of each sample and channel",
-    "gated_first": "the first element of a row whose input is gated, once a row",
+    "gated_first": "the first element of a row whose input has a bias or a gate, once a row",
 }
 
 # By opcode: whether it loads or stores, and whether it must find out the address space.

@@ -44,6 +44,7 @@ pub struct Args<'a, B: Backend> {
 enum Argument {
     Input,
     Residual,
+    SecondResidual,
     Sum,
     Output,
     Weight,
@@ -52,6 +53,7 @@ enum Argument {
     Shift,
     ChannelBias,
     Gate,
+    InputBias,
     RunningMean,
     RunningVar,
     NumBatchesTracked,
@@ -73,6 +75,7 @@ impl<B: Backend> std::fmt::Debug for Args<'_, B> {
             .field("shape", &self.tensors.shape)
             .field("input", &self.tensors.input)
             .field("residual", &self.tensors.residual)
+            .field("second_residual", &self.tensors.second_residual)
             .field("sum", &self.tensors.sum)
             .field("output", &self.tensors.output)
             .field("weight", &self.tensors.weight)
@@ -111,7 +114,14 @@ impl<'a, B: Backend> Args<'a, B> {
         self
     }
 
-    /// Receives input + residual, rounded once to its type; the layer itself goes on with the unrounded sum.
+    /// LayerNorm, RMSNorm: added behind the residual, in f32; of the output's type. What stands behind `input`, `input_bias`,
+    /// `gate`, `residual` and this is `((input + input_bias) · gate + residual) + second_residual`.
+    pub fn second_residual<T: Element>(mut self, residual: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.second_residual = self.keep(Argument::SecondResidual, residual.read(self.on, Token));
+        self
+    }
+
+    /// Receives the sum of input and residuals, rounded once to its type; the layer itself goes on with the unrounded sum.
     pub fn sum<T: Element>(mut self, sum: &'a mut (impl Sink<B, T> + ?Sized)) -> Self {
         self.tensors.sum = self.keep(Argument::Sum, sum.write(self.on, Token));
         self
@@ -160,9 +170,16 @@ impl<'a, B: Backend> Args<'a, B> {
         self
     }
 
+    /// LayerNorm, RMSNorm: added to the input before everything else, in f32; shaped as the weight, of the input's type or
+    /// f32. The bias of the linear layer that the input comes from.
+    pub fn input_bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.input_bias = self.keep(Argument::InputBias, bias.read(self.on, Token));
+        self
+    }
+
     /// LayerNorm, RMSNorm: what multiplies the input before the residual is added, `[shape[0], normalized_shape…]`, of the
-    /// input's type or f32. `input · gate + residual`, each step rounded to f32: the gated residual of a diffusion
-    /// transformer, and what `sum` receives.
+    /// input's type or f32. `(input + input_bias) · gate + residual`, each step rounded to f32: the gated residual of a
+    /// diffusion transformer, and what `sum` receives.
     pub fn gate<T: Element>(mut self, gate: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.gate = self.keep(Argument::Gate, gate.read(self.on, Token));
         self
@@ -220,6 +237,12 @@ impl<'a, B: Backend> Args<'a, B> {
     /// Elements between the starts of the residual's rows.
     pub fn residual_row_stride(mut self, elements: usize) -> Self {
         self.tensors.strides.residual = Some(elements);
+        self
+    }
+
+    /// Elements between the starts of the second residual's rows.
+    pub fn second_residual_row_stride(mut self, elements: usize) -> Self {
+        self.tensors.strides.second_residual = Some(elements);
         self
     }
 

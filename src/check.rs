@@ -85,7 +85,7 @@ pub(crate) fn check(layer: &'static str, problem: &Problem, args: &Tensors) -> R
         }
         refuse(layer, "num_batches_tracked", args.num_batches_tracked, HINT)?;
     }
-    refuse_modulation(layer, problem, args)?;
+    refuse_foreign(layer, problem, args)?;
     match problem {
         Problem::Rows(rows) => check_rows(layer, rows, args),
         Problem::ChannelsLast(tensor) => check_channels_last(layer, tensor, args),
@@ -95,8 +95,8 @@ pub(crate) fn check(layer: &'static str, problem: &Problem, args: &Tensors) -> R
     }
 }
 
-/// What differs from sample to sample, where the problem does not take it.
-fn refuse_modulation(layer: &'static str, problem: &Problem, args: &Tensors) -> Result<()> {
+/// What surrounds the norm of some problems only.
+fn refuse_foreign(layer: &'static str, problem: &Problem, args: &Tensors) -> Result<()> {
     const BY_SAMPLES: &str = ": the layers that normalize each sample by its own moments take it";
     const BY_CHANNELS: &str = ": GroupNorm and InstanceNorm by the input's own moments take it";
     const BY_ELEMENTS: &str = ": LayerNorm and RMSNorm take it";
@@ -113,6 +113,8 @@ fn refuse_modulation(layer: &'static str, problem: &Problem, args: &Tensors) -> 
     }
     if !by_elements {
         refuse(layer, "gate", args.gate, BY_ELEMENTS)?;
+        refuse(layer, "input_bias", args.input_bias, BY_ELEMENTS)?;
+        refuse(layer, "second_residual", args.second_residual, BY_ELEMENTS)?;
     }
     if !by_channels && !by_elements {
         refuse(layer, "scale", args.scale, BY_SAMPLES)?;
@@ -192,6 +194,16 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
     let coefficient = Extent::flat(coefficients);
     buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
     buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
+    buffers.input_bias = regions.optional("input_bias", args.input_bias, coefficient, None)?;
+    if let Some(operand) = args.second_residual {
+        if args.residual.is_none() {
+            let hint = " without a residual: one alone is the residual";
+            return Err(Error::Unexpected { layer, argument: "second_residual", hint });
+        }
+        let dtype = Some(rows.dtype);
+        buffers.second_residual =
+            regions.operand("second_residual", operand, extent(rows.second_residual_stride), dtype, false)?;
+    }
     regions.modulation(args, of_samples, &mut buffers)?;
     regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
@@ -391,13 +403,13 @@ impl Regions {
         Ok(())
     }
 
-    /// What is written may be exactly the input or the residual, and shares memory with nothing else. Safe Rust cannot
+    /// What is written may be exactly the input or a residual, and shares memory with nothing else. Safe Rust cannot
     /// do otherwise; device pointers and views of other libraries can.
     fn check_overlaps(&self) -> Result<()> {
         let regions = self.list.iter().flatten().enumerate();
         for (index, region) in regions.clone().filter(|(index, _)| self.written >> index & 1 == 1) {
             for (_, other) in regions.clone().filter(|&(other, _)| other != index) {
-                let in_place = matches!(other.argument, "input" | "residual")
+                let in_place = matches!(other.argument, "input" | "residual" | "second_residual")
                     && matches!(region.argument, "output" | "sum")
                     && region.same_elements(other);
                 if !in_place && !region.apart(other) {

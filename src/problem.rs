@@ -32,7 +32,8 @@ impl Problem {
     }
 }
 
-/// `y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)` with `s = x + residual`, over rows.
+/// `y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)` with
+/// `s = (x + input_bias) * gate + residual + second_residual`, over rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rows {
     /// Type of x, residual, sum and y.
@@ -47,11 +48,14 @@ pub struct Rows {
     /// The stored weight is an offset from 1. Only with a weight.
     pub weight_plus_one: bool,
     pub modulation: Modulation,
+    /// `length` of them. Only with an affine per element.
+    pub input_bias: Coefficient,
     pub eps: f32,
     pub activation: Activation,
     /// Elements between the starts of rows.
     pub x_stride: usize,
     pub residual_stride: usize,
+    pub second_residual_stride: usize,
     pub sum_stride: usize,
     pub y_stride: usize,
 }
@@ -165,6 +169,7 @@ pub struct ChannelTable {
 pub struct Buffers {
     pub x: u64,
     pub residual: u64,
+    pub second_residual: u64,
     pub sum: u64,
     pub y: u64,
     pub weight: u64,
@@ -173,6 +178,7 @@ pub struct Buffers {
     pub shift: u64,
     pub channel_bias: u64,
     pub gate: u64,
+    pub input_bias: u64,
     /// Read, or by batch statistics moved.
     pub running_mean: u64,
     pub running_var: u64,

@@ -21,7 +21,9 @@ pub struct Signature {
     pub(crate) shift: Option<DType>,
     pub(crate) channel_bias: Option<DType>,
     pub(crate) gate: Option<DType>,
+    pub(crate) input_bias: Option<DType>,
     pub(crate) residual: bool,
+    pub(crate) second_residual: bool,
     pub(crate) sum: bool,
     pub(crate) channel_table: bool,
     pub(crate) updates: bool,
@@ -36,6 +38,7 @@ pub struct Signature {
 pub(crate) struct Strides {
     pub input: Option<usize>,
     pub residual: Option<usize>,
+    pub second_residual: Option<usize>,
     pub sum: Option<usize>,
     pub output: Option<usize>,
 }
@@ -52,7 +55,9 @@ impl Signature {
             shift: None,
             channel_bias: None,
             gate: None,
+            input_bias: None,
             residual: false,
+            second_residual: false,
             sum: false,
             channel_table: false,
             updates: false,
@@ -65,10 +70,11 @@ impl Signature {
 
     /// The strides of all tensors: one that is the same buffer as another has the other's.
     pub(crate) fn strides(&self) -> Strides {
-        let Strides { input, residual, sum, output } = self.strides;
+        let Strides { input, residual, second_residual, sum, output } = self.strides;
         Strides {
             input: if self.in_place { output } else { input },
             residual,
+            second_residual,
             sum: if self.sum_in_residual { residual } else { sum },
             output,
         }
@@ -123,9 +129,21 @@ impl Signature {
         self
     }
 
+    /// A bias is added to the input, of this type: the input's, or f32.
+    pub const fn input_bias(mut self, dtype: DType) -> Self {
+        self.input_bias = Some(dtype);
+        self
+    }
+
     /// A residual is added to the input.
     pub const fn residual(mut self) -> Self {
         self.residual = true;
+        self
+    }
+
+    /// Another residual is added behind the first.
+    pub const fn second_residual(mut self) -> Self {
+        self.second_residual = true;
         self
     }
 
@@ -176,6 +194,12 @@ impl Signature {
     /// Elements between the starts of the residual's rows.
     pub const fn residual_row_stride(mut self, elements: usize) -> Self {
         self.strides.residual = Some(elements);
+        self
+    }
+
+    /// Elements between the starts of the second residual's rows.
+    pub const fn second_residual_row_stride(mut self, elements: usize) -> Self {
+        self.strides.second_residual = Some(elements);
         self
     }
 

@@ -34,6 +34,7 @@ pub(crate) struct Tensors {
     pub strides: Strides,
     pub input: Option<Tensor>,
     pub residual: Option<Tensor>,
+    pub second_residual: Option<Tensor>,
     pub sum: Option<Tensor>,
     /// The sum overwrites the residual.
     pub sum_in_residual: bool,
@@ -44,6 +45,7 @@ pub(crate) struct Tensors {
     pub shift: Option<Tensor>,
     pub channel_bias: Option<Tensor>,
     pub gate: Option<Tensor>,
+    pub input_bias: Option<Tensor>,
     pub running_mean: Option<Tensor>,
     pub running_var: Option<Tensor>,
     pub num_batches_tracked: Option<Tensor>,
@@ -60,6 +62,7 @@ impl Tensors {
             strides: Strides::default(),
             input: None,
             residual: None,
+            second_residual: None,
             sum: None,
             sum_in_residual: false,
             output: None,
@@ -69,6 +72,7 @@ impl Tensors {
             shift: None,
             channel_bias: None,
             gate: None,
+            input_bias: None,
             running_mean: None,
             running_var: None,
             num_batches_tracked: None,
@@ -93,7 +97,9 @@ impl Tensors {
         signature.shift = dtype_of(self.shift);
         signature.channel_bias = dtype_of(self.channel_bias);
         signature.gate = dtype_of(self.gate);
+        signature.input_bias = dtype_of(self.input_bias);
         signature.residual = self.residual.is_some();
+        signature.second_residual = self.second_residual.is_some();
         signature.sum = self.sum.is_some();
         signature.channel_table = self.channel_table.is_some();
         signature.updates = self.updates;

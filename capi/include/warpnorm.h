@@ -200,6 +200,8 @@ typedef enum wn_signature_flag {
     WN_SIGNATURE_FLAG_UPDATE_RUNNING_STATISTICS = 32,
     // Batches are counted.
     WN_SIGNATURE_FLAG_NUM_BATCHES_TRACKED = 64,
+    // LayerNorm, RMSNorm: another residual is added behind the first.
+    WN_SIGNATURE_FLAG_SECOND_RESIDUAL = 128,
 } wn_signature_flag;
 
 // Layers that absorb maps.
@@ -283,9 +285,14 @@ typedef struct wn_signature {
     int32_t channel_bias;
     // LayerNorm, RMSNorm, `[shape[0], normalized_shape…]`: multiplies the input, before the residual is added.
     int32_t gate;
+    // LayerNorm, RMSNorm, `normalized_shape`: added to the input, before the gate.
+    int32_t input_bias;
+    // Zero.
+    int32_t reserved;
     // LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
     int64_t input_row_stride;
     int64_t residual_row_stride;
+    int64_t second_residual_row_stride;
     int64_t sum_row_stride;
     int64_t output_row_stride;
 } wn_signature;
@@ -298,6 +305,7 @@ typedef struct wn_tensors {
     void *output;
     // Overwritten where the sum goes into it.
     void *residual;
+    const void *second_residual;
     void *sum;
     const void *weight;
     const void *bias;
@@ -305,6 +313,7 @@ typedef struct wn_tensors {
     const void *shift;
     const void *channel_bias;
     const void *gate;
+    const void *input_bias;
     // f32 `[C]`; written only where the signature says that they are moved.
     float *running_mean;
     // f32 `[C]`; written only where the signature says that they are moved.

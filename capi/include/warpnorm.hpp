@@ -170,7 +170,9 @@ public:
     Signature& shift(wn_dtype dtype) { return signature_.shift = dtype, *this; }
     Signature& channel_bias(wn_dtype dtype) { return signature_.channel_bias = dtype, *this; }
     Signature& gate(wn_dtype dtype) { return signature_.gate = dtype, *this; }
+    Signature& input_bias(wn_dtype dtype) { return signature_.input_bias = dtype, *this; }
     Signature& residual() { return flag(WN_SIGNATURE_FLAG_RESIDUAL); }
+    Signature& second_residual() { return flag(WN_SIGNATURE_FLAG_SECOND_RESIDUAL); }
     Signature& sum() { return flag(WN_SIGNATURE_FLAG_SUM); }
     Signature& sum_in_residual() { return residual().flag(WN_SIGNATURE_FLAG_SUM_IN_RESIDUAL); }
     Signature& in_place() { return flag(WN_SIGNATURE_FLAG_IN_PLACE); }
@@ -198,6 +200,7 @@ public:
     Tensors& output(void* y) { return tensors_.output = y, *this; }
     // Not written, unless the sum goes into it.
     Tensors& residual(const void* residual) { return tensors_.residual = const_cast<void*>(residual), *this; }
+    Tensors& second_residual(const void* residual) { return tensors_.second_residual = residual, *this; }
     Tensors& sum(void* sum) { return tensors_.sum = sum, *this; }
     Tensors& weight(const void* weight) { return tensors_.weight = weight, *this; }
     Tensors& bias(const void* bias) { return tensors_.bias = bias, *this; }
@@ -205,6 +208,7 @@ public:
     Tensors& shift(const void* shift) { return tensors_.shift = shift, *this; }
     Tensors& channel_bias(const void* bias) { return tensors_.channel_bias = bias, *this; }
     Tensors& gate(const void* gate) { return tensors_.gate = gate, *this; }
+    Tensors& input_bias(const void* bias) { return tensors_.input_bias = bias, *this; }
     // Not written, unless the signature says that they are moved.
     Tensors& running_statistics(const float* mean, const float* var) {
         tensors_.running_mean = const_cast<float*>(mean);

@@ -206,6 +206,8 @@ pub enum wn_signature_flag {
     UpdateRunningStatistics = 32,
     /// Batches are counted.
     NumBatchesTracked = 64,
+    /// LayerNorm, RMSNorm: another residual is added behind the first.
+    SecondResidual = 128,
 }
 
 /// What a call looks like before there are buffers. Filled by `wn_signature_init`, after which everything may be changed.
@@ -231,9 +233,14 @@ pub struct wn_signature {
     pub channel_bias: i32,
     /// LayerNorm, RMSNorm, `[shape[0], normalized_shape…]`: multiplies the input, before the residual is added.
     pub gate: i32,
+    /// LayerNorm, RMSNorm, `normalized_shape`: added to the input, before the gate.
+    pub input_bias: i32,
+    /// Zero.
+    pub reserved: i32,
     /// LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
     pub input_row_stride: i64,
     pub residual_row_stride: i64,
+    pub second_residual_row_stride: i64,
     pub sum_row_stride: i64,
     pub output_row_stride: i64,
 }
@@ -248,6 +255,7 @@ pub struct wn_tensors {
     pub output: *mut c_void,
     /// Overwritten where the sum goes into it.
     pub residual: *mut c_void,
+    pub second_residual: *const c_void,
     pub sum: *mut c_void,
     pub weight: *const c_void,
     pub bias: *const c_void,
@@ -255,6 +263,7 @@ pub struct wn_tensors {
     pub shift: *const c_void,
     pub channel_bias: *const c_void,
     pub gate: *const c_void,
+    pub input_bias: *const c_void,
     /// f32 `[C]`; written only where the signature says that they are moved.
     pub running_mean: *mut f32,
     /// f32 `[C]`; written only where the signature says that they are moved.

@@ -77,8 +77,11 @@ impl<T: Convert> Tensor<T> {
 pub(super) struct Input<T> {
     pub x: Tensor<T>,
     pub residual: Tensor<T>,
+    pub second_residual: Tensor<T>,
     pub sum: Tensor<T>,
-    /// A sample's own factor of `x`, from the first element on. As `added`, it belongs to one place.
+    /// Added to `x`, from the first element on. As the two that follow, it belongs to one place.
+    pub bias: Coefficients,
+    /// A sample's own factor of that.
     pub gate: Coefficients,
     /// A sample's own bias. It belongs to one place: what is moved elsewhere has none until it is given another.
     pub added: Added,
@@ -86,8 +89,17 @@ pub(super) struct Input<T> {
 
 impl<T: Convert> Input<T> {
     pub(super) fn new(buffers: &Buffers) -> Self {
-        let [x, residual, sum] = [buffers.x, buffers.residual, buffers.sum].map(Tensor::new);
-        Self { x, residual, sum, gate: Coefficients::NONE, added: Added::NONE }
+        let tensors = [buffers.x, buffers.residual, buffers.second_residual, buffers.sum];
+        let [x, residual, second_residual, sum] = tensors.map(Tensor::new);
+        Self {
+            x,
+            residual,
+            second_residual,
+            sum,
+            bias: Coefficients::NONE,
+            gate: Coefficients::NONE,
+            added: Added::NONE,
+        }
     }
 
     /// The parts from the element at `elements` on.
@@ -101,14 +113,16 @@ impl<T: Convert> Input<T> {
             Self {
                 x: self.x.offset(elements),
                 residual: self.residual.offset(elements),
+                second_residual: self.second_residual.offset(elements),
                 sum: self.sum.offset(elements),
+                bias: Coefficients::NONE,
                 gate: Coefficients::NONE,
                 added: Added::NONE,
             }
         }
     }
 
-    /// `x * gate + residual`, and a sample's bias, of `into.len()` elements, each step rounded to f32.
+    /// `(x + bias) * gate`, the residuals and a sample's bias, of `into.len()` elements, each step rounded to f32.
     ///
     /// # Safety
     /// As [`Tensor::load`], for each of them that is there; `x` is.
@@ -128,13 +142,19 @@ impl<T: Convert> Input<T> {
     unsafe fn load_sum(self, first: usize, into: &mut [f32]) {
         // SAFETY: by the caller.
         unsafe { self.x.load(first, into) };
+        if !self.bias.is_absent() {
+            // SAFETY: by the caller.
+            combine(into, |at, bias| unsafe { self.bias.load(first + at, 0.0, bias) }, |value, add| value + add);
+        }
         if !self.gate.is_absent() {
             // SAFETY: by the caller.
             combine(into, |at, gate| unsafe { self.gate.load(first + at, 1.0, gate) }, |value, gate| value * gate);
         }
-        if !self.residual.is_absent() {
-            // SAFETY: by the caller.
-            combine(into, |at, residual| unsafe { self.residual.load(first + at, residual) }, |value, add| value + add);
+        for residual in [self.residual, self.second_residual] {
+            if !residual.is_absent() {
+                // SAFETY: by the caller.
+                combine(into, |at, added| unsafe { residual.load(first + at, added) }, |value, add| value + add);
+            }
         }
     }
 

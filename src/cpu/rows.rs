@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each row:
-//!     for each block:  s = x * gate + residual;  moments of s
+//!     for each block:  s = (x + input_bias) * gate + residual + second_residual;  moments of s
 //!     merge the blocks' moments into the row's
 //!     for each block:  s again;  sum = s;  y = activation((s - mean) * rstd * weight + bias)
 //! ```
@@ -38,6 +38,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers)
         y: Tensor::new(buffers.y),
         weight: Coefficients::new(problem.weight, buffers.weight),
         bias: Coefficients::new(problem.bias, buffers.bias),
+        input_bias: Coefficients::new(problem.input_bias, buffers.input_bias),
         modulation: Modulation::new(&problem.modulation, buffers),
     };
     for_each_piece(0..problem.rows, problem.length, &|piece| {
@@ -56,6 +57,7 @@ struct Rows<'a, T> {
     y: Tensor<T>,
     weight: Coefficients,
     bias: Coefficients,
+    input_bias: Coefficients,
     modulation: Modulation,
 }
 
@@ -90,6 +92,8 @@ impl<T: Convert> Rows<'_, T> {
                     x: self.input.x.offset(row * problem.x_stride),
                     residual: self.input.residual.offset(row * problem.residual_stride),
                     sum: self.input.sum.offset(row * problem.sum_stride),
+                    second_residual: self.input.second_residual.offset(row * problem.second_residual_stride),
+                    bias: self.input_bias,
                     gate: modulation.gate,
                     added: modulation.added(pattern),
                 },

@@ -139,10 +139,12 @@ fn group_rows(
         bias: coefficient("bias", signature.bias, signature.dtype)?,
         weight_plus_one: false,
         modulation: Modulation::default(),
+        input_bias: None,
         eps: 0.0,
         activation: Activation::None,
         x_stride: length,
         residual_stride: length,
+        second_residual_stride: length,
         sum_stride: length,
         y_stride: length,
     })

@@ -126,10 +126,12 @@ pub(super) fn trailing_rows(
         bias: coefficient("bias", signature.bias, signature.dtype)?,
         weight_plus_one: false,
         modulation: Default::default(),
+        input_bias: coefficient("input_bias", signature.input_bias, signature.dtype)?,
         eps: 0.0,
         activation: Activation::None,
         x_stride: strides.input.unwrap_or(length),
         residual_stride: strides.residual.unwrap_or(length),
+        second_residual_stride: strides.second_residual.unwrap_or(length),
         sum_stride: strides.sum.unwrap_or(length),
         y_stride: strides.output.unwrap_or(length),
     })

@@ -180,6 +180,7 @@ pub(crate) fn refuse_strides(layer: &'static str, strides: &Strides) -> Result<(
     let given = [
         ("input_row_stride", strides.input),
         ("residual_row_stride", strides.residual),
+        ("second_residual_row_stride", strides.second_residual),
         ("sum_row_stride", strides.sum),
         ("output_row_stride", strides.output),
     ];

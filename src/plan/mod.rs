@@ -61,7 +61,8 @@ impl Params {
             Self::Rows(p) => {
                 p.modulation = modulation(buffers);
                 (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
-                (p.weight, p.bias, p.gate) = (buffers.weight, buffers.bias, buffers.gate);
+                (p.weight, p.bias) = (buffers.weight, buffers.bias);
+                (p.input_bias, p.gate, p.second_residual) = (buffers.input_bias, buffers.gate, buffers.second_residual);
             }
             Self::ChannelsLast(p) => {
                 p.modulation = modulation(buffers);

@@ -19,6 +19,7 @@ pub const WN_FLAG_SHIFT_F32: Flags = 64;
 pub const WN_FLAG_CHANNEL_BIAS_F32: Flags = 128;
 pub const WN_FLAG_SCALE_PLUS_ONE: Flags = 256;
 pub const WN_FLAG_GATE_F32: Flags = 512;
+pub const WN_FLAG_INPUT_BIAS_F32: Flags = 1024;
 pub type Flags = u32;
 pub const WN_WARP: Regimes = 32;
 pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
@@ -82,7 +83,10 @@ pub struct RowsParams {
     pub groups: Divisor,
     pub channels_per_group: u64,
     pub modulation: Modulation,
+    pub input_bias: u64,
     pub gate: u64,
+    pub second_residual: u64,
+    pub second_residual_stride: u64,
     pub lanes: u32,
     pub affine: u32,
     pub activation: u32,
@@ -92,7 +96,7 @@ pub struct RowsParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 208usize];
+    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 232usize];
     ["Alignment of RowsParams"][::std::mem::align_of::<RowsParams>() - 8usize];
     ["Offset of field: RowsParams::x"][::std::mem::offset_of!(RowsParams, x) - 0usize];
     ["Offset of field: RowsParams::residual"][::std::mem::offset_of!(RowsParams, residual) - 8usize];
@@ -111,13 +115,17 @@ const _: () = {
     ["Offset of field: RowsParams::channels_per_group"]
         [::std::mem::offset_of!(RowsParams, channels_per_group) - 144usize];
     ["Offset of field: RowsParams::modulation"][::std::mem::offset_of!(RowsParams, modulation) - 152usize];
-    ["Offset of field: RowsParams::gate"][::std::mem::offset_of!(RowsParams, gate) - 176usize];
-    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 184usize];
-    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 188usize];
-    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 192usize];
-    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 196usize];
-    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 200usize];
-    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 204usize];
+    ["Offset of field: RowsParams::input_bias"][::std::mem::offset_of!(RowsParams, input_bias) - 176usize];
+    ["Offset of field: RowsParams::gate"][::std::mem::offset_of!(RowsParams, gate) - 184usize];
+    ["Offset of field: RowsParams::second_residual"][::std::mem::offset_of!(RowsParams, second_residual) - 192usize];
+    ["Offset of field: RowsParams::second_residual_stride"]
+        [::std::mem::offset_of!(RowsParams, second_residual_stride) - 200usize];
+    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 208usize];
+    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 212usize];
+    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 216usize];
+    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 220usize];
+    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 224usize];
+    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 228usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

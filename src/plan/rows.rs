@@ -5,6 +5,7 @@ use super::kernels::{
 };
 use super::params::{self, RowsParams};
 use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor, modulation_flags};
+use crate::element::DType;
 use crate::problem::{Affine, Moments, Rows};
 
 const WARP: usize = params::WN_WARP as usize;
@@ -54,6 +55,9 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
     }
     let regime = Regime::of(rows.length);
     let mut flags = coefficient_flags(rows.weight, rows.bias) | modulation_flags(&rows.modulation);
+    if rows.input_bias == Some(DType::F32) {
+        flags |= params::WN_FLAG_INPUT_BIAS_F32;
+    }
     if rows.weight_plus_one {
         flags |= params::WN_FLAG_WEIGHT_PLUS_ONE;
     }
@@ -76,6 +80,7 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
             length: rows.length as u64,
             x_stride: rows.x_stride as u64,
             residual_stride: rows.residual_stride as u64,
+            second_residual_stride: rows.second_residual_stride as u64,
             sum_stride: rows.sum_stride as u64,
             y_stride: rows.y_stride as u64,
             spatial: divisor(spatial),
@@ -94,7 +99,6 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::element::DType;
     use crate::norm::Activation;
     use crate::plan::MAX_GRID;
     use crate::plan::params::Kernel;
@@ -113,10 +117,12 @@ mod tests {
             bias: None,
             weight_plus_one: false,
             modulation: Default::default(),
+            input_bias: None,
             eps: 1e-5,
             activation: Activation::None,
             x_stride: length,
             residual_stride: length,
+            second_residual_stride: length,
             sum_stride: length,
             y_stride: length,
         }
@@ -215,10 +221,12 @@ mod tests {
             scale_plus_one: true,
             ..Modulation::default()
         };
-        let problem = Rows { affine: Affine::PerElement { rows_of_sample: 4 }, modulation, ..rows(8, 245) };
+        let (affine, input_bias) = (Affine::PerElement { rows_of_sample: 4 }, Some(DType::F32));
+        let problem = Rows { affine, modulation, input_bias, second_residual_stride: 250, ..rows(8, 245) };
         let (_, params) = planned(&problem);
         assert_eq!((params.groups.divisor, params.affine), (4, params::WN_AFFINE_PER_ELEMENT));
-        let flags = params::WN_FLAG_SCALE_F32 | params::WN_FLAG_GATE_F32 | params::WN_FLAG_SCALE_PLUS_ONE;
-        assert_eq!(params.flags, flags);
+        assert_eq!(params.second_residual_stride, 250);
+        let scale = params::WN_FLAG_SCALE_F32 | params::WN_FLAG_SCALE_PLUS_ONE;
+        assert_eq!(params.flags, scale | params::WN_FLAG_GATE_F32 | params::WN_FLAG_INPUT_BIAS_F32);
     }
 }

@@ -15,7 +15,12 @@ const ROWS: usize = 5;
 
 fn row_of<T: Real>(inputs: &Inputs<T>, row: usize, length: usize) -> Inputs<T> {
     let part = |values: &[T]| values[row * length..][..length].to_vec();
-    Inputs { x: part(&inputs.x), residual: part(&inputs.residual), ..inputs.clone() }
+    Inputs {
+        x: part(&inputs.x),
+        residual: part(&inputs.residual),
+        second_residual: part(&inputs.second_residual),
+        ..inputs.clone()
+    }
 }
 
 fn rows_agree<P: Place, T: Real>(place: &P) {
@@ -44,8 +49,8 @@ fn rows_agree<P: Place, T: Real>(place: &P) {
     }
 }
 
-/// What rows have by their sample: a row alone, at another address, has the bits that it has in a batch of two samples.
-fn modulated_rows_agree<P: Place, T: Real>(place: &P) {
+/// Rows with all that may surround them: a row alone, at another address, has the bits that it has in a batch of two samples.
+fn surrounded_rows_agree<P: Place, T: Real>(place: &P) {
     let (samples, rows_of_sample) = (2, 3);
     let modulation = Modulation {
         scale: Coefficient::Own,
@@ -56,7 +61,13 @@ fn modulated_rows_agree<P: Place, T: Real>(place: &P) {
     };
     for layer in [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: true }] {
         for length in LENGTHS {
-            let surrounded = Call { modulation, residual: Residual::SumWritten, ..Call::new(layer, &[]) };
+            let surrounded = Call {
+                modulation,
+                residual: Residual::SumWritten,
+                second_residual: true,
+                input_bias: Coefficient::F32,
+                ..Call::new(layer, &[0])
+            };
             let batch = Call { shape: vec![samples, rows_of_sample, length], ..surrounded.clone() };
             let inputs = Inputs::<T>::normal(&batch, 59);
             let reference = run(place, &batch, &inputs).expect("a valid call");
@@ -84,16 +95,16 @@ fn modulated_rows_agree<P: Place, T: Real>(place: &P) {
 }
 
 #[test]
-fn modulated_rows_agree_on_cuda() {
+fn surrounded_rows_agree_on_cuda() {
     let device = device::cuda();
-    modulated_rows_agree::<_, f32>(&device.cuda);
-    modulated_rows_agree::<_, bf16>(&device.cuda);
+    surrounded_rows_agree::<_, f32>(&device.cuda);
+    surrounded_rows_agree::<_, bf16>(&device.cuda);
 }
 
 #[test]
-fn modulated_rows_agree_on_cpu() {
-    modulated_rows_agree::<_, f32>(&Cpu);
-    modulated_rows_agree::<_, f16>(&Cpu);
+fn surrounded_rows_agree_on_cpu() {
+    surrounded_rows_agree::<_, f32>(&Cpu);
+    surrounded_rows_agree::<_, f16>(&Cpu);
 }
 
 /// Equal elements of one row become equal: every lane has the same mean and the same deviation, to the last bit.

@@ -74,6 +74,16 @@ fn refusals<P: Place>(place: &P) {
         let gated = layer.forward(Args::new(place, [3, 1, 4]).gate(&x(0..4)).output(&mut out));
         assert_eq!(gated, Err(Error::Length { argument: "gate", found: 4, expected: 12 }));
 
+        let second = layer.forward(Args::new(place, twelve).second_residual(&three_rows).output(&mut out));
+        assert!(matches!(second, Err(Error::Unexpected { argument: "second_residual", .. })), "{second:?}");
+
+        let biased = layer.forward(Args::new(place, twelve).input_bias(&three_rows).output(&mut out));
+        assert_eq!(biased, Err(Error::Length { argument: "input_bias", found: 12, expected: 4 }));
+
+        let biased = InstanceNorm::new(4).unwrap();
+        let biased = biased.forward(Args::new(place, twelve).input_bias(&x(0..4)).output(&mut out));
+        assert!(matches!(biased, Err(Error::Unexpected { argument: "input_bias", .. })), "{biased:?}");
+
         let scaled = layer.scale_plus_one(true).forward(Args::new(place, twelve).output(&mut out));
         assert_eq!(scaled, Err(Error::Missing { layer: "LayerNorm", argument: "scale" }));
 

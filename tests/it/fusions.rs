@@ -56,7 +56,7 @@ const MODULATIONS: [Modulation; 4] = [
 ];
 
 /// How many choices there are of each kind.
-const CHOICES: [usize; 9] = [
+const CHOICES: [usize; 11] = [
     LAYERS.len(),
     COEFFICIENTS.len(),
     COEFFICIENTS.len(),
@@ -66,6 +66,8 @@ const CHOICES: [usize; 9] = [
     OFFSETS.len() * GAPS.len(),
     SIZES.len(),
     MODULATIONS.len(),
+    COEFFICIENTS.len(),
+    2,
 ];
 
 /// Rows of choices in which every pair of choices of different kinds occurs: each time the best of some random ones.
@@ -98,7 +100,9 @@ fn pairwise() -> Vec<[usize; CHOICES.len()]> {
 }
 
 fn calls() -> impl Iterator<Item = Call> {
-    pairwise().into_iter().map(|[layer, weight, bias, residual, activation, in_place, place, size, modulation]| {
+    pairwise().into_iter().map(|choices| {
+        let [layer, weight, bias, residual, activation, in_place, place, size, modulation, input_bias, second] =
+            choices;
         let (length, [height, width]) = SIZES[size];
         let layer = LAYERS[layer];
         let shape = match layer {
@@ -123,6 +127,8 @@ fn calls() -> impl Iterator<Item = Call> {
             weight,
             bias: COEFFICIENTS[bias],
             residual: RESIDUALS[residual],
+            second_residual: rows && RESIDUALS[residual] != Residual::Absent && second == 1,
+            input_bias: if rows { COEFFICIENTS[input_bias] } else { Coefficient::Absent },
             activation: ACTIVATIONS[activation],
             in_place: in_place == 1,
             offsets: places(&OFFSETS, place / GAPS.len()),

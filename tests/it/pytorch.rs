@@ -244,6 +244,7 @@ impl Case<'_> {
             of_input: of_samples("channel_bias"),
             running_mean: stored(or("running_mean", 0.0).into_iter()),
             running_var: stored(or("running_var", 1.0).into_iter()),
+            ..Inputs::default()
         }
     }
 

@@ -20,10 +20,12 @@ fn rows<T: Convert>(rows: usize, length: usize) -> Rows {
         bias: None,
         weight_plus_one: false,
         modulation: Modulation::default(),
+        input_bias: None,
         eps: 1e-5,
         activation: Activation::None,
         x_stride: length,
         residual_stride: length,
+        second_residual_stride: length,
         sum_stride: length,
         y_stride: length,
     }

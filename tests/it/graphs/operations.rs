@@ -285,6 +285,7 @@ impl<T: Real> ByAddresses<T> {
             channel_table: when(has_table, table),
             workspace: workspace_address,
             workspace_bytes,
+            ..raw::Addresses::default()
         };
         launches.push((prepared, addresses));
         Self { of, launches, _workspace: workspace }
