@@ -16,6 +16,14 @@ enum WnActivation {
     WN_ACTIVATION_GELU_TANH = 4,  // the tanh approximation
 };
 
+// The type of an output.
+enum WnElement {
+    WN_ELEMENT_AS_INPUT = 0,
+    WN_ELEMENT_F32 = 1,
+    WN_ELEMENT_F16 = 2,
+    WN_ELEMENT_BF16 = 3,
+};
+
 // How weight and bias are indexed.
 enum WnAffine {
     WN_AFFINE_PER_ELEMENT = 0,  // by the position in the row: LayerNorm, RMSNorm
@@ -94,7 +102,7 @@ typedef struct WnRowsParams {
     uint32_t activation;
     uint32_t flags;
     float eps;
-    uint32_t reserved;
+    uint32_t y_type;  // one of WnElement
 } WnRowsParams;
 
 // How slabs of [pixels, channels] are shared by blocks: see kernels/channel_moments.cuh. For planes, whose channels lie one

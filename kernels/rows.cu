@@ -8,7 +8,7 @@
 // What a sample n has of its own goes by the position in the row (LayerNorm, RMSNorm; there is no channel_bias then), or by
 // the channel (GroupNorm, InstanceNorm; there is no input_bias, gate or second residual).
 //
-// A row is [length] elements at x + row * x_stride. In the regimes that hold a row, each byte of x, residual, sum and y
+// y may be of another type than the rest. A row is [length] elements at x + row * x_stride. In the regimes that hold a row, each byte of x, residual, sum and y
 // moves once, as 16-byte words where rows are aligned to them; weight and bias come from L2 after the first rows. The
 // regimes differ in who holds a row:
 //
@@ -199,7 +199,14 @@ struct RowEpilogue {
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = ((value[e] - high) - low) * rstd * w[e] + b[e];
         modulate_elements(first, value);
         activate(value, p.activation);
-        store(y.start, y.length, first, value);
+        if (p.y_type == WN_ELEMENT_AS_INPUT) {
+            store(y.start, y.length, first, value);
+        } else {
+            Vector<T> vector;
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) vector.elements[e] = value[e];
+            store_converted<T>(p.y, row * p.y_stride, p.length, first, p.y_type, vector);
+        }
     }
 };
 

@@ -35,6 +35,7 @@ SLOW_PATHS = {
     "store_irregular": "the same, stored",
     "coefficient_at": "an element that lies in another channel than its vector's first",
     "modulated": "a vector of a call with a scale or shift of each sample and channel",
+    "store_converted": "a vector of an output of another type than the input's",
     "gated_first": "the first element of a row whose input has a bias or a gate, once a row",
 }
 

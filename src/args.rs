@@ -96,7 +96,7 @@ impl<'a, B: Backend> Args<'a, B> {
         Some(operand.tensor)
     }
 
-    /// The input, of the output's type.
+    /// The input; of the output's type, but for LayerNorm and RMSNorm, which convert.
     pub fn input<T: Element>(mut self, x: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.input = self.keep(Argument::Input, x.read(self.on, Token));
         self
@@ -108,13 +108,13 @@ impl<'a, B: Backend> Args<'a, B> {
         self
     }
 
-    /// Added to the input before everything else, in f32; of the output's type.
+    /// Added to the input before the moments, in f32; of the input's type.
     pub fn residual<T: Element>(mut self, residual: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.residual = self.keep(Argument::Residual, residual.read(self.on, Token));
         self
     }
 
-    /// LayerNorm, RMSNorm: added behind the residual, in f32; of the output's type. What stands behind `input`, `input_bias`,
+    /// LayerNorm, RMSNorm: added behind the residual, in f32; of the input's type. What stands behind `input`, `input_bias`,
     /// `gate`, `residual` and this is `((input + input_bias) · gate + residual) + second_residual`.
     pub fn second_residual<T: Element>(mut self, residual: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.second_residual = self.keep(Argument::SecondResidual, residual.read(self.on, Token));

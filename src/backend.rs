@@ -116,7 +116,8 @@ fn difference(found: &Signature, prepared: &Signature) -> Option<Error> {
     }
     first_difference! {
         found.shape, prepared.shape => "shape";
-        found.dtype, prepared.dtype => "output";
+        found.output, prepared.output => "output";
+        found.dtype, prepared.dtype => "input";
         found.weight, prepared.weight => "weight";
         found.bias, prepared.bias => "bias";
         found.scale, prepared.scale => "scale";

@@ -131,7 +131,7 @@ fn check_channels_last(layer: &'static str, tensor: &ChannelsLast, args: &Tensor
     refuse(layer, "channel_table", args.channel_table, OWN_MOMENTS)?;
     let extent = Extent::flat(tensor.samples * tensor.spatial * tensor.channels);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, tensor.dtype, [extent; 4])?;
+    let mut buffers = regions.tensors(layer, args, [tensor.dtype; 2], [extent; 4])?;
     let coefficient = Extent::flat(tensor.channels);
     buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
     buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
@@ -155,7 +155,7 @@ fn check_batch_statistics(layer: &'static str, batch: &BatchStatistics, args: &T
     refuse(layer, "channel_table", args.channel_table, HINT)?;
     let extent = Extent::flat(batch.samples * batch.spatial * batch.channels);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, batch.dtype, [extent; 4])?;
+    let mut buffers = regions.tensors(layer, args, [batch.dtype; 2], [extent; 4])?;
     let channels = Extent::flat(batch.channels);
     buffers.weight = regions.optional("weight", args.weight, channels, None)?;
     buffers.bias = regions.optional("bias", args.bias, channels, None)?;
@@ -190,7 +190,7 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
     let extent = |stride| Extent { rows: rows.rows, length: rows.length, stride };
     let extents = [rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride].map(extent);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, rows.dtype, extents)?;
+    let mut buffers = regions.tensors(layer, args, [rows.dtype, rows.output], extents)?;
     let coefficient = Extent::flat(coefficients);
     buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
     buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
@@ -212,7 +212,7 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
 
 fn check_pointwise(layer: &'static str, map: &Pointwise, args: &Tensors) -> Result<Buffers> {
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, map.dtype, [Extent::flat(map.length); 4])?;
+    let mut buffers = regions.tensors(layer, args, [map.dtype; 2], [Extent::flat(map.length); 4])?;
     if map.constants == Constants::Table {
         const HINT: &str = " beside a channel_table, which holds it already";
         refuse(layer, "running_mean", args.running_mean, HINT)?;
@@ -353,17 +353,18 @@ impl Regions {
         Ok(())
     }
 
-    /// Input, residual, sum and output.
+    /// Input, residual, sum and output, the last of a type of its own.
     fn tensors(
         &mut self,
         layer: &'static str,
         args: &Tensors,
-        dtype: DType,
+        [dtype, output_type]: [DType; 2],
         [x, residual, sum, y]: [Extent; 4],
     ) -> Result<Buffers> {
         let types = Some(dtype);
         let output = args.output.ok_or(Error::Missing { layer, argument: "output" })?;
-        let mut buffers = Buffers { y: self.operand("output", output, y, types, true)?, ..Buffers::default() };
+        let y = self.operand("output", output, y, Some(output_type), true)?;
+        let mut buffers = Buffers { y, ..Buffers::default() };
         buffers.x = match args.input {
             Some(operand) => self.operand("input", operand, x, types, false)?,
             None => buffers.y,

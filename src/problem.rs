@@ -36,8 +36,10 @@ impl Problem {
 /// `s = (x + input_bias) * gate + residual + second_residual`, over rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rows {
-    /// Type of x, residual, sum and y.
+    /// Type of x, the residuals and the sum.
     pub dtype: DType,
+    /// Type of y.
+    pub output: DType,
     pub rows: usize,
     /// Elements of a row.
     pub length: usize,

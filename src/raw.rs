@@ -253,7 +253,11 @@ impl Call {
             elsewhere: false,
         };
         Ok(Tensors {
-            output: given.tensor("output", addresses.output, if is_table { f32(true) } else { data })?,
+            output: given.tensor(
+                "output",
+                addresses.output,
+                if is_table { f32(true) } else { Some(signature.output) },
+            )?,
             input: match () {
                 () if is_table => given.absent("input", addresses.input)?,
                 () if in_place => None,

@@ -15,6 +15,7 @@ use crate::shape::Shape;
 pub struct Signature {
     pub(crate) shape: Shape,
     pub(crate) dtype: DType,
+    pub(crate) output: DType,
     pub(crate) weight: Option<DType>,
     pub(crate) bias: Option<DType>,
     pub(crate) scale: Option<DType>,
@@ -49,6 +50,7 @@ impl Signature {
         Self {
             shape: shape.into(),
             dtype,
+            output: dtype,
             weight: None,
             bias: None,
             scale: None,
@@ -90,6 +92,13 @@ impl Signature {
 
     pub(crate) const fn with_strides(mut self, strides: Strides) -> Self {
         self.strides = strides;
+        self
+    }
+
+    /// LayerNorm, RMSNorm: the output is of this type, and not of the input's. The result is rounded once, to this type. In
+    /// place only where both types are of one size.
+    pub const fn output(mut self, dtype: DType) -> Self {
+        self.output = dtype;
         self
     }
 

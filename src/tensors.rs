@@ -85,12 +85,12 @@ impl Tensors {
     /// What the call looks like without its buffers.
     ///
     /// # Errors
-    /// [`Error::Missing`] without an output, whose type is the call's.
+    /// [`Error::Missing`] without an output.
     pub(crate) fn signature(&self, layer: &'static str) -> Result<Signature> {
         let dtype_of = |tensor: Option<Tensor>| tensor.and_then(|tensor| tensor.dtype);
         // An output without a type is none: what can be written here is made of elements.
-        let dtype = dtype_of(self.output).ok_or(Error::Missing { layer, argument: "output" })?;
-        let mut signature = Signature::new(self.shape, dtype);
+        let output = dtype_of(self.output).ok_or(Error::Missing { layer, argument: "output" })?;
+        let mut signature = Signature::new(self.shape, dtype_of(self.input).unwrap_or(output)).output(output);
         signature.weight = dtype_of(self.weight);
         signature.bias = dtype_of(self.bias);
         signature.scale = dtype_of(self.scale);

@@ -266,7 +266,7 @@ typedef struct wn_layer {
 
 // What a call looks like before there are buffers. Filled by `wn_signature_init`, after which everything may be changed.
 typedef struct wn_signature {
-    // Type of input, output, residual and sum: one of `wn_dtype`.
+    // Type of input, output, residuals and sum: one of `wn_dtype`.
     int32_t dtype;
     // Of `wn_signature_flag`.
     uint32_t flags;
@@ -287,8 +287,8 @@ typedef struct wn_signature {
     int32_t gate;
     // LayerNorm, RMSNorm, `normalized_shape`: added to the input, before the gate.
     int32_t input_bias;
-    // Zero.
-    int32_t reserved;
+    // LayerNorm, RMSNorm: type of the output; 0 for that of the others.
+    int32_t output;
     // LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
     int64_t input_row_stride;
     int64_t residual_row_stride;

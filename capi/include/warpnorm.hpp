@@ -171,6 +171,7 @@ public:
     Signature& channel_bias(wn_dtype dtype) { return signature_.channel_bias = dtype, *this; }
     Signature& gate(wn_dtype dtype) { return signature_.gate = dtype, *this; }
     Signature& input_bias(wn_dtype dtype) { return signature_.input_bias = dtype, *this; }
+    Signature& output(wn_dtype dtype) { return signature_.output = dtype, *this; }
     Signature& residual() { return flag(WN_SIGNATURE_FLAG_RESIDUAL); }
     Signature& second_residual() { return flag(WN_SIGNATURE_FLAG_SECOND_RESIDUAL); }
     Signature& sum() { return flag(WN_SIGNATURE_FLAG_SUM); }

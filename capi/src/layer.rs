@@ -102,7 +102,7 @@ pub unsafe extern "C" fn wn_signature_init(
             channel_bias: 0,
             gate: 0,
             input_bias: 0,
-            reserved: 0,
+            output: 0,
             input_row_stride: 0,
             residual_row_stride: 0,
             second_residual_row_stride: 0,
@@ -307,9 +307,6 @@ type WithStride = fn(Signature, usize) -> Signature;
 
 pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
     use wn_signature_flag as Flag;
-    if given.reserved != 0 {
-        return Err(Refusal::value("`reserved` of the signature is not zero"));
-    }
     let all = [
         Flag::Residual as u32,
         Flag::Sum as u32,
@@ -330,7 +327,7 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
         return Err(Refusal::value("a sum without a residual would be a copy of the input"));
     }
     let mut signature = Signature::new(shape(given.rank, &given.shape, "shape")?, tensor_type(given.dtype)?);
-    let coefficients: [(_, _, WithType); 7] = [
+    let types: [(_, _, WithType); 8] = [
         ("weight", given.weight, Signature::weight),
         ("bias", given.bias, Signature::bias),
         ("scale", given.scale, Signature::scale),
@@ -338,8 +335,9 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
         ("channel_bias", given.channel_bias, Signature::channel_bias),
         ("gate", given.gate, Signature::gate),
         ("input_bias", given.input_bias, Signature::input_bias),
+        ("output", given.output, Signature::output),
     ];
-    for (argument, code, set) in coefficients {
+    for (argument, code, set) in types {
         if let Some(dtype) = optional_type(code, argument)? {
             signature = set(signature, dtype);
         }

@@ -214,7 +214,7 @@ pub enum wn_signature_flag {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct wn_signature {
-    /// Type of input, output, residual and sum: one of `wn_dtype`.
+    /// Type of input, output, residuals and sum: one of `wn_dtype`.
     pub dtype: i32,
     /// Of `wn_signature_flag`.
     pub flags: u32,
@@ -235,8 +235,8 @@ pub struct wn_signature {
     pub gate: i32,
     /// LayerNorm, RMSNorm, `normalized_shape`: added to the input, before the gate.
     pub input_bias: i32,
-    /// Zero.
-    pub reserved: i32,
+    /// LayerNorm, RMSNorm: type of the output; 0 for that of the others.
+    pub output: i32,
     /// LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
     pub input_row_stride: i64,
     pub residual_row_stride: i64,

@@ -155,6 +155,10 @@ class Functions(unittest.TestCase):
             self.check(found, reference(added, (1, 2), weight_2, 0.0, 1e-6, center=False), "rms_norm + 1")
             numpy.testing.assert_array_equal(self.get(stream), added.astype(dtype))
 
+            wide = self.put(numpy.zeros(x.shape, numpy.float32))
+            found = warpnorm.layer_norm(self.put(x), 40, out=wide)
+            self.check(found, reference(x, (2,), 1.0, 0.0), "layer_norm into float32")
+
             gate, scale, shift = (noise(4, 40, seed=seed) for seed in (5, 6, 7))
             second, input_bias = noise(4, 3, 40, dtype=dtype, seed=8), noise(40, seed=9)
             found = warpnorm.layer_norm(
@@ -234,7 +238,9 @@ class Functions(unittest.TestCase):
         norm = warpnorm.layer_norm
         self.refused("WN_STATUS_LENGTH", "weight", norm, x, 4, self.put(noise(5)), out=out)
         self.refused("WN_STATUS_SHAPE", "[5]", norm, x, 5, out=out)
-        self.refused("WN_STATUS_ELEMENT_TYPE", "out is float16", norm, x, 4, out=self.put(noise(3, 4, dtype="f2")))
+        half = self.put(noise(3, 4, dtype="f2"))
+        self.refused("WN_STATUS_ELEMENT_TYPE", "residual is float16", norm, x, 4, residual=half)
+        self.refused("WN_STATUS_ELEMENT_TYPE", "out is float16", warpnorm.group_norm, x, 2, out=half)
         self.refused("WN_STATUS_INVALID_VALUE", "shape", norm, x, 4, out=self.put(noise(4, 4)))
         self.refused("WN_STATUS_INVALID_VALUE", "activation", norm, x, 4, out=out, activation="swish")
         self.refused("WN_STATUS_INVALID_VALUE", "list", norm, [1.0], 1, out=out)

@@ -53,7 +53,7 @@ class _Signature(ctypes.Structure):
     _fields_ = [
         ("dtype", c_int32), ("flags", c_uint32), ("rank", c_int64), ("shape", c_int64 * 8), ("weight", c_int32),
         ("bias", c_int32), ("scale", c_int32), ("shift", c_int32), ("channel_bias", c_int32), ("gate", c_int32),
-        ("input_bias", c_int32), ("reserved", c_int32), ("input_row_stride", c_int64), ("residual_row_stride", c_int64),
+        ("input_bias", c_int32), ("output", c_int32), ("input_row_stride", c_int64), ("residual_row_stride", c_int64),
         ("second_residual_row_stride", c_int64), ("sum_row_stride", c_int64), ("output_row_stride", c_int64),
     ]
 
@@ -247,14 +247,14 @@ class Signature:
 
 
 def signature(shape, dtype, *, weight=None, bias=None, scale=None, shift=None, channel_bias=None, gate=None,
-              input_bias=None, residual=False, second_residual=False, sum=False, sum_in_residual=False, in_place=False, channel_table=False, update_running_statistics=False,
+              input_bias=None, output=None, residual=False, second_residual=False, sum=False, sum_in_residual=False, in_place=False, channel_table=False, update_running_statistics=False,
               num_batches_tracked=False, input_row_stride=0, residual_row_stride=0, second_residual_row_stride=0,
               sum_row_stride=0, output_row_stride=0):
     """Types are "float32", "float16", "bfloat16", or None for what there is not; strides in elements, 0 for none."""
     raw = _Signature()
     _check(load().wn_signature_init(byref(raw), *_extents(shape), _code(_DTYPES, dtype, "dtype")))
     coefficients = dict(weight=weight, bias=bias, scale=scale, shift=shift, channel_bias=channel_bias, gate=gate,
-                        input_bias=input_bias)
+                        input_bias=input_bias, output=output)
     for name, found in coefficients.items():
         setattr(raw, name, _NONE if found is None else _code(_DTYPES, found, name))
     options = [
@@ -454,7 +454,7 @@ def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, 
         full = name in _ROWS
         if full and buffer.shape != x.shape:
             raise _invalid(f"{shown} has the shape {buffer.shape}, and x {x.shape}")
-        if full and buffer.dtype != x.dtype:
+        if full and buffer.dtype != x.dtype and not (rows and name == "output"):
             raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, and x {x.dtype}")
         if name in ("running_mean", "running_var") and buffer.dtype != "float32":
             raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, not float32")
@@ -479,6 +479,8 @@ def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, 
     if in_place:
         strides["input_row_stride"] = 0
     types = {name: given[name].dtype if name in given else None for name in _COEFFICIENTS}
+    if rows:
+        types["output"] = given["output"].dtype
     shape = x.shape
     if channels_last:
         shape = (shape[0], *shape[2:], shape[1])

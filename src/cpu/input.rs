@@ -184,6 +184,35 @@ fn combine(values: &mut [f32], load: impl Fn(usize, &mut [f32]), operation: impl
     }
 }
 
+/// A tensor that is written, of a type that is known at run time only.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    pub dtype: DType,
+    pub address: u64,
+}
+
+impl Output {
+    /// From the element at `elements` on.
+    #[inline(always)]
+    pub(super) fn offset(self, elements: usize) -> Self {
+        Self { address: self.address + (elements * self.dtype.size()) as u64, ..self }
+    }
+
+    /// # Safety
+    /// As [`Tensor::store`].
+    #[inline(always)]
+    pub(super) unsafe fn store(self, first: usize, from: &[f32]) {
+        // SAFETY: by the caller.
+        unsafe {
+            match self.dtype {
+                DType::F32 => Tensor::<f32>::new(self.address).store(first, from),
+                DType::F16 => Tensor::<f16>::new(self.address).store(first, from),
+                DType::Bf16 => Tensor::<bf16>::new(self.address).store(first, from),
+            }
+        }
+    }
+}
+
 /// One weight or bias tensor: its type is known at run time only, and it may be absent.
 #[derive(Clone, Copy)]
 pub(super) struct Coefficients {

@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::BLOCK;
 use super::activation::activate;
 use super::convert::Convert;
-use super::input::{Coefficients, Input, Tensor, part, stretches};
+use super::input::{Coefficients, Input, Output, part, stretches};
 use super::modulation::{Modulation, Pattern};
 use super::moments::{Moments, Normalization};
 use super::threads::{for_each_piece, merged};
@@ -35,7 +35,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers)
     let rows = &Rows {
         problem,
         input: Input::<T>::new(buffers),
-        y: Tensor::new(buffers.y),
+        y: Output { dtype: problem.output, address: buffers.y },
         weight: Coefficients::new(problem.weight, buffers.weight),
         bias: Coefficients::new(problem.bias, buffers.bias),
         input_bias: Coefficients::new(problem.input_bias, buffers.input_bias),
@@ -54,7 +54,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers)
 struct Rows<'a, T> {
     problem: &'a problem::Rows,
     input: Input<T>,
-    y: Tensor<T>,
+    y: Output,
     weight: Coefficients,
     bias: Coefficients,
     input_bias: Coefficients,
@@ -65,7 +65,7 @@ struct Rows<'a, T> {
 struct Row<'a, T> {
     rows: &'a Rows<'a, T>,
     input: Input<T>,
-    y: Tensor<T>,
+    y: Output,
     /// The channel of its first element, with an affine per channel.
     first_channel: usize,
     /// From that channel of its sample on.

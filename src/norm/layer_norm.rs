@@ -16,6 +16,8 @@ use crate::signature::Signature;
 ///
 /// let layer = LayerNorm::new([4])?.eps(1e-6)?.activation(Activation::Silu);
 /// let mut x = [1.0_f32, -2.0, 3.0, 0.5];
+/// let mut y = [warpnorm::half::bf16::ZERO; 4];
+/// layer.forward(Args::new(&Cpu, [1, 4]).input(&x).output(&mut y))?; // rounded once, to the output's type
 /// layer.forward(Args::new(&Cpu, [1, 4]).output(&mut x))?; // in place
 /// # Ok::<(), warpnorm::Error>(())
 /// ```
@@ -116,8 +118,17 @@ pub(super) fn trailing_rows(
     // What differs from sample to sample goes by the first axis; without one, all is one sample.
     let rows_of_sample = count(leading.get(1..).unwrap_or_default())?;
     let strides = signature.strides();
+    let (dtype, output) = (signature.dtype, signature.output);
+    if signature.is_in_place() && output.size() != dtype.size() {
+        return Err(Error::ElementType {
+            argument: "output",
+            found: output,
+            expected: "one of the input's size, in place",
+        });
+    }
     Ok(Rows {
-        dtype: signature.dtype,
+        dtype,
+        output,
         rows,
         length,
         moments: Moments::MeanAndVariance,

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::problem::{Modulation, Problem};
 use crate::raw;
 use crate::shape::{Layout, Shape};
-use crate::signature::{Signature, Strides};
+use crate::signature::Signature;
 
 /// PyTorch's default for every layer but `RMSNorm`, which has none there.
 pub(crate) const DEFAULT_EPS: f64 = 1e-5;
@@ -175,8 +175,13 @@ pub(crate) fn image_axes(
     Ok((batch, spatial))
 }
 
-/// Row strides belong to the layers whose rows are the caller's.
-pub(crate) fn refuse_strides(layer: &'static str, strides: &Strides) -> Result<()> {
+/// Row strides, and an output of another type, belong to the layers over rows.
+pub(crate) fn refuse_of_rows(layer: &'static str, signature: &Signature) -> Result<()> {
+    if signature.output != signature.dtype {
+        let (found, expected) = (signature.output, signature.dtype.name());
+        return Err(Error::ElementType { argument: "output", found, expected });
+    }
+    let strides = signature.strides();
     let given = [
         ("input_row_stride", strides.input),
         ("residual_row_stride", strides.residual),

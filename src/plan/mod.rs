@@ -170,7 +170,14 @@ pub(crate) const fn activation_code(activation: Activation) -> u32 {
     }
 }
 
-/// The flags that say which coefficients are f32 whatever the tensors' type.
+pub(crate) const fn element_code(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => params::WN_ELEMENT_F32,
+        DType::F16 => params::WN_ELEMENT_F16,
+        DType::Bf16 => params::WN_ELEMENT_BF16,
+    }
+}
+
 /// How the tensors that differ from sample to sample are stored.
 fn modulation_flags(modulation: &crate::problem::Modulation) -> u32 {
     let flag = |coefficient, flag| if coefficient == Some(DType::F32) { flag } else { 0 };
@@ -181,6 +188,7 @@ fn modulation_flags(modulation: &crate::problem::Modulation) -> u32 {
         | if modulation.scale_plus_one { params::WN_FLAG_SCALE_PLUS_ONE } else { 0 }
 }
 
+/// The flags that say which coefficients are f32 whatever the tensors' type.
 fn coefficient_flags(weight: Option<DType>, bias: Option<DType>) -> u32 {
     let flag = |coefficient, flag| if coefficient == Some(DType::F32) { flag } else { 0 };
     flag(weight, params::WN_FLAG_WEIGHT_F32) | flag(bias, params::WN_FLAG_BIAS_F32)

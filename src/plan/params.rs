@@ -6,6 +6,11 @@ pub const WN_ACTIVATION_SILU: Activation = 2;
 pub const WN_ACTIVATION_GELU: Activation = 3;
 pub const WN_ACTIVATION_GELU_TANH: Activation = 4;
 pub type Activation = u32;
+pub const WN_ELEMENT_AS_INPUT: Element = 0;
+pub const WN_ELEMENT_F32: Element = 1;
+pub const WN_ELEMENT_F16: Element = 2;
+pub const WN_ELEMENT_BF16: Element = 3;
+pub type Element = u32;
 pub const WN_AFFINE_PER_ELEMENT: Affine = 0;
 pub const WN_AFFINE_PER_CHANNEL: Affine = 1;
 pub type Affine = u32;
@@ -92,7 +97,7 @@ pub struct RowsParams {
     pub activation: u32,
     pub flags: u32,
     pub eps: f32,
-    pub reserved: u32,
+    pub y_type: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -125,7 +130,7 @@ const _: () = {
     ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 216usize];
     ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 220usize];
     ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 224usize];
-    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 228usize];
+    ["Offset of field: RowsParams::y_type"][::std::mem::offset_of!(RowsParams, y_type) - 228usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

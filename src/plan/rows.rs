@@ -4,7 +4,7 @@ use super::kernels::{
     Family, ROWS_BLOCK_32X512, ROWS_BLOCK_32X1024, ROWS_GROUP_8, ROWS_GROUP_16, ROWS_GROUP_32, ROWS_STREAM,
 };
 use super::params::{self, RowsParams};
-use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor, modulation_flags};
+use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor, element_code, modulation_flags};
 use crate::element::DType;
 use crate::problem::{Affine, Moments, Rows};
 
@@ -91,6 +91,7 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Option<Launch> {
             activation: activation_code(rows.activation),
             flags,
             eps: rows.eps,
+            y_type: if rows.output == rows.dtype { params::WN_ELEMENT_AS_INPUT } else { element_code(rows.output) },
             ..RowsParams::default()
         }),
     })
@@ -109,6 +110,7 @@ mod tests {
     fn rows(rows: usize, length: usize) -> Rows {
         Rows {
             dtype: DType::Bf16,
+            output: DType::Bf16,
             rows,
             length,
             moments: Moments::MeanAndVariance,
@@ -210,6 +212,14 @@ mod tests {
         assert_eq!((params.groups.divisor, params.spatial.divisor, params.channels_per_group), (4, 49, 5));
         assert_eq!(params.affine, params::WN_AFFINE_PER_CHANNEL);
         assert_eq!(params.flags, params::WN_FLAG_WEIGHT_F32);
+    }
+
+    #[test]
+    fn an_output_of_another_type() {
+        let type_of = |output| planned(&Rows { output, ..rows(8, 245) }).1.y_type;
+        assert_eq!(type_of(DType::Bf16), params::WN_ELEMENT_AS_INPUT);
+        assert_eq!(type_of(DType::F16), params::WN_ELEMENT_F16);
+        assert_eq!(type_of(DType::F32), params::WN_ELEMENT_F32);
     }
 
     #[test]

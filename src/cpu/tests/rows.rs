@@ -12,6 +12,7 @@ use crate::problem::{Affine, Buffers, Coefficient, Modulation, Moments, Problem,
 fn rows<T: Convert>(rows: usize, length: usize) -> Rows {
     Rows {
         dtype: T::DTYPE,
+        output: T::DTYPE,
         rows,
         length,
         moments: Moments::MeanAndVariance,
