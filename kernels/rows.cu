@@ -27,17 +27,15 @@
 
 namespace wn {
 
-// Of a tensor [samples, length], what belongs to the row's sample.
-template <class T>
-__device__ __forceinline__ Coefficients<T> of_sample_of(const WnRowsParams& p, uint64_t row, uint64_t address,
-                                                        uint32_t flag_f32) {
-    return Coefficients<T>{address, (p.flags & flag_f32) != 0}.from(divide(row, p.groups) * p.length);
+// Of a tensor [samples, length], where that begins which belongs to the row's sample.
+__device__ __forceinline__ uint64_t begin_of_sample(const WnRowsParams& p, uint64_t row) {
+    return divide(row, p.groups) * p.length;
 }
 
 // (x + input_bias) * gate, for the first element of a row. Out of line: it is wanted once a row.
 template <class T>
-__device__ __noinline__ float gated_first(float x, Coefficients<T> input_bias, Coefficients<T> gate) {
-    return product(x + input_bias.at(0, 0.0f), gate.at(0, 1.0f));
+__device__ __noinline__ float gated_first(float x, Coefficients<T> input_bias, Coefficients<T> gate, uint64_t begin) {
+    return product(x + input_bias.at(0, 0.0f), gate.at(begin, 1.0f));
 }
 
 // The tensors of a row's prologue, and what its sample or its channels add to them.
@@ -61,7 +59,7 @@ struct RowInput {
     }
 
     __device__ __forceinline__ Coefficients<T> gate() const {
-        return of_sample_of<T>(p, row, p.gate, WN_FLAG_GATE_F32);
+        return Coefficients<T>{p.gate, (p.flags & WN_FLAG_GATE_F32) != 0};
     }
 
     __device__ __forceinline__ Stretch<const T> second_residual() const {
@@ -76,18 +74,14 @@ struct RowInput {
     __device__ __forceinline__ void load(uint64_t first, float (&value)[kVector<T>]) const {
         wn::load(tensors.x.start, p.length, first, value);
         if (p.input_bias != 0) {
-            input_bias().apply(p.length, first, value, [](float x, float bias) { return x + bias; });
+            input_bias().apply(0, p.length, first, value, [](float x, float bias) { return x + bias; });
         }
         if (p.gate != 0) {
-            gate().apply(p.length, first, value, [](float x, float factor) { return product(x, factor); });
+            const auto multiply = [](float x, float factor) { return product(x, factor); };
+            gate().apply(begin_of_sample(p, row), p.length, first, value, multiply);
         }
         tensors.add_residual(first, value);
-        if (p.second_residual != 0) {
-            float added[kVector<T>];
-            wn::load(second_residual().start, p.length, first, added);
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) value[e] += added[e];
-        }
+        if (p.second_residual != 0) add(second_residual(), first, value);
         if (p.modulation.channel_bias == 0) return;
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) {
@@ -97,7 +91,9 @@ struct RowInput {
 
     __device__ __forceinline__ float first_element() const {
         float value = to_float(tensors.x.start[0]);
-        if (p.input_bias != 0 || p.gate != 0) value = gated_first<T>(value, input_bias(), gate());
+        if (p.input_bias != 0 || p.gate != 0) {
+            value = gated_first<T>(value, input_bias(), gate(), begin_of_sample(p, row));
+        }
         value = tensors.add_first_of_residual(value);
         if (p.second_residual != 0) value += to_float(second_residual().start[0]);
         return p.modulation.channel_bias == 0 ? value : value + channel_bias_at(0);
@@ -183,12 +179,14 @@ struct RowEpilogue {
         if (p.affine != WN_AFFINE_PER_ELEMENT) return;
         if (p.modulation.scale != 0) {
             const float offset = p.flags & WN_FLAG_SCALE_PLUS_ONE ? 1.0f : 0.0f;
-            of_sample_of<T>(p, row, p.modulation.scale, WN_FLAG_SCALE_F32)
-                .apply(p.length, first, value, [offset](float value, float scale) { return value * (scale + offset); });
+            const auto multiply = [offset](float value, float scale) { return value * (scale + offset); };
+            Coefficients<T>{p.modulation.scale, (p.flags & WN_FLAG_SCALE_F32) != 0}.apply(begin_of_sample(p, row), p.length,
+                                                                                          first, value, multiply);
         }
         if (p.modulation.shift != 0) {
-            of_sample_of<T>(p, row, p.modulation.shift, WN_FLAG_SHIFT_F32)
-                .apply(p.length, first, value, [](float value, float shift) { return value + shift; });
+            const auto add = [](float value, float shift) { return value + shift; };
+            Coefficients<T>{p.modulation.shift, (p.flags & WN_FLAG_SHIFT_F32) != 0}.apply(begin_of_sample(p, row), p.length,
+                                                                                          first, value, add);
         }
     }
 

@@ -18,6 +18,15 @@ __device__ __forceinline__ Stretch<T> stretch_of(uint64_t address, uint64_t row,
     return Stretch<T>{address == 0 ? nullptr : global<T>(address) + row * stride, length};
 }
 
+// Adds the vector at `first` of a tensor that is there.
+template <class T>
+__device__ __forceinline__ void add(const Stretch<const T>& tensor, uint64_t first, float (&out)[kVector<T>]) {
+    float added[kVector<T>];
+    wn::load(tensor.start, tensor.length, first, added);
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) out[e] += added[e];
+}
+
 // The three tensors of the prologue.
 template <class T>
 struct Input {
@@ -32,12 +41,7 @@ struct Input {
     }
 
     __device__ __forceinline__ void add_residual(uint64_t first, float (&out)[kVector<T>]) const {
-        if (residual.start != nullptr) {
-            float added[kVector<T>];
-            wn::load(residual.start, residual.length, first, added);
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) out[e] += added[e];
-        }
+        if (residual.start != nullptr) add(residual, first, out);
     }
 
     __device__ __forceinline__ void write_sum(uint64_t first, const float (&value)[kVector<T>]) const {
@@ -81,20 +85,15 @@ struct Coefficients {
         return is_f32 ? global<const float>(address)[index] : to_float(global<const T>(address)[index]);
     }
 
-    // Those from the one at `element` on.
-    __device__ __forceinline__ Coefficients from(uint64_t element) const {
-        if (address == 0) return *this;
-        return Coefficients{address + element * (is_f32 ? sizeof(float) : sizeof(T)), is_f32};
-    }
-
-    // value = op(value, coefficient), for a vector of a tensor that is there. Not by `load`: word by word, fewer of them are
-    // in registers at a time.
+    // value = op(value, coefficient), for a vector of a tensor that is there, of its stretch that begins at `begin`. Not by
+    // `load`: word by word, fewer of them are in registers at a time.
     template <class Op>
-    __device__ __forceinline__ void apply(uint64_t length, uint64_t first, float (&value)[kVector<T>], Op op) const {
+    __device__ __forceinline__ void apply(uint64_t begin, uint64_t length, uint64_t first, float (&value)[kVector<T>],
+                                          Op op) const {
         if (is_f32) {
-            apply_words(global<const float>(address), length, first, value, op);
+            apply_words(global<const float>(address) + begin, length, first, value, op);
         } else {
-            apply_words(global<const T>(address), length, first, value, op);
+            apply_words(global<const T>(address) + begin, length, first, value, op);
         }
     }
 
