@@ -197,6 +197,16 @@ __device__ __forceinline__ float from_lane_xor(float value, uint32_t mask) {
     return __shfl_xor_sync(0xffffffffu, value, static_cast<int>(mask));
 }
 
+// A product that is rounded by itself: never contracted with a sum that follows, so that equal factors give equal numbers
+// wherever they are multiplied.
+__device__ __forceinline__ float product(float a, float b) {
+#if defined(__CUDACC__)
+    return __fmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+
 __device__ __forceinline__ uint64_t divide(uint64_t number, const WnDivisor& by) {
     return by.magic == 0 ? number : __umul64hi(number, by.magic) >> by.shift;
 }

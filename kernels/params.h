@@ -16,6 +16,14 @@ enum WnActivation {
     WN_ACTIVATION_GELU_TANH = 4,  // the tanh approximation
 };
 
+// The type of an output.
+enum WnElement {
+    WN_ELEMENT_AS_INPUT = 0,
+    WN_ELEMENT_F32 = 1,
+    WN_ELEMENT_F16 = 2,
+    WN_ELEMENT_BF16 = 3,
+};
+
 // How weight and bias are indexed.
 enum WnAffine {
     WN_AFFINE_PER_ELEMENT = 0,  // by the position in the row: LayerNorm, RMSNorm
@@ -28,11 +36,13 @@ enum WnFlags {
     WN_FLAG_WEIGHT_PLUS_ONE = 4,  // the stored weight is an offset from 1
     WN_FLAG_MEAN_SQUARE = 8,      // RMSNorm: the mean is not subtracted
     WN_FLAG_CUMULATIVE = 16,      // batch statistics: running ones are averages over all batches
-    WN_FLAG_SCALE_F32 = 32,       // scale is f32 whatever the input's type; shift and channel_bias likewise
+    WN_FLAG_SCALE_F32 = 32,       // scale is f32 whatever the input's type; the others likewise
     WN_FLAG_SHIFT_F32 = 64,
     WN_FLAG_CHANNEL_BIAS_F32 = 128,
     WN_FLAG_SCALE_PLUS_ONE = 256,  // the stored scale is an offset from 1
-    WN_FLAG_HELD_AS_STORED = 512,  // rows in shared memory: nothing is added to x, and it is held in its own type
+    WN_FLAG_GATE_F32 = 512,
+    WN_FLAG_INPUT_BIAS_F32 = 1024,
+    WN_FLAG_HELD_AS_STORED = 2048,  // rows in shared memory: nothing is added to x, and it is held in its own type
 };
 
 enum WnRegimes {
@@ -60,14 +70,15 @@ typedef struct WnDivisor {
     uint32_t reserved;
 } WnDivisor;
 
-// What differs from sample to sample: [samples, channels] each.
+// What differs from sample to sample: [samples, channels] each, or [samples, length] where weight and bias go by the
+// position in the row.
 typedef struct WnModulation {
     uint64_t scale;         // multiplies what weight and bias have made
     uint64_t shift;         // is added to that
-    uint64_t channel_bias;  // is added to the input, before the moments
+    uint64_t channel_bias;  // per channel alone: is added to the input, before the moments
 } WnModulation;
 
-// kernels/rows.cu: moments over one contiguous stretch, a row.
+// kernels/rows.cuh: moments over one contiguous stretch, a row.
 typedef struct WnRowsParams {
     uint64_t x;
     uint64_t residual;  // added to x before the moments
@@ -82,17 +93,24 @@ typedef struct WnRowsParams {
     uint64_t sum_stride;
     uint64_t y_stride;
     WnDivisor spatial;  // per channel: elements of one channel in a row
-    WnDivisor groups;   // per channel: rows of one sample
+    WnDivisor groups;   // rows of one sample
     uint64_t channels_per_group;
-    WnModulation modulation;  // per channel alone
+    WnModulation modulation;
+    // Per element alone.
+    uint64_t input_bias;       // [length]: is added to x
+    uint64_t gate;             // [samples, length]: multiplies that
+    uint64_t second_residual;  // is added behind the residual
+    uint64_t second_residual_stride;
     uint32_t lanes;  // threads that share a row in the group regimes: a power of two up to 32
     uint32_t affine;
     uint32_t activation;
     uint32_t flags;
     float eps;
+    uint32_t y_type;       // one of WnElement
     uint32_t leaf_shift;   // a warp's leaf of a row is 2^leaf_shift chunks
     uint32_t parts_words;  // of 16 bytes: the part of shared memory that is before the chunks
     uint32_t splits;       // blocks that share a row in the split regime
+    uint32_t reserved;
     uint64_t parts;        // there: of the workspace
 } WnRowsParams;
 
@@ -210,15 +228,17 @@ typedef struct WnConvolutionParams {
 
 // Every kernel, once, its name beginning with its file's. A column is ENTRY(name, parameter struct, body, largest block): the .cu files expand it to define
 // and register the kernels, the enumeration below numbers them for the host, where bindgen also takes their names.
-#define WN_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                           \
-    ENTRY(rows_group_8_##SUFFIX, WnRowsParams, (rows_group<T, 8>), 2 * WN_ROWS_GROUP_THREADS)                          \
-    ENTRY(rows_group_16_##SUFFIX, WnRowsParams, (rows_group<T, 16>), 2 * WN_ROWS_GROUP_THREADS)                        \
-    ENTRY(rows_group_32_##SUFFIX, WnRowsParams, (rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)                        \
-    ENTRY(rows_block_##SUFFIX, WnRowsParams, (rows_block<T>), WN_ROWS_BLOCK_THREADS)                                   \
-    ENTRY(rows_shared_##SUFFIX, WnRowsParams, (rows_shared<T>), WN_ROWS_SHARED_THREADS)                                \
-    ENTRY(rows_stream_##SUFFIX, WnRowsParams, (rows_stream<T>), WN_ROWS_STREAM_THREADS)                                \
-    ENTRY(rows_split_moments_##SUFFIX, WnRowsParams, (rows_split_moments<T>), WN_ROWS_STREAM_THREADS)                  \
-    ENTRY(rows_split_apply_##SUFFIX, WnRowsParams, (rows_split_apply<T>), WN_ROWS_STREAM_THREADS)
+#define WN_ROWS_KERNELS_OF(ENTRY, PREFIX, FUSED, SUFFIX, T)                                                            \
+    ENTRY(PREFIX##_group_8_##SUFFIX, WnRowsParams, (rows_group<T, FUSED, 8>), 2 * WN_ROWS_GROUP_THREADS)               \
+    ENTRY(PREFIX##_group_16_##SUFFIX, WnRowsParams, (rows_group<T, FUSED, 16>), 2 * WN_ROWS_GROUP_THREADS)             \
+    ENTRY(PREFIX##_group_32_##SUFFIX, WnRowsParams, (rows_group<T, FUSED, 32>), 2 * WN_ROWS_GROUP_THREADS)             \
+    ENTRY(PREFIX##_block_##SUFFIX, WnRowsParams, (rows_block<T, FUSED>), WN_ROWS_BLOCK_THREADS)                        \
+    ENTRY(PREFIX##_shared_##SUFFIX, WnRowsParams, (rows_shared<T, FUSED>), WN_ROWS_SHARED_THREADS)
+
+#define WN_LONG_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
+    ENTRY(fused_rows_stream_##SUFFIX, WnRowsParams, (rows_stream<T>), WN_ROWS_STREAM_THREADS)                          \
+    ENTRY(fused_rows_split_moments_##SUFFIX, WnRowsParams, (rows_split_moments<T>), WN_ROWS_STREAM_THREADS)            \
+    ENTRY(fused_rows_split_apply_##SUFFIX, WnRowsParams, (rows_split_apply<T>), WN_ROWS_STREAM_THREADS)
 
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
     ENTRY(pointwise_planes_##SUFFIX, WnPointwiseParams, (pointwise_planes<T>), WN_POINTWISE_THREADS)                   \
@@ -226,9 +246,17 @@ typedef struct WnConvolutionParams {
     ENTRY(pointwise_table_##SUFFIX, WnChannelTableParams, (pointwise_table<T>), WN_POINTWISE_THREADS)
 
 #define WN_ROWS_KERNELS(ENTRY)                                                                                         \
-    WN_ROWS_KERNELS_OF(ENTRY, f32, float)                                                                              \
-    WN_ROWS_KERNELS_OF(ENTRY, f16, f16)                                                                                \
-    WN_ROWS_KERNELS_OF(ENTRY, bf16, bf16)
+    WN_ROWS_KERNELS_OF(ENTRY, rows, false, f32, float)                                                                 \
+    WN_ROWS_KERNELS_OF(ENTRY, rows, false, f16, f16)                                                                   \
+    WN_ROWS_KERNELS_OF(ENTRY, rows, false, bf16, bf16)
+
+#define WN_FUSED_ROWS_KERNELS(ENTRY)                                                                                   \
+    WN_ROWS_KERNELS_OF(ENTRY, fused_rows, true, f32, float)                                                            \
+    WN_ROWS_KERNELS_OF(ENTRY, fused_rows, true, f16, f16)                                                              \
+    WN_ROWS_KERNELS_OF(ENTRY, fused_rows, true, bf16, bf16)                                                            \
+    WN_LONG_ROWS_KERNELS_OF(ENTRY, f32, float)                                                                         \
+    WN_LONG_ROWS_KERNELS_OF(ENTRY, f16, f16)                                                                           \
+    WN_LONG_ROWS_KERNELS_OF(ENTRY, bf16, bf16)
 
 #define WN_POINTWISE_KERNELS(ENTRY)                                                                                    \
     WN_POINTWISE_KERNELS_OF(ENTRY, f32, float)                                                                         \
@@ -259,7 +287,7 @@ typedef struct WnConvolutionParams {
 
 #define WN_NUMBER_KERNEL(NAME, PARAMS, BODY, MAX_THREADS) WN_KERNEL_##NAME,
 enum WnKernel {
-    WN_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_POINTWISE_KERNELS(WN_NUMBER_KERNEL) WN_CHANNELS_LAST_KERNELS(WN_NUMBER_KERNEL)
+    WN_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_FUSED_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_POINTWISE_KERNELS(WN_NUMBER_KERNEL) WN_CHANNELS_LAST_KERNELS(WN_NUMBER_KERNEL)
         WN_BATCH_STATISTICS_KERNELS(WN_NUMBER_KERNEL) WN_CONVOLUTION_KERNELS(WN_NUMBER_KERNEL)
 };
 #undef WN_NUMBER_KERNEL

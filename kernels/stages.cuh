@@ -18,6 +18,15 @@ __device__ __forceinline__ Stretch<T> stretch_of(uint64_t address, uint64_t row,
     return Stretch<T>{address == 0 ? nullptr : global<T>(address) + row * stride, length};
 }
 
+// Adds the vector at `first` of a tensor that is there.
+template <class T>
+__device__ __forceinline__ void add(const Stretch<const T>& tensor, uint64_t first, float (&out)[kVector<T>]) {
+    float added[kVector<T>];
+    wn::load(tensor.start, tensor.length, first, added);
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) out[e] += added[e];
+}
+
 // The three tensors of the prologue.
 template <class T>
 struct Input {
@@ -28,12 +37,11 @@ struct Input {
     // x + residual in f32, unrounded, for the vector at `first`.
     __device__ __forceinline__ void load(uint64_t first, float (&out)[kVector<T>]) const {
         wn::load(x.start, x.length, first, out);
-        if (residual.start != nullptr) {
-            float added[kVector<T>];
-            wn::load(residual.start, residual.length, first, added);
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) out[e] += added[e];
-        }
+        add_residual(first, out);
+    }
+
+    __device__ __forceinline__ void add_residual(uint64_t first, float (&out)[kVector<T>]) const {
+        if (residual.start != nullptr) add(residual, first, out);
     }
 
     __device__ __forceinline__ void write_sum(uint64_t first, const float (&value)[kVector<T>]) const {
@@ -72,6 +80,18 @@ struct Coefficients {
         return is_f32 ? global<const float>(address)[index] : to_float(global<const T>(address)[index]);
     }
 
+    // value = op(value, coefficient), for a vector of a tensor that is there, of its stretch that begins at `begin`. Not by
+    // `load`: word by word, fewer of them are in registers at a time.
+    template <class Op>
+    __device__ __forceinline__ void apply(uint64_t begin, uint64_t length, uint64_t first, float (&value)[kVector<T>],
+                                          Op op) const {
+        if (is_f32) {
+            apply_words(global<const float>(address) + begin, length, first, value, op);
+        } else {
+            apply_words(global<const T>(address) + begin, length, first, value, op);
+        }
+    }
+
     __device__ __forceinline__ void load(uint64_t length, uint64_t first, float absent,
                                          float (&out)[kVector<T>]) const {
         if (address == 0) {
@@ -81,6 +101,19 @@ struct Coefficients {
             wn::load(global<const float>(address), length, first, out);
         } else {
             wn::load(global<const T>(address), length, first, out);
+        }
+    }
+
+private:
+    template <class Stored, class Op>
+    static __device__ __forceinline__ void apply_words(const Stored* stretch, uint64_t length, uint64_t first,
+                                                       float (&value)[kVector<T>], Op op) {
+#pragma unroll
+        for (uint32_t at = 0; at < kVector<T>; at += kVector<Stored>) {
+            float coefficient[kVector<Stored>];
+            wn::load(stretch, length, first + at, coefficient);
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<Stored>; e++) value[at + e] = op(value[at + e], coefficient[e]);
         }
     }
 };

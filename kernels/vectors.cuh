@@ -11,6 +11,8 @@
 // even that does not happen: a stretch belongs to one block.
 #pragma once
 
+#include <type_traits>
+
 #include "device.cuh"
 
 namespace wn {
@@ -115,6 +117,57 @@ __device__ __forceinline__ void store(T* stretch, uint64_t length, uint64_t firs
         *reinterpret_cast<uint4*>(stretch + first) = words;
     } else if (first < length) {
         store_irregular(stretch, length, first, words);
+    }
+}
+
+// A vector in registers, to be handed over by value.
+template <class T>
+struct Vector {
+    float elements[kVector<T>];
+};
+
+// Writes the elements [first, first + kCount), 8 or 16 bytes of them, that lie inside the stretch.
+template <class Y, uint32_t kCount>
+__device__ __forceinline__ void store_part(Y* stretch, uint64_t length, uint64_t first, const float* in) {
+    using Word = std::conditional_t<kCount * sizeof(Y) == 16, uint4, uint2>;
+    static_assert(kCount * sizeof(Y) == sizeof(Word), "one word");
+    union {
+        Word word;
+        Y elements[kCount];
+    } both;
+#pragma unroll
+    for (uint32_t e = 0; e < kCount; e++) both.elements[e] = from_float<Y>(in[e]);
+    const bool aligned = reinterpret_cast<uintptr_t>(stretch) % sizeof(Word) == 0;
+    if (aligned && first + kCount <= length) {
+        *reinterpret_cast<Word*>(stretch + first) = both.word;
+        return;
+    }
+#pragma unroll
+    for (uint32_t e = 0; e < kCount; e++) {
+        if (first + e < length) stretch[first + e] = both.elements[e];
+    }
+}
+
+template <class T, class Y>
+__device__ __forceinline__ void store_vector(Y* stretch, uint64_t length, uint64_t first, const Vector<T>& vector) {
+    constexpr uint32_t kCount = kVector<T> < kVector<Y> ? kVector<T> : kVector<Y>;
+#pragma unroll
+    for (uint32_t at = 0; at < kVector<T>; at += kCount) {
+        store_part<Y, kCount>(stretch, length, first + at, vector.elements + at);
+    }
+}
+
+// The vector at `first` of a stretch of another type than T, which begins `begin` elements behind the address. Out of line
+// and by value: nothing waits for a store, and inlined it would stand, three times over, behind every vector of a row.
+template <class T>
+__device__ __noinline__ void store_converted(uint64_t address, uint64_t begin, uint64_t length, uint64_t first,
+                                             uint32_t type, Vector<T> vector) {
+    if (type == WN_ELEMENT_F32) {
+        store_vector(global<float>(address) + begin, length, first, vector);
+    } else if (type == WN_ELEMENT_F16) {
+        store_vector(global<f16>(address) + begin, length, first, vector);
+    } else {
+        store_vector(global<bf16>(address) + begin, length, first, vector);
     }
 }
 

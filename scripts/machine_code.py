@@ -34,7 +34,8 @@ SLOW_PATHS = {
     "load_irregular": "a vector off a 16-byte boundary, or at the end of a stretch that is no whole number of vectors",
     "store_irregular": "the same, stored",
     "coefficient_at": "an element that lies in another channel than its vector's first",
-    "modulated": "a vector of a call with a scale or shift of each sample",
+    "modulated": "a vector of a call with a scale or shift of each sample and channel",
+    "store_converted": "a vector of an output of another type than the input's",
 }
 
 # By opcode: whether it loads or stores, and whether it must find out the address space.

@@ -44,6 +44,7 @@ pub struct Args<'a, B: Backend> {
 enum Argument {
     Input,
     Residual,
+    SecondResidual,
     Sum,
     Output,
     Weight,
@@ -51,6 +52,8 @@ enum Argument {
     Scale,
     Shift,
     ChannelBias,
+    Gate,
+    InputBias,
     RunningMean,
     RunningVar,
     NumBatchesTracked,
@@ -72,6 +75,7 @@ impl<B: Backend> std::fmt::Debug for Args<'_, B> {
             .field("shape", &self.tensors.shape)
             .field("input", &self.tensors.input)
             .field("residual", &self.tensors.residual)
+            .field("second_residual", &self.tensors.second_residual)
             .field("sum", &self.tensors.sum)
             .field("output", &self.tensors.output)
             .field("weight", &self.tensors.weight)
@@ -92,7 +96,7 @@ impl<'a, B: Backend> Args<'a, B> {
         Some(operand.tensor)
     }
 
-    /// The input, of the output's type.
+    /// The input; of the output's type, but for LayerNorm and RMSNorm, which convert.
     pub fn input<T: Element>(mut self, x: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.input = self.keep(Argument::Input, x.read(self.on, Token));
         self
@@ -104,13 +108,20 @@ impl<'a, B: Backend> Args<'a, B> {
         self
     }
 
-    /// Added to the input before everything else, in f32; of the output's type.
+    /// Added to the input before the moments, in f32; of the input's type.
     pub fn residual<T: Element>(mut self, residual: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.residual = self.keep(Argument::Residual, residual.read(self.on, Token));
         self
     }
 
-    /// Receives input + residual, rounded once to its type; the layer itself goes on with the unrounded sum.
+    /// LayerNorm, RMSNorm: added behind the residual, in f32; of the input's type. What stands behind `input`, `input_bias`,
+    /// `gate`, `residual` and this is `((input + input_bias) · gate + residual) + second_residual`.
+    pub fn second_residual<T: Element>(mut self, residual: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.second_residual = self.keep(Argument::SecondResidual, residual.read(self.on, Token));
+        self
+    }
+
+    /// Receives the sum of input and residuals, rounded once to its type; the layer itself goes on with the unrounded sum.
     pub fn sum<T: Element>(mut self, sum: &'a mut (impl Sink<B, T> + ?Sized)) -> Self {
         self.tensors.sum = self.keep(Argument::Sum, sum.write(self.on, Token));
         self
@@ -135,15 +146,18 @@ impl<'a, B: Backend> Args<'a, B> {
         self
     }
 
-    /// What multiplies the result of weight and bias in each sample and channel, `[N, C]`, of the input's type or f32:
-    /// adaptive instance normalization, and with [`GroupNorm::scale_plus_one`](crate::GroupNorm::scale_plus_one) the
-    /// conditioning of a diffusion model. Without one it is 1.
+    /// What multiplies the result of weight and bias in each sample, of the input's type or f32. Without one it is 1.
+    ///
+    /// GroupNorm and InstanceNorm have one a channel, `[N, C]`: adaptive instance normalization, and with
+    /// [`scale_plus_one`](crate::GroupNorm::scale_plus_one) the conditioning of a diffusion model. LayerNorm and RMSNorm
+    /// have one an element, `[shape[0], normalized_shape…]`, shared by the rows of one index of the first axis: the
+    /// adaptive layer normalization of a diffusion transformer.
     pub fn scale<T: Element>(mut self, scale: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.scale = self.keep(Argument::Scale, scale.read(self.on, Token));
         self
     }
 
-    /// What is added behind the scale in each sample and channel, `[N, C]`, of the input's type or f32.
+    /// What is added behind the scale, shaped as that, of the input's type or f32.
     pub fn shift<T: Element>(mut self, shift: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.shift = self.keep(Argument::Shift, shift.read(self.on, Token));
         self
@@ -153,6 +167,21 @@ impl<'a, B: Backend> Args<'a, B> {
     /// input's type or f32. The embedding of a diffusion model's time step, say.
     pub fn channel_bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.channel_bias = self.keep(Argument::ChannelBias, bias.read(self.on, Token));
+        self
+    }
+
+    /// LayerNorm, RMSNorm: added to the input before everything else, in f32; shaped as the weight, of the input's type or
+    /// f32. The bias of the linear layer that the input comes from.
+    pub fn input_bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.input_bias = self.keep(Argument::InputBias, bias.read(self.on, Token));
+        self
+    }
+
+    /// LayerNorm, RMSNorm: what multiplies the input before the residual is added, `[shape[0], normalized_shape…]`, of the
+    /// input's type or f32. `(input + input_bias) · gate + residual`, each step rounded to f32: the gated residual of a
+    /// diffusion transformer, and what `sum` receives.
+    pub fn gate<T: Element>(mut self, gate: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.gate = self.keep(Argument::Gate, gate.read(self.on, Token));
         self
     }
 
@@ -208,6 +237,12 @@ impl<'a, B: Backend> Args<'a, B> {
     /// Elements between the starts of the residual's rows.
     pub fn residual_row_stride(mut self, elements: usize) -> Self {
         self.tensors.strides.residual = Some(elements);
+        self
+    }
+
+    /// Elements between the starts of the second residual's rows.
+    pub fn second_residual_row_stride(mut self, elements: usize) -> Self {
+        self.tensors.strides.second_residual = Some(elements);
         self
     }
 

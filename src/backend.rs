@@ -116,19 +116,24 @@ fn difference(found: &Signature, prepared: &Signature) -> Option<Error> {
     }
     first_difference! {
         found.shape, prepared.shape => "shape";
-        found.dtype, prepared.dtype => "output";
+        found.output, prepared.output => "output";
+        found.dtype, prepared.dtype => "input";
         found.weight, prepared.weight => "weight";
         found.bias, prepared.bias => "bias";
         found.scale, prepared.scale => "scale";
         found.shift, prepared.shift => "shift";
         found.channel_bias, prepared.channel_bias => "channel_bias";
+        found.gate, prepared.gate => "gate";
+        found.input_bias, prepared.input_bias => "input_bias";
         found.residual, prepared.residual => "residual";
+        found.second_residual, prepared.second_residual => "second_residual";
         found.sum, prepared.sum => "sum";
         found.channel_table, prepared.channel_table => "channel_table";
         found.updates, prepared.updates => "update_running_statistics";
         found.counts, prepared.counts => "num_batches_tracked";
         found_strides.input, prepared_strides.input => "input_row_stride";
         found_strides.residual, prepared_strides.residual => "residual_row_stride";
+        found_strides.second_residual, prepared_strides.second_residual => "second_residual_row_stride";
         found_strides.sum, prepared_strides.sum => "sum_row_stride";
         found_strides.output, prepared_strides.output => "output_row_stride";
     }

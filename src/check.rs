@@ -85,17 +85,7 @@ pub(crate) fn check(layer: &'static str, problem: &Problem, args: &Tensors) -> R
         }
         refuse(layer, "num_batches_tracked", args.num_batches_tracked, HINT)?;
     }
-    let is_modulated = match problem {
-        Problem::Rows(rows) => matches!(rows.affine, Affine::PerChannel { .. }),
-        Problem::ChannelsLast(_) => true,
-        _ => false,
-    };
-    if !is_modulated {
-        const HINT: &str = ": GroupNorm and InstanceNorm by the input's own moments take it";
-        refuse(layer, "scale", args.scale, HINT)?;
-        refuse(layer, "shift", args.shift, HINT)?;
-        refuse(layer, "channel_bias", args.channel_bias, HINT)?;
-    }
+    refuse_foreign(layer, problem, args)?;
     match problem {
         Problem::Rows(rows) => check_rows(layer, rows, args),
         Problem::ChannelsLast(tensor) => check_channels_last(layer, tensor, args),
@@ -103,6 +93,34 @@ pub(crate) fn check(layer: &'static str, problem: &Problem, args: &Tensors) -> R
         Problem::Pointwise(pointwise) => check_pointwise(layer, pointwise, args),
         Problem::ChannelTable(table) => check_table(layer, table, args),
     }
+}
+
+/// What surrounds the norm of some problems only.
+fn refuse_foreign(layer: &'static str, problem: &Problem, args: &Tensors) -> Result<()> {
+    const BY_SAMPLES: &str = ": the layers that normalize each sample by its own moments take it";
+    const BY_CHANNELS: &str = ": GroupNorm and InstanceNorm by the input's own moments take it";
+    const BY_ELEMENTS: &str = ": LayerNorm and RMSNorm take it";
+    let (by_elements, by_channels) = match problem {
+        Problem::Rows(rows) => {
+            let by_elements = matches!(rows.affine, Affine::PerElement { .. });
+            (by_elements, !by_elements)
+        }
+        Problem::ChannelsLast(_) => (false, true),
+        _ => (false, false),
+    };
+    if !by_channels {
+        refuse(layer, "channel_bias", args.channel_bias, BY_CHANNELS)?;
+    }
+    if !by_elements {
+        refuse(layer, "gate", args.gate, BY_ELEMENTS)?;
+        refuse(layer, "input_bias", args.input_bias, BY_ELEMENTS)?;
+        refuse(layer, "second_residual", args.second_residual, BY_ELEMENTS)?;
+    }
+    if !by_channels && !by_elements {
+        refuse(layer, "scale", args.scale, BY_SAMPLES)?;
+        refuse(layer, "shift", args.shift, BY_SAMPLES)?;
+    }
+    Ok(())
 }
 
 const OWN_MOMENTS: &str = ": it normalizes by the moments of its input";
@@ -113,7 +131,7 @@ fn check_channels_last(layer: &'static str, tensor: &ChannelsLast, args: &Tensor
     refuse(layer, "channel_table", args.channel_table, OWN_MOMENTS)?;
     let extent = Extent::flat(tensor.samples * tensor.spatial * tensor.channels);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, tensor.dtype, [extent; 4])?;
+    let mut buffers = regions.tensors(layer, args, [tensor.dtype; 2], [extent; 4])?;
     let coefficient = Extent::flat(tensor.channels);
     buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
     buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
@@ -137,7 +155,7 @@ fn check_batch_statistics(layer: &'static str, batch: &BatchStatistics, args: &T
     refuse(layer, "channel_table", args.channel_table, HINT)?;
     let extent = Extent::flat(batch.samples * batch.spatial * batch.channels);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, batch.dtype, [extent; 4])?;
+    let mut buffers = regions.tensors(layer, args, [batch.dtype; 2], [extent; 4])?;
     let channels = Extent::flat(batch.channels);
     buffers.weight = regions.optional("weight", args.weight, channels, None)?;
     buffers.bias = regions.optional("bias", args.bias, channels, None)?;
@@ -161,19 +179,32 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
     refuse(layer, "running_var", args.running_var, OWN_MOMENTS)?;
     refuse(layer, "channel_table", args.channel_table, OWN_MOMENTS)?;
     let coefficients = match rows.affine {
-        Affine::PerElement => rows.length,
+        Affine::PerElement { .. } => rows.length,
         Affine::PerChannel { groups, channels_per_group, .. } => groups * channels_per_group,
+    };
+    let of_samples = match rows.affine {
+        // Without rows there may be no rows of a sample either.
+        Affine::PerElement { rows_of_sample } => rows.rows / rows_of_sample.max(1) * rows.length,
+        Affine::PerChannel { channels_per_group, .. } => rows.rows * channels_per_group,
     };
     let extent = |stride| Extent { rows: rows.rows, length: rows.length, stride };
     let extents = [rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride].map(extent);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, rows.dtype, extents)?;
+    let mut buffers = regions.tensors(layer, args, [rows.dtype, rows.output], extents)?;
     let coefficient = Extent::flat(coefficients);
     buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
     buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
-    if let Affine::PerChannel { channels_per_group, .. } = rows.affine {
-        regions.modulation(args, rows.rows * channels_per_group, &mut buffers)?;
+    buffers.input_bias = regions.optional("input_bias", args.input_bias, coefficient, None)?;
+    if let Some(operand) = args.second_residual {
+        if args.residual.is_none() {
+            let hint = " without a residual: one alone is the residual";
+            return Err(Error::Unexpected { layer, argument: "second_residual", hint });
+        }
+        let dtype = Some(rows.dtype);
+        buffers.second_residual =
+            regions.operand("second_residual", operand, extent(rows.second_residual_stride), dtype, false)?;
     }
+    regions.modulation(args, of_samples, &mut buffers)?;
     regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
     Ok(buffers)
@@ -181,7 +212,7 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
 
 fn check_pointwise(layer: &'static str, map: &Pointwise, args: &Tensors) -> Result<Buffers> {
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, map.dtype, [Extent::flat(map.length); 4])?;
+    let mut buffers = regions.tensors(layer, args, [map.dtype; 2], [Extent::flat(map.length); 4])?;
     if map.constants == Constants::Table {
         const HINT: &str = " beside a channel_table, which holds it already";
         refuse(layer, "running_mean", args.running_mean, HINT)?;
@@ -224,7 +255,7 @@ fn refuse(layer: &'static str, argument: &'static str, operand: Option<Tensor>, 
 /// The buffers of a call so far, on the stack: a call allocates nothing.
 #[derive(Default)]
 struct Regions {
-    list: [Option<Region>; 12],
+    list: [Option<Region>; 16],
     count: usize,
     /// A bit for each region that is written.
     written: u32,
@@ -302,6 +333,7 @@ impl Regions {
         buffers.scale = self.optional("scale", args.scale, extent, None)?;
         buffers.shift = self.optional("shift", args.shift, extent, None)?;
         buffers.channel_bias = self.optional("channel_bias", args.channel_bias, extent, None)?;
+        buffers.gate = self.optional("gate", args.gate, extent, None)?;
         Ok(())
     }
 
@@ -321,17 +353,18 @@ impl Regions {
         Ok(())
     }
 
-    /// Input, residual, sum and output.
+    /// Input, residual, sum and output, the last of a type of its own.
     fn tensors(
         &mut self,
         layer: &'static str,
         args: &Tensors,
-        dtype: DType,
+        [dtype, output_type]: [DType; 2],
         [x, residual, sum, y]: [Extent; 4],
     ) -> Result<Buffers> {
         let types = Some(dtype);
         let output = args.output.ok_or(Error::Missing { layer, argument: "output" })?;
-        let mut buffers = Buffers { y: self.operand("output", output, y, types, true)?, ..Buffers::default() };
+        let y = self.operand("output", output, y, Some(output_type), true)?;
+        let mut buffers = Buffers { y, ..Buffers::default() };
         buffers.x = match args.input {
             Some(operand) => self.operand("input", operand, x, types, false)?,
             None => buffers.y,
@@ -371,13 +404,13 @@ impl Regions {
         Ok(())
     }
 
-    /// What is written may be exactly the input or the residual, and shares memory with nothing else. Safe Rust cannot
+    /// What is written may be exactly the input or a residual, and shares memory with nothing else. Safe Rust cannot
     /// do otherwise; device pointers and views of other libraries can.
     fn check_overlaps(&self) -> Result<()> {
         let regions = self.list.iter().flatten().enumerate();
         for (index, region) in regions.clone().filter(|(index, _)| self.written >> index & 1 == 1) {
             for (_, other) in regions.clone().filter(|&(other, _)| other != index) {
-                let in_place = matches!(other.argument, "input" | "residual")
+                let in_place = matches!(other.argument, "input" | "residual" | "second_residual")
                     && matches!(region.argument, "output" | "sum")
                     && region.same_elements(other);
                 if !in_place && !region.apart(other) {

@@ -32,31 +32,48 @@ impl Problem {
     }
 }
 
-/// `y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)` with `s = x + residual`, over rows.
+/// `y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)` with
+/// `s = (x + input_bias) * gate + residual + second_residual`, over rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rows {
-    /// Type of x, residual, sum and y.
+    /// Type of x, the residuals and the sum.
     pub dtype: DType,
+    /// Type of y.
+    pub output: DType,
     pub rows: usize,
     /// Elements of a row.
     pub length: usize,
     pub moments: Moments,
-    /// Whether anything is added to x before the moments: a residual, or a channel bias.
-    pub adds: bool,
+    /// Whether x is normalized as it is stored: nothing is added to it, and nothing multiplies it.
+    pub is_plain: bool,
+    /// Whether a second residual is added.
+    pub second_residual: bool,
     pub affine: Affine,
     pub weight: Coefficient,
     pub bias: Coefficient,
     /// The stored weight is an offset from 1. Only with a weight.
     pub weight_plus_one: bool,
-    /// Only with an affine per channel.
     pub modulation: Modulation,
+    /// `length` of them. Only with an affine per element.
+    pub input_bias: Coefficient,
     pub eps: f32,
     pub activation: Activation,
     /// Elements between the starts of rows.
     pub x_stride: usize,
     pub residual_stride: usize,
+    pub second_residual_stride: usize,
     pub sum_stride: usize,
     pub y_stride: usize,
+}
+
+impl Rows {
+    /// Whether anything surrounds the norm but one residual, its sum, and a weight and bias by the position.
+    pub(crate) fn is_fused(&self) -> bool {
+        let is_surrounded = self.activation != Activation::None || self.output != self.dtype;
+        let is_biased = self.input_bias.is_some() || self.second_residual;
+        let is_modulated = self.modulation != Modulation::default();
+        is_surrounded || is_biased || is_modulated || matches!(self.affine, Affine::PerChannel { .. })
+    }
 }
 
 /// What a row is normalized by.
@@ -70,20 +87,24 @@ pub enum Moments {
 /// How weight and bias are indexed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Affine {
-    /// By the position in the row; `length` of each.
-    PerElement,
+    /// By the position in the row; `length` of each. So many consecutive rows are one sample.
+    PerElement { rows_of_sample: usize },
     /// By channel: row `r` holds the channels `[(r % groups) * channels_per_group ..][..channels_per_group]`, each
     /// `spatial` consecutive elements; `groups * channels_per_group` of each.
     PerChannel { groups: usize, channels_per_group: usize, spatial: usize },
 }
 
-/// What differs from sample to sample: tensors `[samples, channels]`, where weight and bias go by the channel.
-/// `y = activation((…) * scale + shift)`, and `s = x + residual + channel_bias`.
+/// What differs from sample to sample: tensors `[samples, channels]` where weight and bias go by the channel, and
+/// `[samples, length]` where they go by the position in the row.
+/// `y = activation((…) * scale + shift)`, and `s = x * gate + residual + channel_bias`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Modulation {
     pub scale: Coefficient,
     pub shift: Coefficient,
+    /// Only by the channel.
     pub channel_bias: Coefficient,
+    /// Only by the position in the row.
+    pub gate: Coefficient,
     /// The stored scale is an offset from 1. Only with a scale.
     pub scale_plus_one: bool,
 }
@@ -164,6 +185,7 @@ pub struct ChannelTable {
 pub struct Buffers {
     pub x: u64,
     pub residual: u64,
+    pub second_residual: u64,
     pub sum: u64,
     pub y: u64,
     pub weight: u64,
@@ -171,6 +193,8 @@ pub struct Buffers {
     pub scale: u64,
     pub shift: u64,
     pub channel_bias: u64,
+    pub gate: u64,
+    pub input_bias: u64,
     /// Read, or by batch statistics moved.
     pub running_mean: u64,
     pub running_var: u64,

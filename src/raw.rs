@@ -159,6 +159,7 @@ pub struct Addresses {
     pub input: u64,
     pub output: u64,
     pub residual: u64,
+    pub second_residual: u64,
     /// 0, or the residual's address, where the sum goes into the residual.
     pub sum: u64,
     pub weight: u64,
@@ -166,6 +167,8 @@ pub struct Addresses {
     pub scale: u64,
     pub shift: u64,
     pub channel_bias: u64,
+    pub gate: u64,
+    pub input_bias: u64,
     /// f32; written by batch statistics.
     pub running_mean: u64,
     /// f32; written by batch statistics.
@@ -251,13 +254,22 @@ impl Call {
             elsewhere: false,
         };
         Ok(Tensors {
-            output: given.tensor("output", addresses.output, if is_table { f32(true) } else { data })?,
+            output: given.tensor(
+                "output",
+                addresses.output,
+                if is_table { f32(true) } else { Some(signature.output) },
+            )?,
             input: match () {
                 () if is_table => given.absent("input", addresses.input)?,
                 () if in_place => None,
                 () => given.tensor("input", input, data)?,
             },
             residual: given.tensor("residual", addresses.residual, data.filter(|_| signature.residual))?,
+            second_residual: given.tensor(
+                "second_residual",
+                addresses.second_residual,
+                data.filter(|_| signature.second_residual),
+            )?,
             sum: given.tensor("sum", sum, data.filter(|_| signature.sum && !signature.is_sum_in_residual()))?,
             sum_in_residual: signature.is_sum_in_residual(),
             weight: given.tensor("weight", addresses.weight, signature.weight)?,
@@ -265,6 +277,8 @@ impl Call {
             scale: given.tensor("scale", addresses.scale, signature.scale)?,
             shift: given.tensor("shift", addresses.shift, signature.shift)?,
             channel_bias: given.tensor("channel_bias", addresses.channel_bias, signature.channel_bias)?,
+            gate: given.tensor("gate", addresses.gate, signature.gate)?,
+            input_bias: given.tensor("input_bias", addresses.input_bias, signature.input_bias)?,
             running_mean: given.tensor("running_mean", addresses.running_mean, f32(statistics))?,
             running_var: given.tensor("running_var", addresses.running_var, f32(statistics))?,
             num_batches_tracked: given.counter(addresses.num_batches_tracked, signature.counts)?,

@@ -15,12 +15,16 @@ use crate::shape::Shape;
 pub struct Signature {
     pub(crate) shape: Shape,
     pub(crate) dtype: DType,
+    pub(crate) output: DType,
     pub(crate) weight: Option<DType>,
     pub(crate) bias: Option<DType>,
     pub(crate) scale: Option<DType>,
     pub(crate) shift: Option<DType>,
     pub(crate) channel_bias: Option<DType>,
+    pub(crate) gate: Option<DType>,
+    pub(crate) input_bias: Option<DType>,
     pub(crate) residual: bool,
+    pub(crate) second_residual: bool,
     pub(crate) sum: bool,
     pub(crate) channel_table: bool,
     pub(crate) updates: bool,
@@ -35,6 +39,7 @@ pub struct Signature {
 pub(crate) struct Strides {
     pub input: Option<usize>,
     pub residual: Option<usize>,
+    pub second_residual: Option<usize>,
     pub sum: Option<usize>,
     pub output: Option<usize>,
 }
@@ -45,12 +50,16 @@ impl Signature {
         Self {
             shape: shape.into(),
             dtype,
+            output: dtype,
             weight: None,
             bias: None,
             scale: None,
             shift: None,
             channel_bias: None,
+            gate: None,
+            input_bias: None,
             residual: false,
+            second_residual: false,
             sum: false,
             channel_table: false,
             updates: false,
@@ -63,13 +72,20 @@ impl Signature {
 
     /// The strides of all tensors: one that is the same buffer as another has the other's.
     pub(crate) fn strides(&self) -> Strides {
-        let Strides { input, residual, sum, output } = self.strides;
+        let Strides { input, residual, second_residual, sum, output } = self.strides;
         Strides {
             input: if self.in_place { output } else { input },
             residual,
+            second_residual,
             sum: if self.sum_in_residual { residual } else { sum },
             output,
         }
+    }
+
+    /// Whether the input is normalized as it is stored: nothing is added to it, and nothing multiplies it.
+    pub(crate) const fn takes_plain_input(&self) -> bool {
+        let is_biased = self.input_bias.is_some() || self.channel_bias.is_some();
+        !(self.residual || self.second_residual || is_biased || self.gate.is_some())
     }
 
     pub(crate) const fn is_in_place(&self) -> bool {
@@ -82,6 +98,13 @@ impl Signature {
 
     pub(crate) const fn with_strides(mut self, strides: Strides) -> Self {
         self.strides = strides;
+        self
+    }
+
+    /// LayerNorm, RMSNorm: the output is of this type, and not of the input's. The result is rounded once, to this type. In
+    /// place only where both types are of one size.
+    pub const fn output(mut self, dtype: DType) -> Self {
+        self.output = dtype;
         self
     }
 
@@ -115,9 +138,27 @@ impl Signature {
         self
     }
 
+    /// Each sample has a gate on its input, of this type: the input's, or f32.
+    pub const fn gate(mut self, dtype: DType) -> Self {
+        self.gate = Some(dtype);
+        self
+    }
+
+    /// A bias is added to the input, of this type: the input's, or f32.
+    pub const fn input_bias(mut self, dtype: DType) -> Self {
+        self.input_bias = Some(dtype);
+        self
+    }
+
     /// A residual is added to the input.
     pub const fn residual(mut self) -> Self {
         self.residual = true;
+        self
+    }
+
+    /// Another residual is added behind the first.
+    pub const fn second_residual(mut self) -> Self {
+        self.second_residual = true;
         self
     }
 
@@ -168,6 +209,12 @@ impl Signature {
     /// Elements between the starts of the residual's rows.
     pub const fn residual_row_stride(mut self, elements: usize) -> Self {
         self.strides.residual = Some(elements);
+        self
+    }
+
+    /// Elements between the starts of the second residual's rows.
+    pub const fn second_residual_row_stride(mut self, elements: usize) -> Self {
+        self.strides.second_residual = Some(elements);
         self
     }
 

@@ -34,6 +34,7 @@ pub(crate) struct Tensors {
     pub strides: Strides,
     pub input: Option<Tensor>,
     pub residual: Option<Tensor>,
+    pub second_residual: Option<Tensor>,
     pub sum: Option<Tensor>,
     /// The sum overwrites the residual.
     pub sum_in_residual: bool,
@@ -43,6 +44,8 @@ pub(crate) struct Tensors {
     pub scale: Option<Tensor>,
     pub shift: Option<Tensor>,
     pub channel_bias: Option<Tensor>,
+    pub gate: Option<Tensor>,
+    pub input_bias: Option<Tensor>,
     pub running_mean: Option<Tensor>,
     pub running_var: Option<Tensor>,
     pub num_batches_tracked: Option<Tensor>,
@@ -59,6 +62,7 @@ impl Tensors {
             strides: Strides::default(),
             input: None,
             residual: None,
+            second_residual: None,
             sum: None,
             sum_in_residual: false,
             output: None,
@@ -67,6 +71,8 @@ impl Tensors {
             scale: None,
             shift: None,
             channel_bias: None,
+            gate: None,
+            input_bias: None,
             running_mean: None,
             running_var: None,
             num_batches_tracked: None,
@@ -79,18 +85,21 @@ impl Tensors {
     /// What the call looks like without its buffers.
     ///
     /// # Errors
-    /// [`Error::Missing`] without an output, whose type is the call's.
+    /// [`Error::Missing`] without an output.
     pub(crate) fn signature(&self, layer: &'static str) -> Result<Signature> {
         let dtype_of = |tensor: Option<Tensor>| tensor.and_then(|tensor| tensor.dtype);
         // An output without a type is none: what can be written here is made of elements.
-        let dtype = dtype_of(self.output).ok_or(Error::Missing { layer, argument: "output" })?;
-        let mut signature = Signature::new(self.shape, dtype);
+        let output = dtype_of(self.output).ok_or(Error::Missing { layer, argument: "output" })?;
+        let mut signature = Signature::new(self.shape, dtype_of(self.input).unwrap_or(output)).output(output);
         signature.weight = dtype_of(self.weight);
         signature.bias = dtype_of(self.bias);
         signature.scale = dtype_of(self.scale);
         signature.shift = dtype_of(self.shift);
         signature.channel_bias = dtype_of(self.channel_bias);
+        signature.gate = dtype_of(self.gate);
+        signature.input_bias = dtype_of(self.input_bias);
         signature.residual = self.residual.is_some();
+        signature.second_residual = self.second_residual.is_some();
         signature.sum = self.sum.is_some();
         signature.channel_table = self.channel_table.is_some();
         signature.updates = self.updates;

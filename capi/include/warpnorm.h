@@ -174,7 +174,7 @@ typedef enum wn_kind {
 typedef enum wn_layer_flag {
     // RMSNorm: the stored weight is an offset from 1.
     WN_LAYER_FLAG_WEIGHT_PLUS_ONE = 1,
-    // GroupNorm, InstanceNorm: the stored scale of a sample is an offset from 1.
+    // All but BatchNorm: the stored scale of a sample is an offset from 1.
     WN_LAYER_FLAG_SCALE_PLUS_ONE = 2,
     // InstanceNorm: mean and variance are running statistics, given with each call.
     WN_LAYER_FLAG_TRACK_RUNNING_STATS = 4,
@@ -200,6 +200,8 @@ typedef enum wn_signature_flag {
     WN_SIGNATURE_FLAG_UPDATE_RUNNING_STATISTICS = 32,
     // Batches are counted.
     WN_SIGNATURE_FLAG_NUM_BATCHES_TRACKED = 64,
+    // LayerNorm, RMSNorm: another residual is added behind the first.
+    WN_SIGNATURE_FLAG_SECOND_RESIDUAL = 128,
 } wn_signature_flag;
 
 // Layers that absorb maps.
@@ -264,7 +266,7 @@ typedef struct wn_layer {
 
 // What a call looks like before there are buffers. Filled by `wn_signature_init`, after which everything may be changed.
 typedef struct wn_signature {
-    // Type of input, output, residual and sum: one of `wn_dtype`.
+    // Type of input, output, residuals and sum: one of `wn_dtype`.
     int32_t dtype;
     // Of `wn_signature_flag`.
     uint32_t flags;
@@ -275,17 +277,22 @@ typedef struct wn_signature {
     // Type of the weight: the tensors' or f32; 0 if there is none. So with those that follow.
     int32_t weight;
     int32_t bias;
-    // `[N, C]`: multiplies the result of weight and bias.
+    // Multiplies the result of weight and bias: `[N, C]`, and of LayerNorm and RMSNorm `[shape[0], normalized_shape…]`.
     int32_t scale;
-    // `[N, C]`: added behind the scale.
+    // Shaped as the scale: added behind it.
     int32_t shift;
-    // `[N, C]`: added to the input.
+    // GroupNorm, InstanceNorm, `[N, C]`: added to the input.
     int32_t channel_bias;
-    // Zero.
-    int32_t reserved;
+    // LayerNorm, RMSNorm, `[shape[0], normalized_shape…]`: multiplies the input, before the residual is added.
+    int32_t gate;
+    // LayerNorm, RMSNorm, `normalized_shape`: added to the input, before the gate.
+    int32_t input_bias;
+    // LayerNorm, RMSNorm: type of the output; 0 for that of the others.
+    int32_t output;
     // LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
     int64_t input_row_stride;
     int64_t residual_row_stride;
+    int64_t second_residual_row_stride;
     int64_t sum_row_stride;
     int64_t output_row_stride;
 } wn_signature;
@@ -298,12 +305,15 @@ typedef struct wn_tensors {
     void *output;
     // Overwritten where the sum goes into it.
     void *residual;
+    const void *second_residual;
     void *sum;
     const void *weight;
     const void *bias;
     const void *scale;
     const void *shift;
     const void *channel_bias;
+    const void *gate;
+    const void *input_bias;
     // f32 `[C]`; written only where the signature says that they are moved.
     float *running_mean;
     // f32 `[C]`; written only where the signature says that they are moved.

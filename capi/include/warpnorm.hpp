@@ -98,7 +98,7 @@ public:
     Layer eps(double eps) const { return with([=](wn_layer& l) { l.eps = eps; }); }
     // RMSNorm: the stored weight is an offset from 1.
     Layer weight_plus_one() const { return flag(WN_LAYER_FLAG_WEIGHT_PLUS_ONE); }
-    // GroupNorm, InstanceNorm: the stored scale of a sample is an offset from 1.
+    // All but BatchNorm: the stored scale of a sample is an offset from 1.
     Layer scale_plus_one() const { return flag(WN_LAYER_FLAG_SCALE_PLUS_ONE); }
     // InstanceNorm: by running statistics.
     Layer track_running_stats() const { return flag(WN_LAYER_FLAG_TRACK_RUNNING_STATS); }
@@ -169,7 +169,11 @@ public:
     Signature& scale(wn_dtype dtype) { return signature_.scale = dtype, *this; }
     Signature& shift(wn_dtype dtype) { return signature_.shift = dtype, *this; }
     Signature& channel_bias(wn_dtype dtype) { return signature_.channel_bias = dtype, *this; }
+    Signature& gate(wn_dtype dtype) { return signature_.gate = dtype, *this; }
+    Signature& input_bias(wn_dtype dtype) { return signature_.input_bias = dtype, *this; }
+    Signature& output(wn_dtype dtype) { return signature_.output = dtype, *this; }
     Signature& residual() { return flag(WN_SIGNATURE_FLAG_RESIDUAL); }
+    Signature& second_residual() { return flag(WN_SIGNATURE_FLAG_SECOND_RESIDUAL); }
     Signature& sum() { return flag(WN_SIGNATURE_FLAG_SUM); }
     Signature& sum_in_residual() { return residual().flag(WN_SIGNATURE_FLAG_SUM_IN_RESIDUAL); }
     Signature& in_place() { return flag(WN_SIGNATURE_FLAG_IN_PLACE); }
@@ -197,12 +201,15 @@ public:
     Tensors& output(void* y) { return tensors_.output = y, *this; }
     // Not written, unless the sum goes into it.
     Tensors& residual(const void* residual) { return tensors_.residual = const_cast<void*>(residual), *this; }
+    Tensors& second_residual(const void* residual) { return tensors_.second_residual = residual, *this; }
     Tensors& sum(void* sum) { return tensors_.sum = sum, *this; }
     Tensors& weight(const void* weight) { return tensors_.weight = weight, *this; }
     Tensors& bias(const void* bias) { return tensors_.bias = bias, *this; }
     Tensors& scale(const void* scale) { return tensors_.scale = scale, *this; }
     Tensors& shift(const void* shift) { return tensors_.shift = shift, *this; }
     Tensors& channel_bias(const void* bias) { return tensors_.channel_bias = bias, *this; }
+    Tensors& gate(const void* gate) { return tensors_.gate = gate, *this; }
+    Tensors& input_bias(const void* bias) { return tensors_.input_bias = bias, *this; }
     // Not written, unless the signature says that they are moved.
     Tensors& running_statistics(const float* mean, const float* var) {
         tensors_.running_mean = const_cast<float*>(mean);

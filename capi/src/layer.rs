@@ -100,9 +100,12 @@ pub unsafe extern "C" fn wn_signature_init(
             scale: 0,
             shift: 0,
             channel_bias: 0,
-            reserved: 0,
+            gate: 0,
+            input_bias: 0,
+            output: 0,
             input_row_stride: 0,
             residual_row_stride: 0,
+            second_residual_row_stride: 0,
             sum_row_stride: 0,
             output_row_stride: 0,
         };
@@ -231,14 +234,16 @@ impl Layer {
         };
         match layer.kind {
             LAYER_NORM => {
-                allow(&[])?;
+                allow(&[wn_layer_flag::ScalePlusOne])?;
                 no_layout("LayerNorm")?;
-                Ok(Self::LayerNorm(LayerNorm::new(normalized()?)?.eps(eps)?.activation(activation)))
+                let norm = LayerNorm::new(normalized()?)?.eps(eps)?.activation(activation);
+                Ok(Self::LayerNorm(norm.scale_plus_one(has(wn_layer_flag::ScalePlusOne))))
             }
             RMS_NORM => {
-                allow(&[wn_layer_flag::WeightPlusOne])?;
+                allow(&[wn_layer_flag::WeightPlusOne, wn_layer_flag::ScalePlusOne])?;
                 no_layout("RMSNorm")?;
                 let norm = RmsNorm::new(normalized()?, eps)?.activation(activation);
+                let norm = norm.scale_plus_one(has(wn_layer_flag::ScalePlusOne));
                 Ok(Self::RmsNorm(norm.weight_plus_one(has(wn_layer_flag::WeightPlusOne))))
             }
             GROUP_NORM => {
@@ -302,9 +307,6 @@ type WithStride = fn(Signature, usize) -> Signature;
 
 pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
     use wn_signature_flag as Flag;
-    if given.reserved != 0 {
-        return Err(Refusal::value("`reserved` of the signature is not zero"));
-    }
     let all = [
         Flag::Residual as u32,
         Flag::Sum as u32,
@@ -313,6 +315,7 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
         Flag::ChannelTable as u32,
         Flag::UpdateRunningStatistics as u32,
         Flag::NumBatchesTracked as u32,
+        Flag::SecondResidual as u32,
     ];
     known(given.flags, all.into_iter(), "the signature")?;
     let has = |flag: Flag| given.flags & flag as u32 != 0;
@@ -324,20 +327,24 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
         return Err(Refusal::value("a sum without a residual would be a copy of the input"));
     }
     let mut signature = Signature::new(shape(given.rank, &given.shape, "shape")?, tensor_type(given.dtype)?);
-    let coefficients: [(_, _, WithType); 5] = [
+    let types: [(_, _, WithType); 8] = [
         ("weight", given.weight, Signature::weight),
         ("bias", given.bias, Signature::bias),
         ("scale", given.scale, Signature::scale),
         ("shift", given.shift, Signature::shift),
         ("channel_bias", given.channel_bias, Signature::channel_bias),
+        ("gate", given.gate, Signature::gate),
+        ("input_bias", given.input_bias, Signature::input_bias),
+        ("output", given.output, Signature::output),
     ];
-    for (argument, code, set) in coefficients {
+    for (argument, code, set) in types {
         if let Some(dtype) = optional_type(code, argument)? {
             signature = set(signature, dtype);
         }
     }
-    let options: [(_, WithOption); 7] = [
+    let options: [(_, WithOption); 8] = [
         (has(Flag::Residual), Signature::residual),
+        (has(Flag::SecondResidual), Signature::second_residual),
         (sum, Signature::sum),
         (sum_in_residual, Signature::sum_in_residual),
         (has(Flag::InPlace), Signature::in_place),
@@ -348,9 +355,10 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
     for (_, set) in options.into_iter().filter(|(is_set, _)| *is_set) {
         signature = set(signature);
     }
-    let strides: [(_, _, WithStride); 4] = [
+    let strides: [(_, _, WithStride); 5] = [
         ("input_row_stride", given.input_row_stride, Signature::input_row_stride),
         ("residual_row_stride", given.residual_row_stride, Signature::residual_row_stride),
+        ("second_residual_row_stride", given.second_residual_row_stride, Signature::second_residual_row_stride),
         ("sum_row_stride", given.sum_row_stride, Signature::sum_row_stride),
         ("output_row_stride", given.output_row_stride, Signature::output_row_stride),
     ];

@@ -149,7 +149,7 @@ pub enum wn_kind {
 pub enum wn_layer_flag {
     /// RMSNorm: the stored weight is an offset from 1.
     WeightPlusOne = 1,
-    /// GroupNorm, InstanceNorm: the stored scale of a sample is an offset from 1.
+    /// All but BatchNorm: the stored scale of a sample is an offset from 1.
     ScalePlusOne = 2,
     /// InstanceNorm: mean and variance are running statistics, given with each call.
     TrackRunningStats = 4,
@@ -206,13 +206,15 @@ pub enum wn_signature_flag {
     UpdateRunningStatistics = 32,
     /// Batches are counted.
     NumBatchesTracked = 64,
+    /// LayerNorm, RMSNorm: another residual is added behind the first.
+    SecondResidual = 128,
 }
 
 /// What a call looks like before there are buffers. Filled by `wn_signature_init`, after which everything may be changed.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct wn_signature {
-    /// Type of input, output, residual and sum: one of `wn_dtype`.
+    /// Type of input, output, residuals and sum: one of `wn_dtype`.
     pub dtype: i32,
     /// Of `wn_signature_flag`.
     pub flags: u32,
@@ -223,17 +225,22 @@ pub struct wn_signature {
     /// Type of the weight: the tensors' or f32; 0 if there is none. So with those that follow.
     pub weight: i32,
     pub bias: i32,
-    /// `[N, C]`: multiplies the result of weight and bias.
+    /// Multiplies the result of weight and bias: `[N, C]`, and of LayerNorm and RMSNorm `[shape[0], normalized_shape…]`.
     pub scale: i32,
-    /// `[N, C]`: added behind the scale.
+    /// Shaped as the scale: added behind it.
     pub shift: i32,
-    /// `[N, C]`: added to the input.
+    /// GroupNorm, InstanceNorm, `[N, C]`: added to the input.
     pub channel_bias: i32,
-    /// Zero.
-    pub reserved: i32,
+    /// LayerNorm, RMSNorm, `[shape[0], normalized_shape…]`: multiplies the input, before the residual is added.
+    pub gate: i32,
+    /// LayerNorm, RMSNorm, `normalized_shape`: added to the input, before the gate.
+    pub input_bias: i32,
+    /// LayerNorm, RMSNorm: type of the output; 0 for that of the others.
+    pub output: i32,
     /// LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
     pub input_row_stride: i64,
     pub residual_row_stride: i64,
+    pub second_residual_row_stride: i64,
     pub sum_row_stride: i64,
     pub output_row_stride: i64,
 }
@@ -248,12 +255,15 @@ pub struct wn_tensors {
     pub output: *mut c_void,
     /// Overwritten where the sum goes into it.
     pub residual: *mut c_void,
+    pub second_residual: *const c_void,
     pub sum: *mut c_void,
     pub weight: *const c_void,
     pub bias: *const c_void,
     pub scale: *const c_void,
     pub shift: *const c_void,
     pub channel_bias: *const c_void,
+    pub gate: *const c_void,
+    pub input_bias: *const c_void,
     /// f32 `[C]`; written only where the signature says that they are moved.
     pub running_mean: *mut f32,
     /// f32 `[C]`; written only where the signature says that they are moved.

@@ -155,6 +155,22 @@ class Functions(unittest.TestCase):
             self.check(found, reference(added, (1, 2), weight_2, 0.0, 1e-6, center=False), "rms_norm + 1")
             numpy.testing.assert_array_equal(self.get(stream), added.astype(dtype))
 
+            wide = self.put(numpy.zeros(x.shape, numpy.float32))
+            found = warpnorm.layer_norm(self.put(x), 40, out=wide)
+            self.check(found, reference(x, (2,), 1.0, 0.0), "layer_norm into float32")
+
+            gate, scale, shift = (noise(4, 40, seed=seed) for seed in (5, 6, 7))
+            second, input_bias = noise(4, 3, 40, dtype=dtype, seed=8), noise(40, seed=9)
+            found = warpnorm.layer_norm(
+                self.put(x), 40, gate=self.put(gate), scale=self.put(scale), shift=self.put(shift), scale_plus_one=True,
+                input_bias=self.put(input_bias), residual=self.put(residual), second_residual=self.put(second), sum=total,
+                out=self.put(numpy.zeros_like(x)))
+            added = (x.astype(numpy.float32) + input_bias) * gate[:, None, :] + residual.astype(numpy.float32)
+            added += second.astype(numpy.float32)
+            scale_1 = scale[:, None, :] + numpy.float64(1)
+            self.check(found, reference(added, (2,), scale_1, shift[:, None, :]), "layer_norm, surrounded")
+            numpy.testing.assert_array_equal(self.get(total), added.astype(dtype))
+
             in_place = self.put(x)
             warpnorm.layer_norm(in_place, 40, out=in_place)
             self.check(in_place, reference(x, (2,), 1.0, 0.0), "in place")

@@ -26,7 +26,7 @@ _LAYOUTS = {"NCHW": 0, "NHWC": 1}
 _ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3, "gelu_tanh": 4}
 _LAYER_NORM, _RMS_NORM, _GROUP_NORM, _INSTANCE_NORM, _BATCH_NORM = range(1, 6)
 _WEIGHT_PLUS_ONE, _SCALE_PLUS_ONE, _TRACK_RUNNING_STATS, _BATCH_STATISTICS, _CUMULATIVE = 1, 2, 4, 8, 16
-_RESIDUAL, _SUM, _SUM_IN_RESIDUAL, _IN_PLACE, _CHANNEL_TABLE, _UPDATE, _COUNT = 1, 2, 4, 8, 16, 32, 64
+_RESIDUAL, _SUM, _SUM_IN_RESIDUAL, _IN_PLACE, _CHANNEL_TABLE, _UPDATE, _COUNT, _SECOND_RESIDUAL = 1, 2, 4, 8, 16, 32, 64, 128
 
 
 class Error(Exception):
@@ -52,17 +52,17 @@ class _Layer(ctypes.Structure):
 class _Signature(ctypes.Structure):
     _fields_ = [
         ("dtype", c_int32), ("flags", c_uint32), ("rank", c_int64), ("shape", c_int64 * 8), ("weight", c_int32),
-        ("bias", c_int32), ("scale", c_int32), ("shift", c_int32), ("channel_bias", c_int32), ("reserved", c_int32),
-        ("input_row_stride", c_int64), ("residual_row_stride", c_int64), ("sum_row_stride", c_int64),
-        ("output_row_stride", c_int64),
+        ("bias", c_int32), ("scale", c_int32), ("shift", c_int32), ("channel_bias", c_int32), ("gate", c_int32),
+        ("input_bias", c_int32), ("output", c_int32), ("input_row_stride", c_int64), ("residual_row_stride", c_int64),
+        ("second_residual_row_stride", c_int64), ("sum_row_stride", c_int64), ("output_row_stride", c_int64),
     ]
 
 
 class _Tensors(ctypes.Structure):
     _fields_ = [
         (name, c_void_p)
-        for name in "input output residual sum weight bias scale shift channel_bias running_mean running_var "
-        "num_batches_tracked channel_table workspace".split()
+        for name in "input output residual second_residual sum weight bias scale shift channel_bias gate input_bias "
+        "running_mean running_var num_batches_tracked channel_table workspace".split()
     ] + [("workspace_bytes", c_uint64), ("reserved", c_void_p * 4)]
 
 
@@ -246,20 +246,21 @@ class Signature:
         self._raw = raw
 
 
-def signature(shape, dtype, *, weight=None, bias=None, scale=None, shift=None, channel_bias=None, residual=False, sum=False,
-              sum_in_residual=False, in_place=False, channel_table=False, update_running_statistics=False,
-              num_batches_tracked=False, input_row_stride=0, residual_row_stride=0, sum_row_stride=0,
-              output_row_stride=0):
+def signature(shape, dtype, *, weight=None, bias=None, scale=None, shift=None, channel_bias=None, gate=None,
+              input_bias=None, output=None, residual=False, second_residual=False, sum=False, sum_in_residual=False, in_place=False, channel_table=False, update_running_statistics=False,
+              num_batches_tracked=False, input_row_stride=0, residual_row_stride=0, second_residual_row_stride=0,
+              sum_row_stride=0, output_row_stride=0):
     """Types are "float32", "float16", "bfloat16", or None for what there is not; strides in elements, 0 for none."""
     raw = _Signature()
     _check(load().wn_signature_init(byref(raw), *_extents(shape), _code(_DTYPES, dtype, "dtype")))
-    coefficients = dict(weight=weight, bias=bias, scale=scale, shift=shift, channel_bias=channel_bias)
+    coefficients = dict(weight=weight, bias=bias, scale=scale, shift=shift, channel_bias=channel_bias, gate=gate,
+                        input_bias=input_bias, output=output)
     for name, found in coefficients.items():
         setattr(raw, name, _NONE if found is None else _code(_DTYPES, found, name))
     options = [
         (residual or sum or sum_in_residual, _RESIDUAL), (sum, _SUM), (sum_in_residual, _SUM_IN_RESIDUAL),
         (in_place, _IN_PLACE), (channel_table, _CHANNEL_TABLE), (update_running_statistics, _UPDATE),
-        (num_batches_tracked, _COUNT),
+        (num_batches_tracked, _COUNT), (second_residual, _SECOND_RESIDUAL),
     ]
     for is_set, flag in options:
         raw.flags |= flag if is_set else 0
@@ -283,8 +284,8 @@ class Call:
 
     def launch(self, stream=0, *, workspace=0, workspace_bytes=0, **addresses):
         """Launches on a stream (an integer, as torch's ``stream.cuda_stream``), by addresses (integers, as ``data_ptr()``):
-        input, output, residual, sum, weight, bias, scale, shift, channel_bias, running_mean, running_var,
-        num_batches_tracked, channel_table."""
+        input, output, residual, second_residual, sum, weight, bias, scale, shift, channel_bias, gate, input_bias,
+        running_mean, running_var, num_batches_tracked, channel_table."""
         self.launch_tensors(_Tensors(workspace=workspace, workspace_bytes=workspace_bytes, **addresses), stream)
 
     def launch_tensors(self, tensors, stream=0):
@@ -432,24 +433,28 @@ class Workspace:
         device.init_workspace(self.address, self.nbytes, stream)
 
 
-def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, channel_bias=None, residual=None, sum=None,
-         sum_in_residual=False, running_mean=None, running_var=None, num_batches_tracked=None, moves=False, out=None,
+_COEFFICIENTS = ("weight", "bias", "scale", "shift", "channel_bias", "gate", "input_bias")
+_ROWS = ("input", "output", "residual", "second_residual", "sum")  # of x's shape
+
+
+def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, channel_bias=None, gate=None,
+         input_bias=None, residual=None, second_residual=None, sum=None, sum_in_residual=False, running_mean=None, running_var=None, num_batches_tracked=None, moves=False, out=None,
          stream=None, device=None, workspace=None, rows=False, channels_last=False):
     x_value, x = x, _Buffer(x, "x")
     out = _empty_like(x_value) if out is None else out
     given = {"input": x, "output": x if out is x_value else _Buffer(out, "out")}
-    optional = dict(weight=weight, bias=bias, scale=scale, shift=shift, channel_bias=channel_bias, residual=residual,
-                    sum=sum, running_mean=running_mean, running_var=running_var, num_batches_tracked=num_batches_tracked)
+    optional = dict(weight=weight, bias=bias, scale=scale, shift=shift, channel_bias=channel_bias, gate=gate,
+                    input_bias=input_bias, residual=residual, second_residual=second_residual, sum=sum, running_mean=running_mean, running_var=running_var, num_batches_tracked=num_batches_tracked)
     given.update((name, _Buffer(value, name)) for name, value in optional.items() if value is not None)
 
     for name, buffer in given.items():
         shown = "out" if name == "output" else name
         if buffer.ordinal != x.ordinal:
             raise Error(2, "WN_STATUS_INVALID_VALUE", f"{shown} lies on another device than x")
-        full = name in ("input", "output", "residual", "sum")
+        full = name in _ROWS
         if full and buffer.shape != x.shape:
             raise _invalid(f"{shown} has the shape {buffer.shape}, and x {x.shape}")
-        if full and buffer.dtype != x.dtype:
+        if full and buffer.dtype != x.dtype and not (rows and name == "output"):
             raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, and x {x.dtype}")
         if name in ("running_mean", "running_var") and buffer.dtype != "float32":
             raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, not float32")
@@ -467,17 +472,20 @@ def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, 
 
     strides = {}
     if rows:
-        for name in ("input", "output", "residual", "sum"):
+        for name in _ROWS:
             if name in given:
                 strides[f"{name}_row_stride"] = given[name].row_stride(name)
     in_place = given["output"].address == x.address and x.address != 0
     if in_place:
         strides["input_row_stride"] = 0
-    types = {name: given[name].dtype if name in given else None for name in "weight bias scale shift channel_bias".split()}
+    types = {name: given[name].dtype if name in given else None for name in _COEFFICIENTS}
+    if rows:
+        types["output"] = given["output"].dtype
     shape = x.shape
     if channels_last:
         shape = (shape[0], *shape[2:], shape[1])
-    signed = signature(shape, x.dtype, **types, residual="residual" in given, sum="sum" in given,
+    signed = signature(shape, x.dtype, **types, residual="residual" in given,
+                       second_residual="second_residual" in given, sum="sum" in given,
                        sum_in_residual=sum_in_residual, in_place=in_place, update_running_statistics=moves,
                        num_batches_tracked="num_batches_tracked" in given, **strides)
     if device is None:
@@ -510,20 +518,33 @@ def _count(shape):
     return count
 
 
-def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, activation=None, **options):
+def _trailing(x, normalized_shape):
+    """The trailing axes, and the shapes of what goes by them: one for all, or one for each index of the first axis."""
+    normalized_shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
+    shape = _Buffer(x, "x").shape
+    samples = shape[:1] if len(shape) > len(normalized_shape) else [1]
+    shape_of = dict.fromkeys(("weight", "bias", "input_bias"), normalized_shape)
+    shape_of.update(dict.fromkeys(("scale", "shift", "gate"), [*samples, *normalized_shape]))
+    return normalized_shape, shape_of
+
+
+def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, scale_plus_one=False, activation=None, **options):
     """LayerNorm over the trailing axes. Options of this and the next function: ``residual`` (added before), ``sum`` (where
-    input + residual goes) or ``sum_in_residual=True``, ``out`` (``x`` itself: in place), ``stream``, ``device``."""
-    normalized_shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
-    made = layer("layer_norm", normalized_shape=normalized_shape, eps=eps, activation=activation)
-    return _run(made, x, dict.fromkeys(("weight", "bias"), normalized_shape), weight=weight, bias=bias, rows=True, **options)
+    input + residual goes) or ``sum_in_residual=True``, ``scale``, ``shift`` (behind weight and bias) and ``gate`` (of the
+    input) of ``[x.shape[0], *normalized_shape]``, ``input_bias`` (before the gate), ``second_residual``, ``out`` (``x`` itself: in place), ``stream``, ``device``."""
+    normalized_shape, shape_of = _trailing(x, normalized_shape)
+    made = layer("layer_norm", normalized_shape=normalized_shape, eps=eps, activation=activation,
+                 scale_plus_one=scale_plus_one)
+    return _run(made, x, shape_of, weight=weight, bias=bias, rows=True, **options)
 
 
-def rms_norm(x, normalized_shape, weight=None, bias=None, *, eps, weight_plus_one=False, activation=None, **options):
+def rms_norm(x, normalized_shape, weight=None, bias=None, *, eps, weight_plus_one=False, scale_plus_one=False,
+             activation=None, **options):
     """RMSNorm over the trailing axes. ``eps`` has no default: models differ."""
-    normalized_shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
+    normalized_shape, shape_of = _trailing(x, normalized_shape)
     made = layer("rms_norm", normalized_shape=normalized_shape, eps=eps, activation=activation,
-                 weight_plus_one=weight_plus_one)
-    return _run(made, x, dict.fromkeys(("weight", "bias"), normalized_shape), weight=weight, bias=bias, rows=True, **options)
+                 weight_plus_one=weight_plus_one, scale_plus_one=scale_plus_one)
+    return _run(made, x, shape_of, weight=weight, bias=bias, rows=True, **options)
 
 
 def _image(x, channels_last):

@@ -77,15 +77,29 @@ impl<T: Convert> Tensor<T> {
 pub(super) struct Input<T> {
     pub x: Tensor<T>,
     pub residual: Tensor<T>,
+    pub second_residual: Tensor<T>,
     pub sum: Tensor<T>,
+    /// Added to `x`, from the first element on. As the two that follow, it belongs to one place.
+    pub bias: Coefficients,
+    /// A sample's own factor of that.
+    pub gate: Coefficients,
     /// A sample's own bias. It belongs to one place: what is moved elsewhere has none until it is given another.
     pub added: Added,
 }
 
 impl<T: Convert> Input<T> {
     pub(super) fn new(buffers: &Buffers) -> Self {
-        let [x, residual, sum] = [buffers.x, buffers.residual, buffers.sum].map(Tensor::new);
-        Self { x, residual, sum, added: Added::NONE }
+        let tensors = [buffers.x, buffers.residual, buffers.second_residual, buffers.sum];
+        let [x, residual, second_residual, sum] = tensors.map(Tensor::new);
+        Self {
+            x,
+            residual,
+            second_residual,
+            sum,
+            bias: Coefficients::NONE,
+            gate: Coefficients::NONE,
+            added: Added::NONE,
+        }
     }
 
     /// The parts from the element at `elements` on.
@@ -99,13 +113,16 @@ impl<T: Convert> Input<T> {
             Self {
                 x: self.x.offset(elements),
                 residual: self.residual.offset(elements),
+                second_residual: self.second_residual.offset(elements),
                 sum: self.sum.offset(elements),
+                bias: Coefficients::NONE,
+                gate: Coefficients::NONE,
                 added: Added::NONE,
             }
         }
     }
 
-    /// `x + residual`, and a sample's bias, in f32, unrounded, of `into.len()` elements.
+    /// `(x + bias) * gate`, the residuals and a sample's bias, of `into.len()` elements, each step rounded to f32.
     ///
     /// # Safety
     /// As [`Tensor::load`], for each of them that is there; `x` is.
@@ -123,20 +140,20 @@ impl<T: Convert> Input<T> {
     /// As [`load`](Self::load).
     #[inline(always)]
     unsafe fn load_sum(self, first: usize, into: &mut [f32]) {
-        // A short buffer, for it is cleared at every call.
-        const CHUNK: usize = 128;
         // SAFETY: by the caller.
         unsafe { self.x.load(first, into) };
-        if self.residual.is_absent() {
-            return;
-        }
-        let mut buffer = [0.0; CHUNK];
-        for (index, values) in into.chunks_mut(CHUNK).enumerate() {
-            let (residual, _) = buffer.split_at_mut(values.len());
+        if !self.bias.is_absent() {
             // SAFETY: by the caller.
-            unsafe { self.residual.load(first + index * CHUNK, residual) };
-            for (value, residual) in values.iter_mut().zip(residual) {
-                *value += *residual;
+            combine(into, |at, bias| unsafe { self.bias.load(first + at, 0.0, bias) }, |value, add| value + add);
+        }
+        if !self.gate.is_absent() {
+            // SAFETY: by the caller.
+            combine(into, |at, gate| unsafe { self.gate.load(first + at, 1.0, gate) }, |value, gate| value * gate);
+        }
+        for residual in [self.residual, self.second_residual] {
+            if !residual.is_absent() {
+                // SAFETY: by the caller.
+                combine(into, |at, added| unsafe { residual.load(first + at, added) }, |value, add| value + add);
             }
         }
     }
@@ -148,6 +165,50 @@ impl<T: Convert> Input<T> {
         if !self.sum.is_absent() {
             // SAFETY: by the caller.
             unsafe { self.sum.store(first, values) };
+        }
+    }
+}
+
+/// `values` with those of another tensor, which `load` reads from some element on.
+#[inline(always)]
+fn combine(values: &mut [f32], load: impl Fn(usize, &mut [f32]), operation: impl Fn(f32, f32) -> f32) {
+    // A short buffer, for it is cleared at every call.
+    const CHUNK: usize = 128;
+    let mut buffer = [0.0; CHUNK];
+    for (index, values) in values.chunks_mut(CHUNK).enumerate() {
+        let (others, _) = buffer.split_at_mut(values.len());
+        load(index * CHUNK, others);
+        for (value, other) in values.iter_mut().zip(others) {
+            *value = operation(*value, *other);
+        }
+    }
+}
+
+/// A tensor that is written, of a type that is known at run time only.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    pub dtype: DType,
+    pub address: u64,
+}
+
+impl Output {
+    /// From the element at `elements` on.
+    #[inline(always)]
+    pub(super) fn offset(self, elements: usize) -> Self {
+        Self { address: self.address + (elements * self.dtype.size()) as u64, ..self }
+    }
+
+    /// # Safety
+    /// As [`Tensor::store`].
+    #[inline(always)]
+    pub(super) unsafe fn store(self, first: usize, from: &[f32]) {
+        // SAFETY: by the caller.
+        unsafe {
+            match self.dtype {
+                DType::F32 => Tensor::<f32>::new(self.address).store(first, from),
+                DType::F16 => Tensor::<f16>::new(self.address).store(first, from),
+                DType::Bf16 => Tensor::<bf16>::new(self.address).store(first, from),
+            }
         }
     }
 }

@@ -1,15 +1,18 @@
-//! What differs from sample to sample: scale and shift behind weight and bias, and a bias on the input, by the channel.
+//! What differs from sample to sample: scale and shift behind weight and bias, and a bias on the input, by the channel; or
+//! scale, shift, and a gate on the input, by the position in the row.
 
 use super::BLOCK;
 use super::input::{Coefficients, stretches};
 use crate::problem::{self, Buffers};
 
-/// The tensors, `[samples, channels]`; or those of one sample from one of its channels on.
+/// The tensors, `[samples, channels]` or `[samples, length]`; or those of one sample from one of its channels on.
 #[derive(Clone, Copy)]
 pub(super) struct Modulation {
     scale: Coefficients,
     shift: Coefficients,
     channel_bias: Coefficients,
+    /// From the first element on.
+    pub gate: Coefficients,
     scale_plus_one: bool,
 }
 
@@ -18,6 +21,7 @@ impl Modulation {
         scale: Coefficients::NONE,
         shift: Coefficients::NONE,
         channel_bias: Coefficients::NONE,
+        gate: Coefficients::NONE,
         scale_plus_one: false,
     };
 
@@ -26,6 +30,7 @@ impl Modulation {
             scale: Coefficients::new(problem.scale, buffers.scale),
             shift: Coefficients::new(problem.shift, buffers.shift),
             channel_bias: Coefficients::new(problem.channel_bias, buffers.channel_bias),
+            gate: Coefficients::new(problem.gate, buffers.gate),
             scale_plus_one: problem.scale_plus_one,
         }
     }
@@ -42,6 +47,7 @@ impl Modulation {
             scale: self.scale.offset(elements),
             shift: self.shift.offset(elements),
             channel_bias: self.channel_bias.offset(elements),
+            gate: self.gate.offset(elements),
             ..self
         }
     }

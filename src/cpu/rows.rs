@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each row:
-//!     for each block:  s = x + residual;  moments of s
+//!     for each block:  s = (x + input_bias) * gate + residual + second_residual;  moments of s
 //!     merge the blocks' moments into the row's
 //!     for each block:  s again;  sum = s;  y = activation((s - mean) * rstd * weight + bias)
 //! ```
@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::BLOCK;
 use super::activation::activate;
 use super::convert::Convert;
-use super::input::{Coefficients, Input, Tensor, part, stretches};
+use super::input::{Coefficients, Input, Output, part, stretches};
 use super::modulation::{Modulation, Pattern};
 use super::moments::{Moments, Normalization};
 use super::threads::{for_each_piece, merged};
@@ -35,9 +35,10 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers)
     let rows = &Rows {
         problem,
         input: Input::<T>::new(buffers),
-        y: Tensor::new(buffers.y),
+        y: Output { dtype: problem.output, address: buffers.y },
         weight: Coefficients::new(problem.weight, buffers.weight),
         bias: Coefficients::new(problem.bias, buffers.bias),
+        input_bias: Coefficients::new(problem.input_bias, buffers.input_bias),
         modulation: Modulation::new(&problem.modulation, buffers),
     };
     for_each_piece(0..problem.rows, problem.length, &|piece| {
@@ -53,9 +54,10 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers)
 struct Rows<'a, T> {
     problem: &'a problem::Rows,
     input: Input<T>,
-    y: Tensor<T>,
+    y: Output,
     weight: Coefficients,
     bias: Coefficients,
+    input_bias: Coefficients,
     modulation: Modulation,
 }
 
@@ -63,7 +65,7 @@ struct Rows<'a, T> {
 struct Row<'a, T> {
     rows: &'a Rows<'a, T>,
     input: Input<T>,
-    y: Tensor<T>,
+    y: Output,
     /// The channel of its first element, with an affine per channel.
     first_channel: usize,
     /// From that channel of its sample on.
@@ -76,7 +78,7 @@ impl<T: Convert> Rows<'_, T> {
     fn row(&self, row: usize) -> Row<'_, T> {
         let problem = self.problem;
         let (first_channel, of_samples, pattern) = match problem.affine {
-            Affine::PerElement => (0, 0, Pattern::Planes(1)),
+            Affine::PerElement { rows_of_sample } => (0, row / rows_of_sample * problem.length, Pattern::Planes(1)),
             Affine::PerChannel { groups, channels_per_group, spatial } => {
                 (row % groups * channels_per_group, row * channels_per_group, Pattern::Planes(spatial))
             }
@@ -90,6 +92,9 @@ impl<T: Convert> Rows<'_, T> {
                     x: self.input.x.offset(row * problem.x_stride),
                     residual: self.input.residual.offset(row * problem.residual_stride),
                     sum: self.input.sum.offset(row * problem.sum_stride),
+                    second_residual: self.input.second_residual.offset(row * problem.second_residual_stride),
+                    bias: self.input_bias,
+                    gate: modulation.gate,
                     added: modulation.added(pattern),
                 },
                 y: self.y.offset(row * problem.y_stride),
@@ -99,9 +104,14 @@ impl<T: Convert> Rows<'_, T> {
         }
     }
 
-    fn coefficients_depend_on_row(&self) -> bool {
+    /// Whether a row has other coefficients than the one before.
+    #[inline(always)]
+    fn coefficients_change_at(&self, row: usize) -> bool {
         let is_of_sample = !self.modulation.is_absent();
-        matches!(self.problem.affine, Affine::PerChannel { groups, .. } if groups > 1 || is_of_sample)
+        match self.problem.affine {
+            Affine::PerElement { rows_of_sample } => is_of_sample && row.is_multiple_of(rows_of_sample),
+            Affine::PerChannel { groups, .. } => groups > 1 || is_of_sample,
+        }
     }
 
     #[inline(always)]
@@ -126,12 +136,12 @@ impl<T: Convert> Row<'_, T> {
     fn coefficients(&self, first: usize, weight: &mut [f32], bias: &mut [f32]) {
         self.expand(self.rows.weight.offset(self.first_channel), first, 1.0, weight);
         self.expand(self.rows.bias.offset(self.first_channel), first, 0.0, bias);
-        self.modulation.apply(weight, bias, |of_channels, absent, into| self.expand(of_channels, first, absent, into));
         if self.rows.problem.weight_plus_one && !self.rows.weight.is_absent() {
-            for weight in weight {
+            for weight in &mut *weight {
                 *weight += 1.0;
             }
         }
+        self.modulation.apply(weight, bias, |of_channels, absent, into| self.expand(of_channels, first, absent, into));
     }
 
     /// Those of the elements from the one at `first` on, of coefficients from the row's first channel on.
@@ -150,7 +160,7 @@ impl<T: Convert> Row<'_, T> {
                 }
             }
             // SAFETY: there is a coefficient for every element of the row, from that of the first one's channel on.
-            Affine::PerChannel { .. } | Affine::PerElement => unsafe {
+            Affine::PerChannel { .. } | Affine::PerElement { .. } => unsafe {
                 coefficients.load(first, absent, into);
             },
         }
@@ -255,7 +265,7 @@ impl<T: Convert> Task for WholeRows<'_, T> {
         let first_row = piece.start;
         for row_index in piece {
             let row = rows.row(row_index);
-            if row_index == first_row || rows.coefficients_depend_on_row() {
+            if row_index == first_row || rows.coefficients_change_at(row_index) {
                 row.coefficients(0, weight, bias);
             }
             // SAFETY: this thread alone has the row; all of it is read before anything is written.

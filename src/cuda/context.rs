@@ -12,7 +12,14 @@ use crate::plan::{Launch, Limits, MAX_GRID, Plan};
 use crate::problem::Buffers;
 
 /// The kernels that are launched in clusters, and with shared memory beyond their own.
-const SHARING: [Kernel; 3] = [Kernel::rows_shared_f32, Kernel::rows_shared_f16, Kernel::rows_shared_bf16];
+const SHARING: [Kernel; 6] = [
+    Kernel::rows_shared_f32,
+    Kernel::rows_shared_f16,
+    Kernel::rows_shared_bf16,
+    Kernel::fused_rows_shared_f32,
+    Kernel::fused_rows_shared_f16,
+    Kernel::fused_rows_shared_bf16,
+];
 
 /// Beyond 8, which every chip with clusters has, a kernel must allow it, and the chip have room.
 const MOST_OF_CLUSTER: u32 = 16;

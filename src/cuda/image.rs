@@ -30,7 +30,7 @@ const FATBIN_MAGIC: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
 const FATBIN_ALIGNMENT: usize = 16;
 
 /// The files of kernels, in the order of their fatbins, which is that of their names. A kernel's name begins with its file's.
-const FILES: [&str; 5] = ["batch_statistics", "channels_last", "convolution", "pointwise", "rows"];
+const FILES: [&str; 6] = ["batch_statistics", "channels_last", "convolution", "fused_rows", "pointwise", "rows"];
 
 /// The fatbins of an image; the whole of it, where it is none.
 fn fatbins(mut image: &[u8]) -> Vec<&[u8]> {
@@ -166,7 +166,7 @@ mod tests {
         for (kernel, name) in KERNELS.into_iter().zip(KERNEL_NAMES) {
             let name = name.to_str().unwrap();
             let expected = match name.split('_').next().unwrap() {
-                "rows" => size_of::<RowsParams>(),
+                "rows" | "fused" => size_of::<RowsParams>(),
                 "pointwise" if name.starts_with("pointwise_table") => size_of::<ChannelTableParams>(),
                 "pointwise" => size_of::<PointwiseParams>(),
                 "channels" => size_of::<ChannelsLastParams>(),

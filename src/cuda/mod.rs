@@ -261,7 +261,8 @@ mod tests {
                 });
             }
         }
-        let all = ["rows_shared_f32", "rows_split_apply_f32", "rows_split_moments_f32", "rows_stream_f32"];
+        let all =
+            ["fused_rows_split_apply_f32", "fused_rows_split_moments_f32", "fused_rows_stream_f32", "rows_shared_f32"];
         assert!(met.into_iter().eq(all));
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }

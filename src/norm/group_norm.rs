@@ -1,4 +1,6 @@
-use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, image_axes, refuse_strides};
+use super::{
+    Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, image_axes, modulation, refuse_of_rows,
+};
 use crate::error::{Error, Result};
 use crate::problem::{Affine, ChannelsLast, Modulation, Moments, Problem, Rows};
 use crate::shape::{Layout, Shape};
@@ -90,18 +92,9 @@ pub(super) fn groups(
     eps: f32,
     activation: Activation,
 ) -> Result<Problem> {
-    let of_sample = |argument, found| coefficient(argument, found, signature.dtype);
-    let modulation = Modulation {
-        scale: of_sample("scale", signature.scale)?,
-        shift: of_sample("shift", signature.shift)?,
-        channel_bias: of_sample("channel_bias", signature.channel_bias)?,
-        scale_plus_one,
-    };
-    if scale_plus_one && modulation.scale.is_none() {
-        return Err(Error::Missing { layer, argument: "scale" });
-    }
+    let modulation = modulation(layer, signature, scale_plus_one)?;
     if layout == Layout::Nhwc {
-        refuse_strides(layer, &signature.strides())?;
+        refuse_of_rows(layer, signature)?;
         let (samples, spatial) = image_axes(layer, &signature.shape, channels, layout)?;
         // Without spatial axes both layouts are the same memory.
         if spatial != 1 {
@@ -131,26 +124,30 @@ fn group_rows(
     channels: usize,
     layout: Layout,
 ) -> Result<Rows> {
-    refuse_strides(layer, &signature.strides())?;
+    refuse_of_rows(layer, signature)?;
     let (batch, spatial) = image_axes(layer, &signature.shape, channels, layout)?;
     let overflow = || Error::ShapeOverflow { shape: signature.shape };
     let channels_per_group = channels / groups;
     let length = channels_per_group.checked_mul(spatial).ok_or_else(overflow)?;
     Ok(Rows {
         dtype: signature.dtype,
+        output: signature.dtype,
         rows: batch.checked_mul(groups).ok_or_else(overflow)?,
         length,
         moments: Moments::MeanAndVariance,
-        adds: signature.residual || signature.channel_bias.is_some(),
+        is_plain: signature.takes_plain_input(),
+        second_residual: signature.second_residual,
         affine: Affine::PerChannel { groups, channels_per_group, spatial },
         weight: coefficient("weight", signature.weight, signature.dtype)?,
         bias: coefficient("bias", signature.bias, signature.dtype)?,
         weight_plus_one: false,
         modulation: Modulation::default(),
+        input_bias: None,
         eps: 0.0,
         activation: Activation::None,
         x_stride: length,
         residual_stride: length,
+        second_residual_stride: length,
         sum_stride: length,
         y_stride: length,
     })

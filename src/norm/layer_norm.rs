@@ -1,6 +1,6 @@
-use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps};
+use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, modulation};
 use crate::error::{Error, Result};
-use crate::problem::{Affine, Modulation, Moments, Problem, Rows};
+use crate::problem::{Affine, Moments, Problem, Rows};
 use crate::shape::Shape;
 use crate::signature::Signature;
 
@@ -16,7 +16,32 @@ use crate::signature::Signature;
 ///
 /// let layer = LayerNorm::new([4])?.eps(1e-6)?.activation(Activation::Silu);
 /// let mut x = [1.0_f32, -2.0, 3.0, 0.5];
+/// let mut y = [warpnorm::half::bf16::ZERO; 4];
+/// layer.forward(Args::new(&Cpu, [1, 4]).input(&x).output(&mut y))?; // rounded once, to the output's type
 /// layer.forward(Args::new(&Cpu, [1, 4]).output(&mut x))?; // in place
+/// # Ok::<(), warpnorm::Error>(())
+/// ```
+///
+/// The middle of a block of a diffusion transformer (Peebles and Xie, 2023), two samples of three tokens: what attention has
+/// found is gated into the residual stream, which is normalized without weight and bias, then scaled and shifted.
+///
+/// ```
+/// use warpnorm::{Args, Cpu, LayerNorm};
+///
+/// let attention = [0.5_f32; 2 * 3 * 4];
+/// let mut stream: Vec<f32> = (0..24).map(|i| (i % 5) as f32).collect();
+/// let (gate, scale, shift) = ([0.1_f32; 8], [0.2_f32; 8], [0.3_f32; 8]); // one of each for a sample and channel
+/// let mut y = [0.0_f32; 24];
+/// LayerNorm::new([4])?.scale_plus_one(true).forward(
+///     Args::new(&Cpu, [2, 3, 4])
+///         .input(&attention)
+///         .gate(&gate)
+///         .sum_in_residual(&mut stream)
+///         .scale(&scale)
+///         .shift(&shift)
+///         .output(&mut y),
+/// )?;
+/// assert_eq!(stream[1], 1.0 + 0.5 * 0.1);
 /// # Ok::<(), warpnorm::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +49,7 @@ pub struct LayerNorm {
     normalized_shape: Shape,
     length: usize,
     eps: f32,
+    scale_plus_one: bool,
     activation: Activation,
 }
 
@@ -35,7 +61,15 @@ impl LayerNorm {
     pub fn new(normalized_shape: impl Into<Shape>) -> Result<Self> {
         let normalized_shape = normalized_shape.into();
         let length = row_length(Self::NAME, &normalized_shape)?;
-        Ok(Self { normalized_shape, length, eps: checked_eps(DEFAULT_EPS)?, activation: Activation::None })
+        let (eps, activation) = (checked_eps(DEFAULT_EPS)?, Activation::None);
+        Ok(Self { normalized_shape, length, eps, scale_plus_one: false, activation })
+    }
+
+    /// Whether the [`scale`](crate::Args::scale) of a sample is stored as an offset from 1, as diffusion transformers have
+    /// it.
+    #[must_use]
+    pub const fn scale_plus_one(self, scale_plus_one: bool) -> Self {
+        Self { scale_plus_one, ..self }
     }
 
     /// The shape of weight and bias: the `normalized_shape`.
@@ -53,7 +87,8 @@ impl Layer for LayerNorm {
 
     fn problem(&self, signature: &Signature) -> Result<Problem> {
         let rows = trailing_rows(Self::NAME, signature, &self.normalized_shape, self.length)?;
-        Ok(Problem::Rows(Rows { eps: self.eps, activation: self.activation, ..rows }))
+        let modulation = modulation(Self::NAME, signature, self.scale_plus_one)?;
+        Ok(Problem::Rows(Rows { modulation, eps: self.eps, activation: self.activation, ..rows }))
     }
 }
 
@@ -78,23 +113,38 @@ pub(super) fn trailing_rows(
         expected: format!("one that ends in {normalized_shape}"),
     })?;
     shape.elements()?;
-    let rows = crate::shape::product(leading).ok_or(Error::ShapeOverflow { shape })?;
+    let count = |axes| crate::shape::product(axes).ok_or(Error::ShapeOverflow { shape });
+    let rows = count(leading)?;
+    // What differs from sample to sample goes by the first axis; without one, all is one sample.
+    let rows_of_sample = count(leading.get(1..).unwrap_or_default())?;
     let strides = signature.strides();
+    let (dtype, output) = (signature.dtype, signature.output);
+    if signature.is_in_place() && output.size() != dtype.size() {
+        return Err(Error::ElementType {
+            argument: "output",
+            found: output,
+            expected: "one of the input's size, in place",
+        });
+    }
     Ok(Rows {
-        dtype: signature.dtype,
+        dtype,
+        output,
         rows,
         length,
         moments: Moments::MeanAndVariance,
-        adds: signature.residual || signature.channel_bias.is_some(),
-        affine: Affine::PerElement,
+        is_plain: signature.takes_plain_input(),
+        second_residual: signature.second_residual,
+        affine: Affine::PerElement { rows_of_sample },
         weight: coefficient("weight", signature.weight, signature.dtype)?,
         bias: coefficient("bias", signature.bias, signature.dtype)?,
         weight_plus_one: false,
-        modulation: Modulation::default(),
+        modulation: Default::default(),
+        input_bias: coefficient("input_bias", signature.input_bias, signature.dtype)?,
         eps: 0.0,
         activation: Activation::None,
         x_stride: strides.input.unwrap_or(length),
         residual_stride: strides.residual.unwrap_or(length),
+        second_residual_stride: strides.second_residual.unwrap_or(length),
         sum_stride: strides.sum.unwrap_or(length),
         y_stride: strides.output.unwrap_or(length),
     })

@@ -19,10 +19,10 @@ use crate::backend::{Backend, Prepared};
 use crate::check::check;
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::problem::Problem;
+use crate::problem::{Modulation, Problem};
 use crate::raw;
 use crate::shape::{Layout, Shape};
-use crate::signature::{Signature, Strides};
+use crate::signature::Signature;
 
 /// PyTorch's default for every layer but `RMSNorm`, which has none there.
 pub(crate) const DEFAULT_EPS: f64 = 1e-5;
@@ -132,6 +132,21 @@ pub(crate) fn coefficient(argument: &'static str, found: Option<DType>, tensors:
     }
 }
 
+/// What a call has for each sample.
+pub(crate) fn modulation(layer: &'static str, signature: &Signature, scale_plus_one: bool) -> Result<Modulation> {
+    if scale_plus_one && signature.scale.is_none() {
+        return Err(Error::Missing { layer, argument: "scale" });
+    }
+    let of_sample = |argument, found| coefficient(argument, found, signature.dtype);
+    Ok(Modulation {
+        scale: of_sample("scale", signature.scale)?,
+        shift: of_sample("shift", signature.shift)?,
+        channel_bias: of_sample("channel_bias", signature.channel_bias)?,
+        gate: of_sample("gate", signature.gate)?,
+        scale_plus_one,
+    })
+}
+
 /// Batch, channels and spatial size of an image-like tensor: `[N, C, spatial…]` or `[N, spatial…, C]`, with 0 to 3
 /// spatial axes.
 pub(crate) fn image_axes(
@@ -160,11 +175,17 @@ pub(crate) fn image_axes(
     Ok((batch, spatial))
 }
 
-/// Row strides belong to the layers whose rows are the caller's.
-pub(crate) fn refuse_strides(layer: &'static str, strides: &Strides) -> Result<()> {
+/// Row strides, and an output of another type, belong to the layers over rows.
+pub(crate) fn refuse_of_rows(layer: &'static str, signature: &Signature) -> Result<()> {
+    if signature.output != signature.dtype {
+        let (found, expected) = (signature.output, signature.dtype.name());
+        return Err(Error::ElementType { argument: "output", found, expected });
+    }
+    let strides = signature.strides();
     let given = [
         ("input_row_stride", strides.input),
         ("residual_row_stride", strides.residual),
+        ("second_residual_row_stride", strides.second_residual),
         ("sum_row_stride", strides.sum),
         ("output_row_stride", strides.output),
     ];

@@ -1,5 +1,5 @@
 use super::layer_norm::{row_length, trailing_rows};
-use super::{Activation, Layer, checked_eps, entry_points};
+use super::{Activation, Layer, checked_eps, entry_points, modulation};
 use crate::error::{Error, Result};
 use crate::problem::{Moments, Problem, Rows};
 use crate::shape::Shape;
@@ -28,6 +28,7 @@ pub struct RmsNorm {
     length: usize,
     eps: f32,
     weight_plus_one: bool,
+    scale_plus_one: bool,
     activation: Activation,
 }
 
@@ -42,13 +43,21 @@ impl RmsNorm {
         let normalized_shape = normalized_shape.into();
         let length = row_length(Self::NAME, &normalized_shape)?;
         let eps = checked_eps(eps)?;
-        Ok(Self { normalized_shape, length, eps, weight_plus_one: false, activation: Activation::None })
+        let (weight_plus_one, scale_plus_one, activation) = (false, false, Activation::None);
+        Ok(Self { normalized_shape, length, eps, weight_plus_one, scale_plus_one, activation })
     }
 
     /// Whether the stored weight is an offset from 1, as in Gemma.
     #[must_use]
     pub const fn weight_plus_one(self, weight_plus_one: bool) -> Self {
         Self { weight_plus_one, ..self }
+    }
+
+    /// Whether the [`scale`](crate::Args::scale) of a sample is stored as an offset from 1, as diffusion transformers have
+    /// it.
+    #[must_use]
+    pub const fn scale_plus_one(self, scale_plus_one: bool) -> Self {
+        Self { scale_plus_one, ..self }
     }
 
     /// The shape of weight and bias: the `normalized_shape`.
@@ -71,6 +80,7 @@ impl Layer for RmsNorm {
         Ok(Problem::Rows(Rows {
             moments: Moments::MeanSquare,
             weight_plus_one: self.weight_plus_one,
+            modulation: modulation(Self::NAME, signature, self.scale_plus_one)?,
             eps: self.eps,
             activation: self.activation,
             ..rows

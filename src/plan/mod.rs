@@ -78,6 +78,7 @@ impl Params {
                 (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
                 (p.weight, p.bias) = (buffers.weight, buffers.bias);
                 p.parts += buffers.workspace;
+                (p.input_bias, p.gate, p.second_residual) = (buffers.input_bias, buffers.gate, buffers.second_residual);
             }
             Self::ChannelsLast(p) => {
                 p.modulation = modulation(buffers);
@@ -187,16 +188,25 @@ pub(crate) const fn activation_code(activation: Activation) -> u32 {
     }
 }
 
-/// The flags that say which coefficients are f32 whatever the tensors' type.
+pub(crate) const fn element_code(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => params::WN_ELEMENT_F32,
+        DType::F16 => params::WN_ELEMENT_F16,
+        DType::Bf16 => params::WN_ELEMENT_BF16,
+    }
+}
+
 /// How the tensors that differ from sample to sample are stored.
 fn modulation_flags(modulation: &crate::problem::Modulation) -> u32 {
     let flag = |coefficient, flag| if coefficient == Some(DType::F32) { flag } else { 0 };
     flag(modulation.scale, params::WN_FLAG_SCALE_F32)
         | flag(modulation.shift, params::WN_FLAG_SHIFT_F32)
         | flag(modulation.channel_bias, params::WN_FLAG_CHANNEL_BIAS_F32)
+        | flag(modulation.gate, params::WN_FLAG_GATE_F32)
         | if modulation.scale_plus_one { params::WN_FLAG_SCALE_PLUS_ONE } else { 0 }
 }
 
+/// The flags that say which coefficients are f32 whatever the tensors' type.
 fn coefficient_flags(weight: Option<DType>, bias: Option<DType>) -> u32 {
     let flag = |coefficient, flag| if coefficient == Some(DType::F32) { flag } else { 0 };
     flag(weight, params::WN_FLAG_WEIGHT_F32) | flag(bias, params::WN_FLAG_BIAS_F32)

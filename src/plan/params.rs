@@ -6,6 +6,11 @@ pub const WN_ACTIVATION_SILU: Activation = 2;
 pub const WN_ACTIVATION_GELU: Activation = 3;
 pub const WN_ACTIVATION_GELU_TANH: Activation = 4;
 pub type Activation = u32;
+pub const WN_ELEMENT_AS_INPUT: Element = 0;
+pub const WN_ELEMENT_F32: Element = 1;
+pub const WN_ELEMENT_F16: Element = 2;
+pub const WN_ELEMENT_BF16: Element = 3;
+pub type Element = u32;
 pub const WN_AFFINE_PER_ELEMENT: Affine = 0;
 pub const WN_AFFINE_PER_CHANNEL: Affine = 1;
 pub type Affine = u32;
@@ -18,7 +23,9 @@ pub const WN_FLAG_SCALE_F32: Flags = 32;
 pub const WN_FLAG_SHIFT_F32: Flags = 64;
 pub const WN_FLAG_CHANNEL_BIAS_F32: Flags = 128;
 pub const WN_FLAG_SCALE_PLUS_ONE: Flags = 256;
-pub const WN_FLAG_HELD_AS_STORED: Flags = 512;
+pub const WN_FLAG_GATE_F32: Flags = 512;
+pub const WN_FLAG_INPUT_BIAS_F32: Flags = 1024;
+pub const WN_FLAG_HELD_AS_STORED: Flags = 2048;
 pub type Flags = u32;
 pub const WN_WARP: Regimes = 32;
 pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
@@ -85,19 +92,25 @@ pub struct RowsParams {
     pub groups: Divisor,
     pub channels_per_group: u64,
     pub modulation: Modulation,
+    pub input_bias: u64,
+    pub gate: u64,
+    pub second_residual: u64,
+    pub second_residual_stride: u64,
     pub lanes: u32,
     pub affine: u32,
     pub activation: u32,
     pub flags: u32,
     pub eps: f32,
+    pub y_type: u32,
     pub leaf_shift: u32,
     pub parts_words: u32,
     pub splits: u32,
+    pub reserved: u32,
     pub parts: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 216usize];
+    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 256usize];
     ["Alignment of RowsParams"][::std::mem::align_of::<RowsParams>() - 8usize];
     ["Offset of field: RowsParams::x"][::std::mem::offset_of!(RowsParams, x) - 0usize];
     ["Offset of field: RowsParams::residual"][::std::mem::offset_of!(RowsParams, residual) - 8usize];
@@ -116,15 +129,22 @@ const _: () = {
     ["Offset of field: RowsParams::channels_per_group"]
         [::std::mem::offset_of!(RowsParams, channels_per_group) - 144usize];
     ["Offset of field: RowsParams::modulation"][::std::mem::offset_of!(RowsParams, modulation) - 152usize];
-    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 176usize];
-    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 180usize];
-    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 184usize];
-    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 188usize];
-    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 192usize];
-    ["Offset of field: RowsParams::leaf_shift"][::std::mem::offset_of!(RowsParams, leaf_shift) - 196usize];
-    ["Offset of field: RowsParams::parts_words"][::std::mem::offset_of!(RowsParams, parts_words) - 200usize];
-    ["Offset of field: RowsParams::splits"][::std::mem::offset_of!(RowsParams, splits) - 204usize];
-    ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 208usize];
+    ["Offset of field: RowsParams::input_bias"][::std::mem::offset_of!(RowsParams, input_bias) - 176usize];
+    ["Offset of field: RowsParams::gate"][::std::mem::offset_of!(RowsParams, gate) - 184usize];
+    ["Offset of field: RowsParams::second_residual"][::std::mem::offset_of!(RowsParams, second_residual) - 192usize];
+    ["Offset of field: RowsParams::second_residual_stride"]
+        [::std::mem::offset_of!(RowsParams, second_residual_stride) - 200usize];
+    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 208usize];
+    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 212usize];
+    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 216usize];
+    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 220usize];
+    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 224usize];
+    ["Offset of field: RowsParams::y_type"][::std::mem::offset_of!(RowsParams, y_type) - 228usize];
+    ["Offset of field: RowsParams::leaf_shift"][::std::mem::offset_of!(RowsParams, leaf_shift) - 232usize];
+    ["Offset of field: RowsParams::parts_words"][::std::mem::offset_of!(RowsParams, parts_words) - 236usize];
+    ["Offset of field: RowsParams::splits"][::std::mem::offset_of!(RowsParams, splits) - 240usize];
+    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 244usize];
+    ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 248usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -379,73 +399,103 @@ pub enum Kernel {
     rows_group_32_f32 = 2,
     rows_block_f32 = 3,
     rows_shared_f32 = 4,
-    rows_stream_f32 = 5,
-    rows_split_moments_f32 = 6,
-    rows_split_apply_f32 = 7,
-    rows_group_8_f16 = 8,
-    rows_group_16_f16 = 9,
-    rows_group_32_f16 = 10,
-    rows_block_f16 = 11,
-    rows_shared_f16 = 12,
-    rows_stream_f16 = 13,
-    rows_split_moments_f16 = 14,
-    rows_split_apply_f16 = 15,
-    rows_group_8_bf16 = 16,
-    rows_group_16_bf16 = 17,
-    rows_group_32_bf16 = 18,
-    rows_block_bf16 = 19,
-    rows_shared_bf16 = 20,
-    rows_stream_bf16 = 21,
-    rows_split_moments_bf16 = 22,
-    rows_split_apply_bf16 = 23,
-    pointwise_planes_f32 = 24,
-    pointwise_channels_last_f32 = 25,
-    pointwise_table_f32 = 26,
-    pointwise_planes_f16 = 27,
-    pointwise_channels_last_f16 = 28,
-    pointwise_table_f16 = 29,
-    pointwise_planes_bf16 = 30,
-    pointwise_channels_last_bf16 = 31,
-    pointwise_table_bf16 = 32,
-    channels_last_moments_f32 = 33,
-    channels_last_apply_f32 = 34,
-    channels_last_moments_f16 = 35,
-    channels_last_apply_f16 = 36,
-    channels_last_moments_bf16 = 37,
-    channels_last_apply_bf16 = 38,
-    batch_statistics_planes_f32 = 39,
-    batch_statistics_channels_last_f32 = 40,
-    batch_statistics_planes_f16 = 41,
-    batch_statistics_channels_last_f16 = 42,
-    batch_statistics_planes_bf16 = 43,
-    batch_statistics_channels_last_bf16 = 44,
-    convolution_direct_f32 = 45,
+    rows_group_8_f16 = 5,
+    rows_group_16_f16 = 6,
+    rows_group_32_f16 = 7,
+    rows_block_f16 = 8,
+    rows_shared_f16 = 9,
+    rows_group_8_bf16 = 10,
+    rows_group_16_bf16 = 11,
+    rows_group_32_bf16 = 12,
+    rows_block_bf16 = 13,
+    rows_shared_bf16 = 14,
+    fused_rows_group_8_f32 = 15,
+    fused_rows_group_16_f32 = 16,
+    fused_rows_group_32_f32 = 17,
+    fused_rows_block_f32 = 18,
+    fused_rows_shared_f32 = 19,
+    fused_rows_group_8_f16 = 20,
+    fused_rows_group_16_f16 = 21,
+    fused_rows_group_32_f16 = 22,
+    fused_rows_block_f16 = 23,
+    fused_rows_shared_f16 = 24,
+    fused_rows_group_8_bf16 = 25,
+    fused_rows_group_16_bf16 = 26,
+    fused_rows_group_32_bf16 = 27,
+    fused_rows_block_bf16 = 28,
+    fused_rows_shared_bf16 = 29,
+    fused_rows_stream_f32 = 30,
+    fused_rows_split_moments_f32 = 31,
+    fused_rows_split_apply_f32 = 32,
+    fused_rows_stream_f16 = 33,
+    fused_rows_split_moments_f16 = 34,
+    fused_rows_split_apply_f16 = 35,
+    fused_rows_stream_bf16 = 36,
+    fused_rows_split_moments_bf16 = 37,
+    fused_rows_split_apply_bf16 = 38,
+    pointwise_planes_f32 = 39,
+    pointwise_channels_last_f32 = 40,
+    pointwise_table_f32 = 41,
+    pointwise_planes_f16 = 42,
+    pointwise_channels_last_f16 = 43,
+    pointwise_table_f16 = 44,
+    pointwise_planes_bf16 = 45,
+    pointwise_channels_last_bf16 = 46,
+    pointwise_table_bf16 = 47,
+    channels_last_moments_f32 = 48,
+    channels_last_apply_f32 = 49,
+    channels_last_moments_f16 = 50,
+    channels_last_apply_f16 = 51,
+    channels_last_moments_bf16 = 52,
+    channels_last_apply_bf16 = 53,
+    batch_statistics_planes_f32 = 54,
+    batch_statistics_channels_last_f32 = 55,
+    batch_statistics_planes_f16 = 56,
+    batch_statistics_channels_last_f16 = 57,
+    batch_statistics_planes_bf16 = 58,
+    batch_statistics_channels_last_bf16 = 59,
+    convolution_direct_f32 = 60,
 }
-pub const KERNELS: [Kernel; 46] = [
+pub const KERNELS: [Kernel; 61] = [
     Kernel::rows_group_8_f32,
     Kernel::rows_group_16_f32,
     Kernel::rows_group_32_f32,
     Kernel::rows_block_f32,
     Kernel::rows_shared_f32,
-    Kernel::rows_stream_f32,
-    Kernel::rows_split_moments_f32,
-    Kernel::rows_split_apply_f32,
     Kernel::rows_group_8_f16,
     Kernel::rows_group_16_f16,
     Kernel::rows_group_32_f16,
     Kernel::rows_block_f16,
     Kernel::rows_shared_f16,
-    Kernel::rows_stream_f16,
-    Kernel::rows_split_moments_f16,
-    Kernel::rows_split_apply_f16,
     Kernel::rows_group_8_bf16,
     Kernel::rows_group_16_bf16,
     Kernel::rows_group_32_bf16,
     Kernel::rows_block_bf16,
     Kernel::rows_shared_bf16,
-    Kernel::rows_stream_bf16,
-    Kernel::rows_split_moments_bf16,
-    Kernel::rows_split_apply_bf16,
+    Kernel::fused_rows_group_8_f32,
+    Kernel::fused_rows_group_16_f32,
+    Kernel::fused_rows_group_32_f32,
+    Kernel::fused_rows_block_f32,
+    Kernel::fused_rows_shared_f32,
+    Kernel::fused_rows_group_8_f16,
+    Kernel::fused_rows_group_16_f16,
+    Kernel::fused_rows_group_32_f16,
+    Kernel::fused_rows_block_f16,
+    Kernel::fused_rows_shared_f16,
+    Kernel::fused_rows_group_8_bf16,
+    Kernel::fused_rows_group_16_bf16,
+    Kernel::fused_rows_group_32_bf16,
+    Kernel::fused_rows_block_bf16,
+    Kernel::fused_rows_shared_bf16,
+    Kernel::fused_rows_stream_f32,
+    Kernel::fused_rows_split_moments_f32,
+    Kernel::fused_rows_split_apply_f32,
+    Kernel::fused_rows_stream_f16,
+    Kernel::fused_rows_split_moments_f16,
+    Kernel::fused_rows_split_apply_f16,
+    Kernel::fused_rows_stream_bf16,
+    Kernel::fused_rows_split_moments_bf16,
+    Kernel::fused_rows_split_apply_bf16,
     Kernel::pointwise_planes_f32,
     Kernel::pointwise_channels_last_f32,
     Kernel::pointwise_table_f32,
@@ -469,31 +519,46 @@ pub const KERNELS: [Kernel; 46] = [
     Kernel::batch_statistics_channels_last_bf16,
     Kernel::convolution_direct_f32,
 ];
-pub const KERNEL_NAMES: [&::std::ffi::CStr; 46] = [
+pub const KERNEL_NAMES: [&::std::ffi::CStr; 61] = [
     c"rows_group_8_f32",
     c"rows_group_16_f32",
     c"rows_group_32_f32",
     c"rows_block_f32",
     c"rows_shared_f32",
-    c"rows_stream_f32",
-    c"rows_split_moments_f32",
-    c"rows_split_apply_f32",
     c"rows_group_8_f16",
     c"rows_group_16_f16",
     c"rows_group_32_f16",
     c"rows_block_f16",
     c"rows_shared_f16",
-    c"rows_stream_f16",
-    c"rows_split_moments_f16",
-    c"rows_split_apply_f16",
     c"rows_group_8_bf16",
     c"rows_group_16_bf16",
     c"rows_group_32_bf16",
     c"rows_block_bf16",
     c"rows_shared_bf16",
-    c"rows_stream_bf16",
-    c"rows_split_moments_bf16",
-    c"rows_split_apply_bf16",
+    c"fused_rows_group_8_f32",
+    c"fused_rows_group_16_f32",
+    c"fused_rows_group_32_f32",
+    c"fused_rows_block_f32",
+    c"fused_rows_shared_f32",
+    c"fused_rows_group_8_f16",
+    c"fused_rows_group_16_f16",
+    c"fused_rows_group_32_f16",
+    c"fused_rows_block_f16",
+    c"fused_rows_shared_f16",
+    c"fused_rows_group_8_bf16",
+    c"fused_rows_group_16_bf16",
+    c"fused_rows_group_32_bf16",
+    c"fused_rows_block_bf16",
+    c"fused_rows_shared_bf16",
+    c"fused_rows_stream_f32",
+    c"fused_rows_split_moments_f32",
+    c"fused_rows_split_apply_f32",
+    c"fused_rows_stream_f16",
+    c"fused_rows_split_moments_f16",
+    c"fused_rows_split_apply_f16",
+    c"fused_rows_stream_bf16",
+    c"fused_rows_split_moments_bf16",
+    c"fused_rows_split_apply_bf16",
     c"pointwise_planes_f32",
     c"pointwise_channels_last_f32",
     c"pointwise_table_f32",

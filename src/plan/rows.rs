@@ -1,14 +1,37 @@
-//! The rows pattern: which regime holds a row. See kernels/rows.cu for what each does.
+//! The rows pattern: which regime holds a row. See kernels/rows.cuh for what each does.
 
-use super::kernels::{
-    Family, ROWS_BLOCK, ROWS_GROUP_8, ROWS_GROUP_16, ROWS_GROUP_32, ROWS_SHARED, ROWS_SPLIT_APPLY, ROWS_SPLIT_MOMENTS,
-    ROWS_STREAM,
-};
-use super::params::{self, RowsParams};
+use super::kernels::{self, Family};
+use super::params::{self, Kernel, RowsParams};
 use super::slabs::workspace;
-use super::{Launch, Limits, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags};
+use super::{
+    Launch, Limits, Params, Plan, activation_code, coefficient_flags, divisor, element_code, modulation_flags,
+};
 use crate::element::DType;
 use crate::problem::{Affine, Moments, Rows};
+
+/// Kernels without and with what may surround a norm. Rows that are too long to be held have one kind alone.
+type Families = [Family; 2];
+
+macro_rules! families {
+    ($($name:ident = $plain:ident $fused:ident;)*) => {
+        $(const $name: Families = [kernels::$plain, kernels::$fused];)*
+    };
+}
+
+families! {
+    GROUP_8 = ROWS_GROUP_8 FUSED_ROWS_GROUP_8;
+    GROUP_16 = ROWS_GROUP_16 FUSED_ROWS_GROUP_16;
+    GROUP_32 = ROWS_GROUP_32 FUSED_ROWS_GROUP_32;
+    BLOCK = ROWS_BLOCK FUSED_ROWS_BLOCK;
+    SHARED = ROWS_SHARED FUSED_ROWS_SHARED;
+    STREAM = FUSED_ROWS_STREAM FUSED_ROWS_STREAM;
+    SPLIT_MOMENTS = FUSED_ROWS_SPLIT_MOMENTS FUSED_ROWS_SPLIT_MOMENTS;
+    SPLIT_APPLY = FUSED_ROWS_SPLIT_APPLY FUSED_ROWS_SPLIT_APPLY;
+}
+
+fn kernel(families: Families, rows: &Rows) -> Kernel {
+    families[usize::from(rows.is_fused())].of(rows.dtype)
+}
 
 const WARP: u32 = params::WN_WARP;
 const CHUNK: u64 = params::WN_CHUNK as u64;
@@ -30,7 +53,7 @@ const PORTABLE_CLUSTER: u32 = 8;
 /// Who holds a row. What a row's bits are is not decided here: every regime walks the same tree over the same chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Regime {
-    family: Family,
+    families: Families,
     /// Threads of a block.
     block: u32,
     /// Threads of a block that share a row.
@@ -50,26 +73,26 @@ impl Regime {
     fn of(length: u64, held: u64, limits: &Limits) -> Self {
         let chunks = length.div_ceil(CHUNK);
         match length {
-            0..=256 => Self::group(ROWS_GROUP_8, length.div_ceil(8).next_power_of_two()),
-            257..=512 => Self::group(ROWS_GROUP_16, u64::from(WARP)),
-            513..=CHUNK => Self::group(ROWS_GROUP_32, u64::from(WARP)),
-            _ if chunks <= CHUNKS_IN_REGISTERS => Self::block(ROWS_BLOCK, chunks as u32 * WARP, 0),
+            0..=256 => Self::group(GROUP_8, length.div_ceil(8).next_power_of_two()),
+            257..=512 => Self::group(GROUP_16, u64::from(WARP)),
+            513..=CHUNK => Self::group(GROUP_32, u64::from(WARP)),
+            _ if chunks <= CHUNKS_IN_REGISTERS => Self::block(BLOCK, chunks as u32 * WARP, 0),
             _ => Self::shared(chunks, held * CHUNK, limits).unwrap_or_else(|| Self::stream(chunks)),
         }
     }
 
-    fn group(family: Family, lanes: u64) -> Self {
+    fn group(families: Families, lanes: u64) -> Self {
         // At most 32 lanes.
-        Self { lanes: lanes as u32, ..Self::block(family, params::WN_ROWS_GROUP_THREADS, 0) }
+        Self { lanes: lanes as u32, ..Self::block(families, params::WN_ROWS_GROUP_THREADS, 0) }
     }
 
-    fn block(family: Family, threads: u32, leaf_shift: u32) -> Self {
-        Self { family, block: threads, lanes: threads, cluster: 1, shared: 0, leaf_shift, parts_words: 0 }
+    fn block(families: Families, threads: u32, leaf_shift: u32) -> Self {
+        Self { families, block: threads, lanes: threads, cluster: 1, shared: 0, leaf_shift, parts_words: 0 }
     }
 
     fn stream(chunks: u64) -> Self {
         let leaf_shift = chunks.div_ceil(u64::from(params::WN_ROWS_LEAVES)).next_power_of_two().ilog2();
-        Self::block(ROWS_STREAM, params::WN_ROWS_STREAM_THREADS, leaf_shift)
+        Self::block(STREAM, params::WN_ROWS_STREAM_THREADS, leaf_shift)
     }
 
     /// As many blocks in a cluster as make room, at first for three of them on a multiprocessor: while one waits for its
@@ -101,7 +124,7 @@ impl Regime {
             cluster,
             shared: u32::try_from(shared).ok()?,
             parts_words: parts_words as u32, // at most 640
-            ..Self::block(ROWS_SHARED, warps as u32 * WARP, leaf.ilog2())
+            ..Self::block(SHARED, warps as u32 * WARP, leaf.ilog2())
         })
     }
 }
@@ -115,26 +138,29 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Plan {
     if rows.rows == 0 || rows.length == 0 {
         return Plan::NONE;
     }
-    let held = if rows.adds { DType::F32 } else { rows.dtype };
+    let held = if rows.is_plain { rows.dtype } else { DType::F32 };
     let regime = Regime::of(rows.length as u64, held.size() as u64, limits);
     let single = launch(rows, &regime, limits);
-    let is_held = regime.family != ROWS_STREAM;
+    let is_held = regime.families != STREAM;
     if is_held { None } else { split(rows, &single, limits) }.unwrap_or_else(|| Plan::single(Some(single)))
 }
 
 fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
     let mut flags = coefficient_flags(rows.weight, rows.bias) | modulation_flags(&rows.modulation);
+    if rows.input_bias == Some(DType::F32) {
+        flags |= params::WN_FLAG_INPUT_BIAS_F32;
+    }
     if rows.weight_plus_one {
         flags |= params::WN_FLAG_WEIGHT_PLUS_ONE;
     }
     if rows.moments == Moments::MeanSquare {
         flags |= params::WN_FLAG_MEAN_SQUARE;
     }
-    if !rows.adds {
+    if rows.is_plain {
         flags |= params::WN_FLAG_HELD_AS_STORED;
     }
     let (affine, groups, channels_per_group, spatial) = match rows.affine {
-        Affine::PerElement => (params::WN_AFFINE_PER_ELEMENT, 1, 0, 1),
+        Affine::PerElement { rows_of_sample } => (params::WN_AFFINE_PER_ELEMENT, rows_of_sample as u64, 0, 1),
         Affine::PerChannel { groups, channels_per_group, spatial } => {
             (params::WN_AFFINE_PER_CHANNEL, groups as u64, channels_per_group as u64, spatial as u64)
         }
@@ -143,7 +169,7 @@ fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
     // Whole clusters, also where the largest grid is none.
     let clusters = Limits { max_grid: (limits.max_grid / regime.cluster).max(1), ..*limits };
     Launch {
-        kernel: regime.family.of(rows.dtype),
+        kernel: kernel(regime.families, rows),
         grid: clusters.grid(rows.rows as u64, rows_at_once) * regime.cluster,
         block: regime.block,
         cluster: regime.cluster,
@@ -153,6 +179,7 @@ fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
             length: rows.length as u64,
             x_stride: rows.x_stride as u64,
             residual_stride: rows.residual_stride as u64,
+            second_residual_stride: rows.second_residual_stride as u64,
             sum_stride: rows.sum_stride as u64,
             y_stride: rows.y_stride as u64,
             spatial: divisor(spatial),
@@ -165,6 +192,7 @@ fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
             eps: rows.eps,
             leaf_shift: regime.leaf_shift,
             parts_words: regime.parts_words,
+            y_type: if rows.output == rows.dtype { params::WN_ELEMENT_AS_INPUT } else { element_code(rows.output) },
             ..RowsParams::default()
         }),
     }
@@ -184,42 +212,45 @@ fn split(rows: &Rows, single: &Launch, limits: &Limits) -> Option<Plan> {
     }
     let (workspace_bytes, parts) = workspace(0, rows_of_all * leaves);
     let params = RowsParams { leaf_shift: leaf.ilog2(), splits: splits as u32, parts, ..params }; // at most 256 splits
-    let launch = |family: Family| Launch {
-        kernel: family.of(rows.dtype),
+    let launch = |families| Launch {
+        kernel: kernel(families, rows),
         grid: limits.grid(rows_of_all * splits, 1),
         params: Params::Rows(params),
         ..*single
     };
-    let launches = [ROWS_SPLIT_MOMENTS, ROWS_SPLIT_APPLY].map(|family| Some(launch(family)));
+    let launches = [SPLIT_MOMENTS, SPLIT_APPLY].map(|families| Some(launch(families)));
     Some(Plan { launches, workspace_bytes, otherwise: Some(*single) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::element::DType;
     use crate::norm::Activation;
     use crate::plan::MAX_GRID;
-    use crate::plan::params::Kernel;
+    use crate::problem::Modulation;
 
     use crate::plan::tests::H200;
 
     fn rows(rows: usize, length: usize) -> Rows {
         Rows {
             dtype: DType::Bf16,
+            output: DType::Bf16,
             rows,
             length,
             moments: Moments::MeanAndVariance,
-            adds: false,
-            affine: Affine::PerElement,
+            is_plain: true,
+            second_residual: false,
+            affine: Affine::PerElement { rows_of_sample: 1 },
             weight: None,
             bias: None,
             weight_plus_one: false,
             modulation: Default::default(),
+            input_bias: None,
             eps: 1e-5,
             activation: Activation::None,
             x_stride: length,
             residual_stride: length,
+            second_residual_stride: length,
             sum_stride: length,
             y_stride: length,
         }
@@ -257,7 +288,7 @@ mod tests {
                 assert_eq!((launches.len(), plan.workspace_bytes, plan.otherwise), (1, 0, None), "{count} x {chunks}");
                 continue;
             }
-            let kernels = [Kernel::rows_split_moments_bf16, Kernel::rows_split_apply_bf16];
+            let kernels = [Kernel::fused_rows_split_moments_bf16, Kernel::fused_rows_split_apply_bf16];
             assert!(launches.iter().map(|launch| launch.kernel).eq(kernels));
             for launch in launches {
                 let Params::Rows(params) = launch.params else { panic!("rows plan rows") };
@@ -269,7 +300,7 @@ mod tests {
                 let parts = count as u64 * leaves * size_of_part();
                 assert_eq!(plan.workspace_bytes as u64, params.parts + parts);
             }
-            assert_eq!(plan.otherwise.unwrap().kernel, Kernel::rows_stream_bf16);
+            assert_eq!(plan.otherwise.unwrap().kernel, Kernel::fused_rows_stream_bf16);
         }
     }
 
@@ -293,7 +324,7 @@ mod tests {
             (4097, Kernel::rows_shared_bf16, 160, 160),
             (8192, Kernel::rows_shared_bf16, 256, 256),
             (12_288, Kernel::rows_shared_bf16, 192, 192),
-            (1 << 40, Kernel::rows_stream_bf16, 512, 512),
+            (1 << 40, Kernel::fused_rows_stream_bf16, 512, 512),
         ] {
             let (launch, params) = planned(&rows(3, length));
             assert_eq!((launch.kernel, launch.block, params.lanes), (kernel, block, lanes), "{length}");
@@ -324,7 +355,7 @@ mod tests {
             (832, true, 16, 13, 4),
             (900, true, 0, 0, 0),
         ] {
-            let (launch, params) = planned(&Rows { adds: in_f32, ..rows(3, chunks * 1024) });
+            let (launch, params) = planned(&Rows { is_plain: !in_f32, ..rows(3, chunks * 1024) });
             let is_held = launch.kernel == Kernel::rows_shared_bf16;
             let found = (launch.cluster, launch.block / WARP, 1 << params.leaf_shift);
             assert_eq!(if is_held { found } else { (0, 0, 0) }, (cluster, warps, leaf), "{chunks} chunks");
@@ -337,10 +368,10 @@ mod tests {
     fn what_is_held_fits() {
         for (shared, cluster) in [(64, 1), (99, 1), (163, 1), (227, 8), (227, 16), (227, 2)] {
             let limits = Limits { shared: shared * 1024, cluster, ..H200 };
-            for (chunks, dtype, adds) in (5..2000).step_by(7).flat_map(|chunks| {
-                [(chunks, DType::F32, false), (chunks, DType::F16, false), (chunks, DType::Bf16, true)]
+            for (chunks, dtype, is_plain) in (5..2000).step_by(7).flat_map(|chunks| {
+                [(chunks, DType::F32, true), (chunks, DType::F16, true), (chunks, DType::Bf16, false)]
             }) {
-                let problem = Rows { dtype, adds, ..rows(7, chunks * 1024 - 5) };
+                let problem = Rows { dtype, is_plain, ..rows(7, chunks * 1024 - 5) };
                 let (launch, params) = planned_on(&limits, &problem);
                 assert!(
                     launch.shared <= limits.shared && launch.cluster <= cluster && launch.grid % launch.cluster == 0
@@ -355,7 +386,7 @@ mod tests {
                 assert!(launch.block <= params::WN_ROWS_SHARED_THREADS);
                 let words = u64::from(params.parts_words);
                 assert!(words * 16 >= 2 * u64::from(launch.cluster) * warps * size_of_part());
-                let held = if adds { 4 } else { dtype.size() as u64 };
+                let held = if is_plain { dtype.size() as u64 } else { 4 };
                 assert_eq!(u64::from(launch.shared), words * 16 + (warps << params.leaf_shift) * CHUNK * held);
             }
         }
@@ -408,5 +439,49 @@ mod tests {
         assert_eq!((params.groups.divisor, params.spatial.divisor, params.channels_per_group), (4, 49, 5));
         assert_eq!(params.affine, params::WN_AFFINE_PER_CHANNEL);
         assert_eq!(params.flags, params::WN_FLAG_WEIGHT_F32 | params::WN_FLAG_HELD_AS_STORED);
+    }
+
+    #[test]
+    fn what_surrounds_a_norm_has_kernels_of_its_own() {
+        let plain = Rows { weight: Some(DType::F32), is_plain: false, ..rows(3, 12_288) };
+        assert_eq!(planned(&plain).0.kernel, Kernel::rows_shared_bf16);
+        let scale = Modulation { scale: Some(DType::F32), ..Modulation::default() };
+        let channels = Affine::PerChannel { groups: 1, channels_per_group: 3, spatial: 4096 };
+        for fused in [
+            Rows { activation: Activation::Relu, ..plain },
+            Rows { output: DType::F32, ..plain },
+            Rows { input_bias: Some(DType::F32), ..plain },
+            Rows { second_residual: true, ..plain },
+            Rows { modulation: scale, ..plain },
+            Rows { affine: channels, ..plain },
+        ] {
+            assert_eq!(planned(&fused).0.kernel, Kernel::fused_rows_shared_bf16, "{fused:?}");
+        }
+    }
+
+    #[test]
+    fn an_output_of_another_type() {
+        let type_of = |output| planned(&Rows { output, ..rows(8, 245) }).1.y_type;
+        assert_eq!(type_of(DType::Bf16), params::WN_ELEMENT_AS_INPUT);
+        assert_eq!(type_of(DType::F16), params::WN_ELEMENT_F16);
+        assert_eq!(type_of(DType::F32), params::WN_ELEMENT_F32);
+    }
+
+    #[test]
+    fn samples_and_flags() {
+        let modulation = Modulation {
+            scale: Some(DType::F32),
+            shift: Some(DType::Bf16),
+            gate: Some(DType::F32),
+            scale_plus_one: true,
+            ..Modulation::default()
+        };
+        let (affine, input_bias) = (Affine::PerElement { rows_of_sample: 4 }, Some(DType::F32));
+        let problem = Rows { affine, modulation, input_bias, second_residual_stride: 250, ..rows(8, 245) };
+        let (_, params) = planned(&problem);
+        assert_eq!((params.groups.divisor, params.affine), (4, params::WN_AFFINE_PER_ELEMENT));
+        assert_eq!(params.second_residual_stride, 250);
+        let scale = params::WN_FLAG_SCALE_F32 | params::WN_FLAG_SCALE_PLUS_ONE | params::WN_FLAG_HELD_AS_STORED;
+        assert_eq!(params.flags, scale | params::WN_FLAG_GATE_F32 | params::WN_FLAG_INPUT_BIAS_F32);
     }
 }

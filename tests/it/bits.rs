@@ -3,7 +3,7 @@
 use warpnorm::Cpu;
 use warpnorm::half::{bf16, f16};
 
-use crate::call::{Call, Coefficient, Inputs, Layer, PerTensor, Residual, run};
+use crate::call::{Call, Coefficient, Inputs, Layer, Modulation, PerTensor, Residual, run};
 use crate::data::bits;
 use crate::device;
 use crate::place::{Place, Real};
@@ -15,7 +15,12 @@ const ROWS: usize = 5;
 
 fn row_of<T: Real>(inputs: &Inputs<T>, row: usize, length: usize) -> Inputs<T> {
     let part = |values: &[T]| values[row * length..][..length].to_vec();
-    Inputs { x: part(&inputs.x), residual: part(&inputs.residual), ..inputs.clone() }
+    Inputs {
+        x: part(&inputs.x),
+        residual: part(&inputs.residual),
+        second_residual: part(&inputs.second_residual),
+        ..inputs.clone()
+    }
 }
 
 fn rows_agree<P: Place, T: Real>(place: &P) {
@@ -42,6 +47,64 @@ fn rows_agree<P: Place, T: Real>(place: &P) {
             }
         }
     }
+}
+
+/// Rows with all that may surround them: a row alone, at another address, has the bits that it has in a batch of two samples.
+fn surrounded_rows_agree<P: Place, T: Real>(place: &P) {
+    let (samples, rows_of_sample) = (2, 3);
+    let modulation = Modulation {
+        scale: Coefficient::Own,
+        shift: Coefficient::F32,
+        gate: Coefficient::Own,
+        scale_plus_one: true,
+        ..Modulation::NONE
+    };
+    for layer in [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: true }] {
+        for length in LENGTHS {
+            let surrounded = Call {
+                modulation,
+                residual: Residual::SumWritten,
+                second_residual: true,
+                input_bias: Coefficient::F32,
+                ..Call::new(layer, &[0])
+            };
+            let batch = Call { shape: vec![samples, rows_of_sample, length], ..surrounded.clone() };
+            let inputs = Inputs::<T>::normal(&batch, 59);
+            let reference = run(place, &batch, &inputs).expect("a valid call");
+            for row in 0..samples * rows_of_sample {
+                let offsets = PerTensor::unlike(row, &[0, 1, 3, 4, 7, 8]);
+                let alone = Call { shape: vec![1, length], offsets, ..surrounded.clone() };
+                let of_sample = |values: &[f64]| values[row / rows_of_sample * length..][..length].to_vec();
+                let inputs = Inputs {
+                    scale: of_sample(&inputs.scale),
+                    shift: of_sample(&inputs.shift),
+                    of_input: of_sample(&inputs.of_input),
+                    ..row_of(&inputs, row, length)
+                };
+                let found = run(place, &alone, &inputs).expect("a valid call");
+                let of_row = |values: &[T]| bits(&values[row * length..][..length]);
+                assert_eq!(bits(&found.y), of_row(&reference.y), "{alone:?}: row {row}");
+                assert_eq!(
+                    found.sum.as_deref().map(bits),
+                    reference.sum.as_deref().map(of_row),
+                    "{alone:?}: row {row}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn surrounded_rows_agree_on_cuda() {
+    let device = device::cuda();
+    surrounded_rows_agree::<_, f32>(&device.cuda);
+    surrounded_rows_agree::<_, bf16>(&device.cuda);
+}
+
+#[test]
+fn surrounded_rows_agree_on_cpu() {
+    surrounded_rows_agree::<_, f32>(&Cpu);
+    surrounded_rows_agree::<_, f16>(&Cpu);
 }
 
 /// Equal elements of one row become equal: every lane has the same mean and the same deviation, to the last bit.

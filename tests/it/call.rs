@@ -80,7 +80,10 @@ pub enum Residual {
 pub struct Modulation {
     pub scale: Coefficient,
     pub shift: Coefficient,
+    /// By the channel.
     pub channel_bias: Coefficient,
+    /// By the position in the row.
+    pub gate: Coefficient,
     pub scale_plus_one: bool,
 }
 
@@ -89,6 +92,7 @@ impl Modulation {
         scale: Coefficient::Absent,
         shift: Coefficient::Absent,
         channel_bias: Coefficient::Absent,
+        gate: Coefficient::Absent,
         scale_plus_one: false,
     };
 }
@@ -101,6 +105,10 @@ pub struct Call {
     pub weight: Coefficient,
     pub bias: Coefficient,
     pub residual: Residual,
+    /// Of rows, behind a residual.
+    pub second_residual: bool,
+    /// Of rows.
+    pub input_bias: Coefficient,
     pub modulation: Modulation,
     pub activation: Activation,
     pub in_place: bool,
@@ -110,7 +118,7 @@ pub struct Call {
     pub gaps: PerTensor,
 }
 
-/// A number for each of the tensors that have rows, and one for weight and bias. What is one buffer has one number: in
+/// A number for each of the tensors that have rows, and one for weight, bias and what samples have of their own. What is one buffer has one number: in
 /// place that of `y`, with the sum in the residual that of `residual`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct PerTensor {
@@ -119,17 +127,19 @@ pub struct PerTensor {
     pub sum: usize,
     pub y: usize,
     pub coefficients: usize,
+    pub second_residual: usize,
 }
 
 impl PerTensor {
     pub const fn all(number: usize) -> Self {
-        Self { x: number, residual: number, sum: number, y: number, coefficients: number }
+        Self { x: number, residual: number, sum: number, y: number, coefficients: number, second_residual: number }
     }
 
-    /// Five numbers that differ where there are enough of them to choose from.
+    /// Numbers that differ where there are enough of them to choose from.
     pub fn unlike(start: usize, choices: &[usize]) -> Self {
         let pick = |step: usize| choices[(start + step) % choices.len()];
-        Self { x: pick(0), residual: pick(1), sum: pick(2), y: pick(3), coefficients: pick(4) }
+        let [x, residual, sum, y, coefficients, second_residual] = [0, 1, 2, 3, 4, 5].map(pick);
+        Self { x, residual, sum, y, coefficients, second_residual }
     }
 }
 
@@ -142,6 +152,8 @@ impl Call {
             weight: Coefficient::Own,
             bias: Coefficient::Own,
             residual: Residual::Absent,
+            second_residual: false,
+            input_bias: Coefficient::Absent,
             modulation: Modulation::NONE,
             activation: Activation::None,
             in_place: false,
@@ -158,7 +170,8 @@ impl Call {
         if self.layer.is_channels_last() { self.shape[self.shape.len() - 1] } else { self.shape[1] }
     }
 
-    fn has_rows(&self) -> bool {
+    /// Whether the moments run over the last axis.
+    pub fn has_rows(&self) -> bool {
         matches!(self.layer, Layer::LayerNorm | Layer::RmsNorm { .. })
     }
 
@@ -178,12 +191,15 @@ impl Call {
 pub struct Inputs<T> {
     pub x: Vec<T>,
     pub residual: Vec<T>,
+    pub second_residual: Vec<T>,
     pub weight: Vec<f64>,
     pub bias: Vec<f64>,
-    /// `[samples, channels]`
+    pub input_bias: Vec<f64>,
+    /// `[samples, channels]`, as the two that follow.
     pub scale: Vec<f64>,
     pub shift: Vec<f64>,
-    pub channel_bias: Vec<f64>,
+    /// Channel bias or gate, of the layer that is called.
+    pub of_input: Vec<f64>,
     pub running_mean: Vec<f32>,
     pub running_var: Vec<f32>,
 }
@@ -198,11 +214,13 @@ impl<T: Element> Inputs<T> {
         Self {
             x: stored(normal(elements, seed)),
             residual: stored(normal(elements, seed + 1)),
+            second_residual: stored(normal(elements, seed + 9)),
             weight: eighths(channels, seed + 2, 1.0),
             bias: eighths(channels, seed + 3, 0.0),
+            input_bias: eighths(channels, seed + 10, 0.0),
             scale: eighths(call.shape[0] * channels, seed + 6, 1.0),
             shift: eighths(call.shape[0] * channels, seed + 7, 0.0),
-            channel_bias: eighths(call.shape[0] * channels, seed + 8, 0.0),
+            of_input: eighths(call.shape[0] * channels, seed + 8, 0.0),
             running_mean: normal(channels, seed + 4).map(|v| v as f32).collect(),
             running_var: normal(channels, seed + 5).map(|v| (v * v + 0.01) as f32).collect(),
         }
@@ -227,12 +245,14 @@ fn shifted(values: &[f64], offset: usize) -> impl Iterator<Item = f64> {
     std::iter::repeat_n(GUARD, offset).chain(values.iter().copied())
 }
 
-/// Weight and bias in both of the types that they may have.
+/// What goes by the channel, in both of the types that it may have.
 struct Affine<'v, P: Place + 'v, T: Real> {
     weight: P::View<'v, T>,
     weight_f32: P::View<'v, f32>,
     bias: P::View<'v, T>,
     bias_f32: P::View<'v, f32>,
+    input_bias: P::View<'v, T>,
+    input_bias_f32: P::View<'v, f32>,
 }
 
 impl<P: Place, T: Real> Affine<'_, P, T> {
@@ -242,10 +262,15 @@ impl<P: Place, T: Real> Affine<'_, P, T> {
             Coefficient::Own => args.weight(&self.weight),
             Coefficient::F32 => args.weight(&self.weight_f32),
         };
-        match call.bias {
+        let args = match call.bias {
             Coefficient::Absent => args,
             Coefficient::Own => args.bias(&self.bias),
             Coefficient::F32 => args.bias(&self.bias_f32),
+        };
+        match call.input_bias {
+            Coefficient::Absent => args,
+            Coefficient::Own => args.input_bias(&self.input_bias),
+            Coefficient::F32 => args.input_bias(&self.input_bias_f32),
         }
     }
 }
@@ -278,17 +303,22 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
 
     let x = place.put(&spread(Some(&inputs.x), offsets.x, gaps.x));
     let mut residual = place.put(&spread(Some(&inputs.residual), offsets.residual, gaps.residual));
+    let second_residual = place.put(&spread(
+        call.second_residual.then_some(&inputs.second_residual[..]),
+        offsets.second_residual,
+        gaps.second_residual,
+    ));
     let mut sum = place.put(&spread(None, offsets.sum, gaps.sum));
     let mut y = place.put(&spread(call.in_place.then_some(&inputs.x), offsets.y, gaps.y));
     let channels = call.channels();
     let coefficient_range = offsets.coefficients..offsets.coefficients + channels;
-    let of_samples = [&inputs.scale, &inputs.shift, &inputs.channel_bias].map(|values| {
-        (place.put(&stored::<T>(values.iter().copied())), place.put(&stored::<f32>(values.iter().copied())))
-    });
+    let input_bias_range = offsets.coefficients..offsets.coefficients + inputs.input_bias.len();
     let own = |values: &[f64]| place.put(&stored::<T>(shifted(values, offsets.coefficients)));
     let single = |values: &[f64]| place.put(&stored::<f32>(shifted(values, offsets.coefficients)));
+    let of_samples = [&inputs.scale, &inputs.shift, &inputs.of_input].map(|values| (own(values), single(values)));
     let (weight, weight_f32) = (own(&inputs.weight), single(&inputs.weight));
     let (bias, bias_f32) = (own(&inputs.bias), single(&inputs.bias));
+    let (input_bias, input_bias_f32) = (own(&inputs.input_bias), single(&inputs.input_bias));
     let mut mean = place.put(&inputs.running_mean);
     let mut var = place.put(&inputs.running_var);
     let mut batches = place.put_counter(BATCHES_BEFORE);
@@ -301,6 +331,8 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
             weight_f32: place.view(&weight_f32, coefficient_range.clone()),
             bias: place.view(&bias, coefficient_range.clone()),
             bias_f32: place.view(&bias_f32, coefficient_range),
+            input_bias: place.view(&input_bias, input_bias_range.clone()),
+            input_bias_f32: place.view(&input_bias_f32, input_bias_range),
         };
         // Either read or moved.
         let moved = matches!(call.layer, Layer::BatchStatistics { .. });
@@ -323,12 +355,14 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
         } else {
             (Some(place.view_mut(&mut residual, range(offsets.residual, gaps.residual))), None)
         };
+        let second_residual = place.view(&second_residual, range(offsets.second_residual, gaps.second_residual));
         let mut sum = place.view_mut(&mut sum, range(offsets.sum, gaps.sum));
         let mut y = place.view_mut(&mut y, range(offsets.y, gaps.y));
 
-        let count = inputs.scale.len();
-        let of_samples =
-            of_samples.each_ref().map(|(own, single)| (place.view(own, 0..count), place.view(single, 0..count)));
+        let of_samples_range = offsets.coefficients..offsets.coefficients + inputs.scale.len();
+        let of_samples = of_samples.each_ref().map(|(own, single)| {
+            (place.view(own, of_samples_range.clone()), place.view(single, of_samples_range.clone()))
+        });
         let mut args = Args::new(place, Shape::new(&call.shape)?).output(&mut y);
         if !call.in_place {
             args = args.input(&x);
@@ -338,6 +372,12 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
             (Residual::SumWritten, Some(residual), _) => args = args.residual(residual).sum(&mut sum),
             (Residual::SumInPlace, _, Some(residual)) => args = args.sum_in_residual(residual),
             _ => {}
+        }
+        if call.second_residual {
+            args = args.second_residual(&second_residual);
+            if gaps.second_residual > 0 {
+                args = args.second_residual_row_stride(length + gaps.second_residual);
+            }
         }
         if gaps.y > 0 {
             args = args.output_row_stride(length + gaps.y);
@@ -380,11 +420,11 @@ pub fn run<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
 /// One tensor in the tensors' type and in f32.
 type InBothTypes<'v, P, T> = (<P as Place>::View<'v, T>, <P as Place>::View<'v, f32>);
 
-/// Scale, shift and channel bias.
+/// Scale, shift, and channel bias or gate.
 fn add_modulation<'a, 'v, P: Place, T: Real>(
     call: &Call,
     mut args: Args<'a, P>,
-    [scale, shift, bias]: &'a [InBothTypes<'v, P, T>; 3],
+    [scale, shift, of_input]: &'a [InBothTypes<'v, P, T>; 3],
 ) -> Args<'a, P> {
     args = match call.modulation.scale {
         Coefficient::Absent => args,
@@ -396,10 +436,15 @@ fn add_modulation<'a, 'v, P: Place, T: Real>(
         Coefficient::Own => args.shift(&shift.0),
         Coefficient::F32 => args.shift(&shift.1),
     };
-    match call.modulation.channel_bias {
+    args = match call.modulation.channel_bias {
         Coefficient::Absent => args,
-        Coefficient::Own => args.channel_bias(&bias.0),
-        Coefficient::F32 => args.channel_bias(&bias.1),
+        Coefficient::Own => args.channel_bias(&of_input.0),
+        Coefficient::F32 => args.channel_bias(&of_input.1),
+    };
+    match call.modulation.gate {
+        Coefficient::Absent => args,
+        Coefficient::Own => args.gate(&of_input.0),
+        Coefficient::F32 => args.gate(&of_input.1),
     }
 }
 
@@ -422,10 +467,12 @@ macro_rules! with_layer {
         match layer {
             Layer::LayerNorm => {
                 let $layer = LayerNorm::new([channels])?.eps(eps)?.activation(activation);
+                let $layer = $layer.scale_plus_one($call.modulation.scale_plus_one);
                 $body
             }
             Layer::RmsNorm { weight_plus_one } => {
                 let $layer = RmsNorm::new([channels], eps)?.weight_plus_one(weight_plus_one).activation(activation);
+                let $layer = $layer.scale_plus_one($call.modulation.scale_plus_one);
                 $body
             }
             Layer::GroupNorm { groups, layout } => {
@@ -489,6 +536,11 @@ fn signature(call: &Call, dtype: DType) -> Result<Signature> {
     signature = stored(call.modulation.scale).map_or(signature, |dtype| signature.scale(dtype));
     signature = stored(call.modulation.shift).map_or(signature, |dtype| signature.shift(dtype));
     signature = stored(call.modulation.channel_bias).map_or(signature, |dtype| signature.channel_bias(dtype));
+    signature = stored(call.modulation.gate).map_or(signature, |dtype| signature.gate(dtype));
+    signature = stored(call.input_bias).map_or(signature, |dtype| signature.input_bias(dtype));
+    if call.second_residual {
+        signature = signature.second_residual();
+    }
     if let Layer::BatchStatistics { .. } = call.layer {
         signature = signature.update_running_statistics().num_batches_tracked();
     }
@@ -509,18 +561,28 @@ pub fn spatial_of(call: &Call) -> usize {
     call.shape[axes].iter().product()
 }
 
-/// Input, residual and a sample's bias, added in f32: part of what the layers promise. Their sum may be rounded to 24 bits,
-/// and to no fewer, before it is normalized.
+/// Input, its bias and a sample's, gate and residuals, brought together in f32: part of what the layers promise. Each step may be
+/// rounded to 24 bits, and to no fewer, before the sum is normalized.
 fn summed<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<f64> {
     let mut s = exact(&inputs.x);
     let (channels, spatial) = (call.channels(), spatial_of(call));
+    let channel = |i: usize| if call.layer.is_channels_last() { i % channels } else { i / spatial % channels };
+    let of_input = |i: usize| inputs.of_input[i / (spatial * channels) * channels + channel(i)];
+    if call.input_bias != Coefficient::Absent {
+        s.iter_mut().enumerate().for_each(|(i, s)| *s = f64::from((*s + inputs.input_bias[channel(i)]) as f32));
+    }
+    if call.modulation.gate != Coefficient::Absent {
+        s.iter_mut().enumerate().for_each(|(i, s)| *s = f64::from((*s * of_input(i)) as f32));
+    }
     if call.residual != Residual::Absent {
         s.iter_mut().zip(&inputs.residual).for_each(|(s, residual)| *s = f64::from((*s + residual.to_f64()) as f32));
     }
+    if call.second_residual {
+        let second = inputs.second_residual.iter();
+        s.iter_mut().zip(second).for_each(|(s, residual)| *s = f64::from((*s + residual.to_f64()) as f32));
+    }
     if call.modulation.channel_bias != Coefficient::Absent {
-        let channel = |i: usize| if call.layer.is_channels_last() { i % channels } else { i / spatial % channels };
-        let bias = |i: usize| inputs.channel_bias[i / (spatial * channels) * channels + channel(i)];
-        s.iter_mut().enumerate().for_each(|(i, s)| *s = f64::from((*s + bias(i)) as f32));
+        s.iter_mut().enumerate().for_each(|(i, s)| *s = f64::from((*s + of_input(i)) as f32));
     }
     s
 }
@@ -575,8 +637,10 @@ pub fn expected<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<Expected> {
         s.iter().enumerate().map(element).collect()
     };
     match call.layer {
-        Layer::LayerNorm => rows(channels, &|_, i| i, true),
-        Layer::RmsNorm { .. } => rows(channels, &|_, i| i, false),
+        Layer::LayerNorm | Layer::RmsNorm { .. } => {
+            let of_sample = |row: usize, i: usize| row / spatial() * channels + i;
+            rows(channels, &of_sample, call.layer == Layer::LayerNorm)
+        }
         Layer::GroupNorm { groups, layout: Layout::Nhwc } => {
             let (sample, per_group) = (spatial() * channels, channels / groups);
             let channel = |i: usize| i / sample * channels + i % channels;

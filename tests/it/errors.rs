@@ -49,8 +49,12 @@ fn refusals<P: Place>(place: &P) {
         let length = layer.forward(Args::new(place, twelve).input(&short).output(&mut out));
         assert_eq!(length, Err(Error::Length { argument: "input", found: 11, expected: 12 }));
 
-        let dtype = layer.forward(Args::new(place, twelve).input(&halves).output(&mut out));
-        assert_eq!(dtype, Err(Error::ElementType { argument: "input", found: DType::F16, expected: "f32" }));
+        let dtype = layer.forward(Args::new(place, twelve).input(&three_rows).residual(&halves).output(&mut out));
+        assert_eq!(dtype, Err(Error::ElementType { argument: "residual", found: DType::F16, expected: "f32" }));
+
+        let dtype = GroupNorm::new(1, 4).unwrap();
+        let dtype = dtype.forward(Args::new(place, twelve).input(&halves).output(&mut out));
+        assert_eq!(dtype, Err(Error::ElementType { argument: "output", found: DType::F32, expected: "f16" }));
 
         let weight = layer.forward(Args::new(place, twelve).input(&three_rows).weight(&halves).output(&mut out));
         assert!(matches!(weight, Err(Error::ElementType { argument: "weight", .. })), "{weight:?}");
@@ -70,6 +74,29 @@ fn refusals<P: Place>(place: &P) {
         let rms = RmsNorm::new([4], 1e-6).unwrap().weight_plus_one(true);
         let offset = rms.forward(Args::new(place, twelve).output(&mut out));
         assert_eq!(offset, Err(Error::Missing { layer: "RMSNorm", argument: "weight" }));
+
+        let gated = layer.forward(Args::new(place, [3, 1, 4]).gate(&x(0..4)).output(&mut out));
+        assert_eq!(gated, Err(Error::Length { argument: "gate", found: 4, expected: 12 }));
+
+        let second = layer.forward(Args::new(place, twelve).second_residual(&three_rows).output(&mut out));
+        assert!(matches!(second, Err(Error::Unexpected { argument: "second_residual", .. })), "{second:?}");
+
+        let biased = layer.forward(Args::new(place, twelve).input_bias(&three_rows).output(&mut out));
+        assert_eq!(biased, Err(Error::Length { argument: "input_bias", found: 12, expected: 4 }));
+
+        let biased = InstanceNorm::new(4).unwrap();
+        let biased = biased.forward(Args::new(place, twelve).input_bias(&x(0..4)).output(&mut out));
+        assert!(matches!(biased, Err(Error::Unexpected { argument: "input_bias", .. })), "{biased:?}");
+
+        let scaled = layer.scale_plus_one(true).forward(Args::new(place, twelve).output(&mut out));
+        assert_eq!(scaled, Err(Error::Missing { layer: "LayerNorm", argument: "scale" }));
+
+        let by_channels = layer.forward(Args::new(place, twelve).channel_bias(&three_rows).output(&mut out));
+        assert!(matches!(by_channels, Err(Error::Unexpected { argument: "channel_bias", .. })), "{by_channels:?}");
+
+        let by_elements = GroupNorm::new(1, 4).unwrap();
+        let by_elements = by_elements.forward(Args::new(place, twelve).gate(&three_rows).output(&mut out));
+        assert!(matches!(by_elements, Err(Error::Unexpected { argument: "gate", .. })), "{by_elements:?}");
 
         let images = BatchNorm::new(4).unwrap();
         let statistics = images.forward(Args::new(place, twelve).running_mean(&x(0..4)).output(&mut out));

@@ -41,21 +41,22 @@ const SIZES: [(usize, [usize; 2]); 7] = [
     (33_000, [128, 128]),
 ];
 
-/// What samples have of their own; for the layers that take it.
+/// What samples have of their own; for the layers that take it, and of channel bias and gate the one that they take.
 const MODULATIONS: [Modulation; 4] = [
     Modulation::NONE,
     Modulation { scale: Coefficient::Own, shift: Coefficient::F32, scale_plus_one: true, ..Modulation::NONE },
-    Modulation { channel_bias: Coefficient::Own, ..Modulation::NONE },
+    Modulation { channel_bias: Coefficient::Own, gate: Coefficient::Own, ..Modulation::NONE },
     Modulation {
         scale: Coefficient::F32,
         shift: Coefficient::Own,
         channel_bias: Coefficient::F32,
+        gate: Coefficient::F32,
         scale_plus_one: false,
     },
 ];
 
 /// How many choices there are of each kind.
-const CHOICES: [usize; 9] = [
+const CHOICES: [usize; 11] = [
     LAYERS.len(),
     COEFFICIENTS.len(),
     COEFFICIENTS.len(),
@@ -65,6 +66,8 @@ const CHOICES: [usize; 9] = [
     OFFSETS.len() * GAPS.len(),
     SIZES.len(),
     MODULATIONS.len(),
+    COEFFICIENTS.len(),
+    2,
 ];
 
 /// Rows of choices in which every pair of choices of different kinds occurs: each time the best of some random ones.
@@ -97,11 +100,13 @@ fn pairwise() -> Vec<[usize; CHOICES.len()]> {
 }
 
 fn calls() -> impl Iterator<Item = Call> {
-    pairwise().into_iter().map(|[layer, weight, bias, residual, activation, in_place, place, size, modulation]| {
+    pairwise().into_iter().map(|choices| {
+        let [layer, weight, bias, residual, activation, in_place, place, size, modulation, input_bias, second] =
+            choices;
         let (length, [height, width]) = SIZES[size];
         let layer = LAYERS[layer];
         let shape = match layer {
-            Layer::LayerNorm | Layer::RmsNorm { .. } => vec![2, length],
+            Layer::LayerNorm | Layer::RmsNorm { .. } => vec![2, 2, length],
             layer if layer.is_channels_last() => vec![2, height, width, 6],
             _ => vec![2, 6, height, width],
         };
@@ -110,12 +115,20 @@ fn calls() -> impl Iterator<Item = Call> {
         if layer == (Layer::RmsNorm { weight_plus_one: true }) && weight == Coefficient::Absent {
             weight = Coefficient::Own; // an offset needs something to be an offset of
         }
-        let is_modulated = matches!(layer, Layer::GroupNorm { .. } | Layer::InstanceNorm { .. });
+        let modulation = match layer {
+            Layer::GroupNorm { .. } | Layer::InstanceNorm { .. } => {
+                Modulation { gate: Coefficient::Absent, ..MODULATIONS[modulation] }
+            }
+            _ if rows => Modulation { channel_bias: Coefficient::Absent, ..MODULATIONS[modulation] },
+            _ => Modulation::NONE,
+        };
         Call {
-            modulation: if is_modulated { MODULATIONS[modulation] } else { Modulation::NONE },
+            modulation,
             weight,
             bias: COEFFICIENTS[bias],
             residual: RESIDUALS[residual],
+            second_residual: rows && RESIDUALS[residual] != Residual::Absent && second == 1,
+            input_bias: if rows { COEFFICIENTS[input_bias] } else { Coefficient::Absent },
             activation: ACTIVATIONS[activation],
             in_place: in_place == 1,
             offsets: places(&OFFSETS, place / GAPS.len()),

@@ -1,7 +1,7 @@
 //! GroupNorm and InstanceNorm with the channels last, and BatchNorm by batch statistics in both layouts.
 
 use warpnorm::half::{bf16, f16};
-use warpnorm::{Activation, Args, BatchNorm, Cpu, Error, GroupNorm, LayerNorm, Layout, Workspace};
+use warpnorm::{Activation, Args, BatchNorm, Cpu, Error, GroupNorm, Layout, Workspace};
 
 use crate::call::{
     BATCHES_BEFORE, Call, Coefficient, Inputs, Layer, Modulation, Outputs, Residual, run, spatial_of, verify_cpu,
@@ -185,7 +185,7 @@ fn modulated<T: Real>(verify: &dyn Fn(&Call, &Inputs<T>) -> Outputs<T>) {
         for (scale, shift, channel_bias, scale_plus_one) in
             [(Own, Own, Absent, true), (F32, Absent, Own, false), (Absent, F32, F32, false), (Own, F32, Own, true)]
         {
-            let modulation = Modulation { scale, shift, channel_bias, scale_plus_one };
+            let modulation = Modulation { scale, shift, channel_bias, scale_plus_one, ..Modulation::NONE };
             let residual = if number % 2 == 0 { Residual::SumWritten } else { Residual::Absent };
             let call = Call { modulation, residual, activation: Activation::Silu, ..call.clone() };
             verify(&call, &Inputs::normal(&call, 97));
@@ -194,10 +194,10 @@ fn modulated<T: Real>(verify: &dyn Fn(&Call, &Inputs<T>) -> Outputs<T>) {
 }
 
 #[test]
-fn only_layers_over_samples_are_modulated() {
+fn what_samples_have_of_their_own_must_fit() {
     let mut y = [1.0_f32, 2.0, 3.0, 5.0];
     let scale = [1.0_f32; 4];
-    let refused = LayerNorm::new([2]).unwrap().forward(Args::new(&Cpu, [2, 2]).output(&mut y).scale(&scale));
+    let refused = BatchNorm::new(2).unwrap().forward(Args::new(&Cpu, [2, 2]).output(&mut y).scale(&scale));
     assert!(matches!(refused, Err(Error::Unexpected { argument: "scale", .. })), "{refused:?}");
     let layer = GroupNorm::new(1, 2).unwrap();
     let refused = layer.forward(Args::new(&Cpu, [2, 2]).output(&mut y).shift(&scale[..3]));

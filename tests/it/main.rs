@@ -7,6 +7,7 @@ mod bits;
 mod bound;
 mod call;
 mod checked;
+mod conversion;
 mod data;
 mod device;
 mod errors;

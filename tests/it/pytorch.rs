@@ -208,6 +208,7 @@ impl Case<'_> {
             shift: self.coefficient("shift"),
             channel_bias: self.coefficient("channel_bias"),
             scale_plus_one: self.about["scale_plus_one"] == true,
+            ..Modulation::NONE
         };
         Call {
             modulation,
@@ -240,9 +241,10 @@ impl Case<'_> {
             bias: or("bias", 0.0),
             scale: of_samples("scale"),
             shift: of_samples("shift"),
-            channel_bias: of_samples("channel_bias"),
+            of_input: of_samples("channel_bias"),
             running_mean: stored(or("running_mean", 0.0).into_iter()),
             running_var: stored(or("running_var", 1.0).into_iter()),
+            ..Inputs::default()
         }
     }
 

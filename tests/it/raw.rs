@@ -16,8 +16,10 @@ fn calls() -> Vec<Call> {
         scale: Coefficient::F32,
         shift: Coefficient::Own,
         channel_bias: Coefficient::F32,
+        gate: Coefficient::Absent,
         scale_plus_one: true,
     };
+    let gated = Modulation { channel_bias: Coefficient::Absent, gate: Coefficient::F32, ..modulation };
     let (nchw, nhwc) = (Layout::Nchw, Layout::Nhwc);
     let surrounded = |layer, shape: &[usize]| Call {
         residual: Residual::SumWritten,
@@ -35,6 +37,13 @@ fn calls() -> Vec<Call> {
             ..Call::new(Layer::RmsNorm { weight_plus_one: false }, &[4, 90])
         },
         surrounded(Layer::RmsNorm { weight_plus_one: true }, &[2, 300]),
+        Call {
+            modulation: gated,
+            second_residual: true,
+            input_bias: Coefficient::Own,
+            ..surrounded(Layer::LayerNorm, &[2, 3, 130])
+        },
+        Call { modulation: gated, ..surrounded(Layer::RmsNorm { weight_plus_one: true }, &[3, 1030]) },
         Call { modulation, ..surrounded(Layer::group_norm(2), &[2, 6, 5, 5]) },
         Call { modulation, ..surrounded(Layer::GroupNorm { groups: 2, layout: nhwc }, &[2, 5, 5, 6]) },
         Call { in_place: true, ..Call::new(Layer::InstanceNorm { layout: nhwc }, &[2, 7, 7, 3]) },
@@ -59,6 +68,7 @@ fn run_raw<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
     let nothing = vec![T::from_f64(f64::NAN); call.elements()];
     let (mut x, mut y) = (place.put(&inputs.x), place.put(if call.in_place { &inputs.x } else { &nothing }));
     let (mut residual, mut sum) = (place.put(&inputs.residual), place.put(&nothing));
+    let mut second_residual = place.put(&inputs.second_residual);
     let mut keep = Vec::new();
     let mut coefficient = |which: Coefficient, values: &[f64]| match which {
         Coefficient::Absent => 0,
@@ -104,12 +114,15 @@ fn run_raw<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
         input: if call.in_place { 0 } else { place.address(&mut x) },
         output: place.address(&mut y),
         residual: if call.residual == Residual::Absent { 0 } else { place.address(&mut residual) },
+        second_residual: if call.second_residual { place.address(&mut second_residual) } else { 0 },
         sum: if call.residual == Residual::SumWritten { place.address(&mut sum) } else { 0 },
         weight: if is_table { 0 } else { weight },
         bias: if is_table { 0 } else { bias },
         scale: coefficient(call.modulation.scale, &inputs.scale),
         shift: coefficient(call.modulation.shift, &inputs.shift),
-        channel_bias: coefficient(call.modulation.channel_bias, &inputs.channel_bias),
+        channel_bias: coefficient(call.modulation.channel_bias, &inputs.of_input),
+        gate: coefficient(call.modulation.gate, &inputs.of_input),
+        input_bias: coefficient(call.input_bias, &inputs.input_bias),
         running_mean: if takes_them { statistics[0] } else { 0 },
         running_var: if takes_them { statistics[1] } else { 0 },
         num_batches_tracked: if is_moved { place.address_of_counter(&mut batches) } else { 0 },

@@ -18,7 +18,7 @@ fn a_device_answers_on_cuda() {
     assert_eq!(device.cuda.get(&device.cuda.put(&[1.0_f32, 2.0])), [1.0, 2.0]);
 }
 
-/// A call for each kernel, aligned and plain, and off alignment with all stages.
+/// A call for each kernel: plain, with a residual, and off alignment with all stages.
 fn calls() -> impl Iterator<Item = Call> {
     // A length for each regime that holds rows, in clusters and without.
     let rows = [5, 100, 300, 700, 1030, 5000, 90_000].into_iter().flat_map(|length| {
@@ -43,7 +43,8 @@ fn calls() -> impl Iterator<Item = Call> {
             offsets: PerTensor::unlike(0, &[1, 3, 2, 5, 7]),
             ..call.clone()
         };
-        [call, surrounded]
+        let summed = Call { residual: Residual::SumWritten, ..call.clone() };
+        [call, summed, surrounded]
     })
 }
 
@@ -64,15 +65,18 @@ fn run_unheld<T: Real>(device: &Device) {
         }
         None => (device.cuda.clone(), 1_900_000),
     };
-    let none = Coefficient::Absent;
-    let call = Call { weight: none, bias: none, ..Call::new(Layer::LayerNorm, &[2, length]) };
-    let inputs = Inputs::<T>::normal(&call, 3);
-    let split = verify(&cuda, &call, &inputs, &expected(&call, &inputs)).y;
+    for activation in [Activation::None, Activation::Silu] {
+        let none = Coefficient::Absent;
+        let call = Call { weight: none, bias: none, activation, ..Call::new(Layer::LayerNorm, &[2, length]) };
+        let inputs = Inputs::<T>::normal(&call, 3);
+        let split = verify(&cuda, &call, &inputs, &expected(&call, &inputs)).y;
 
-    let (x, mut y) = (cuda.put(&inputs.x), cuda.put(&inputs.residual));
-    let layer = LayerNorm::new([length]).and_then(|layer| layer.eps(call.eps)).expect("a layer");
-    layer.forward(Args::new(&cuda, [2, length]).input(&x).output(&mut y)).expect("a call without a workspace");
-    assert_eq!(bits(&cuda.get(&y)), bits(&split));
+        let (x, mut y) = (cuda.put(&inputs.x), cuda.put(&inputs.residual));
+        let layer = LayerNorm::new([length]).and_then(|layer| layer.eps(call.eps)).expect("a layer");
+        let args = Args::new(&cuda, [2, length]).input(&x).output(&mut y);
+        layer.activation(activation).forward(args).expect("a call without a workspace");
+        assert_eq!(bits(&cuda.get(&y)), bits(&split));
+    }
 }
 
 fn convolve(cuda: &Cuda) {

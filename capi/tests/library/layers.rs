@@ -78,6 +78,8 @@ fn cases() -> Vec<Case> {
         Case { residual: Residual::InPlace, gap: 3, bias: false, ..PLAIN },
         Case { kind: Kind::RmsNorm, shape: &[4, 130], residual: Residual::Added, ..PLAIN },
         Case { kind: Kind::RmsNormPlusOne, shape: &[2, 64], f32_weight: true, bias: false, activation: relu, ..PLAIN },
+        Case { shape: &[2, 3, 130], modulated: true, residual: Residual::InPlace, ..PLAIN },
+        Case { kind: Kind::RmsNorm, shape: &[3, 90], modulated: true, residual: Residual::Sum, ..PLAIN },
     ];
     for (nhwc, shape, flat) in [(false, &[2, 6, 5, 7][..], &[3, 4][..]), (true, &[2, 5, 7, 6][..], &[3, 4][..])] {
         let image = Case { shape, nhwc, ..PLAIN };
@@ -167,6 +169,10 @@ impl Case {
         layer
     }
 
+    fn has_second_residual(&self) -> bool {
+        self.is_rows() && self.residual == Residual::Sum
+    }
+
     fn moves(&self) -> bool {
         matches!(self.kind, Kind::BatchStatistics | Kind::BatchStatisticsCumulative)
     }
@@ -183,10 +189,13 @@ impl Case {
             signature.bias = if self.bias { dtype } else { wn_dtype::None as i32 };
         }
         if self.modulated {
-            (signature.scale, signature.shift, signature.channel_bias) = (wn_dtype::F32 as i32, dtype, dtype);
+            (signature.scale, signature.shift) = (wn_dtype::F32 as i32, dtype);
+            *(if self.is_rows() { &mut signature.gate } else { &mut signature.channel_bias }) = dtype;
+            signature.input_bias = if self.is_rows() { wn_dtype::F32 as i32 } else { 0 };
         }
         let flags = [
             (self.residual != Residual::Absent, Flag::Residual),
+            (self.has_second_residual(), Flag::SecondResidual),
             (self.residual == Residual::Sum, Flag::Sum),
             (self.residual == Residual::InPlace, Flag::SumInResidual),
             (self.in_place, Flag::InPlace),
@@ -276,7 +285,10 @@ fn run<T: Number>(place: &Place, case: &Case, at_once: bool) {
     let mut bias = Tensor::<T>::new(place, &shifted(4, 0.0));
     let mut scale = Tensor::<f32>::new(place, &noise(of_samples, 5));
     let mut shift = Tensor::<T>::new(place, &noise(of_samples, 6));
-    let mut channel_bias = Tensor::<T>::new(place, &noise(of_samples, 7));
+    let mut input_bias = Tensor::<f32>::new(place, &noise(channels, 10));
+    let mut second_residual = Tensor::<T>::new(place, &noise(elements, 11));
+    // Of rows the gate, of images the channel bias.
+    let mut of_input = Tensor::<T>::new(place, &noise(of_samples, 7));
     let mut mean = Tensor::<f32>::new(place, &noise(channels, 8));
     let mut var = Tensor::<f32>::new(place, &noise(channels, 9).iter().map(|v| v * v + 0.1).collect::<Vec<_>>());
     let mut batches = place.put(&[BATCHES_BEFORE]);
@@ -328,7 +340,8 @@ fn run<T: Number>(place: &Place, case: &Case, at_once: bool) {
     if case.modulated {
         tensors.scale = scale.buffer.pointer();
         tensors.shift = shift.buffer.pointer();
-        tensors.channel_bias = channel_bias.buffer.pointer();
+        *(if case.is_rows() { &mut tensors.gate } else { &mut tensors.channel_bias }) = of_input.buffer.pointer();
+        tensors.input_bias = if case.is_rows() { input_bias.buffer.pointer() } else { std::ptr::null_mut() };
     }
     tensors.input = if case.in_place { std::ptr::null() } else { input.pointer() };
     tensors.output = output.pointer();
@@ -337,6 +350,9 @@ fn run<T: Number>(place: &Place, case: &Case, at_once: bool) {
     }
     if case.residual == Residual::Sum {
         tensors.sum = sum.pointer();
+    }
+    if case.has_second_residual() {
+        tensors.second_residual = second_residual.buffer.pointer();
     }
     if bytes > 0 {
         (tensors.workspace, tensors.workspace_bytes) = (workspace.pointer(), bytes);
@@ -353,12 +369,22 @@ fn run<T: Number>(place: &Place, case: &Case, at_once: bool) {
     }
 
     let mut summed = x;
+    let of_input = |at| of_input.exact[case.sample_of(at) * channels + case.channel_of(at)];
+    if case.modulated && case.is_rows() {
+        let biased = |(at, x): (usize, &mut f64)| {
+            *x = f64::from((*x + input_bias.exact[at % channels]) as f32);
+            *x = f64::from((*x * of_input(at)) as f32);
+        };
+        summed.iter_mut().enumerate().for_each(biased);
+    }
     if case.residual != Residual::Absent {
         summed.iter_mut().zip(&residual).for_each(|(x, residual)| *x = f64::from((*x + residual) as f32));
     }
-    if case.modulated {
-        let bias = |at| channel_bias.exact[case.sample_of(at) * channels + case.channel_of(at)];
-        summed.iter_mut().enumerate().for_each(|(at, x)| *x = f64::from((*x + bias(at)) as f32));
+    if case.has_second_residual() {
+        summed.iter_mut().zip(&second_residual.exact).for_each(|(x, second)| *x = f64::from((*x + second) as f32));
+    }
+    if case.modulated && !case.is_rows() {
+        summed.iter_mut().enumerate().for_each(|(at, x)| *x = f64::from((*x + of_input(at)) as f32));
     }
     if case.residual == Residual::Sum || case.residual == Residual::InPlace {
         let in_place = case.residual == Residual::InPlace;

@@ -12,19 +12,23 @@ use crate::problem::{Affine, Buffers, Coefficient, Modulation, Moments, Problem,
 fn rows<T: Convert>(rows: usize, length: usize) -> Rows {
     Rows {
         dtype: T::DTYPE,
+        output: T::DTYPE,
         rows,
         length,
         moments: Moments::MeanAndVariance,
-        adds: false,
-        affine: Affine::PerElement,
+        is_plain: true,
+        second_residual: false,
+        affine: Affine::PerElement { rows_of_sample: 1 },
         weight: None,
         bias: None,
         weight_plus_one: false,
         modulation: Modulation::default(),
+        input_bias: None,
         eps: 1e-5,
         activation: Activation::None,
         x_stride: length,
         residual_stride: length,
+        second_residual_stride: length,
         sum_stride: length,
         y_stride: length,
     }
@@ -41,7 +45,7 @@ struct Tensors<T> {
 impl<T: Convert> Tensors<T> {
     fn of(problem: &Rows, numbers: &mut Numbers) -> Self {
         let coefficients = match problem.affine {
-            Affine::PerElement => problem.length,
+            Affine::PerElement { .. } => problem.length,
             Affine::PerChannel { groups, channels_per_group, .. } => groups * channels_per_group,
         };
         Self {
@@ -92,7 +96,7 @@ impl<T: Convert> Tensors<T> {
         let variance = s.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / n;
         let coefficient = |present: Coefficient, from: &[f32], i: usize, absent: f64| match (present, problem.affine) {
             (None, _) => absent,
-            (Some(_), Affine::PerElement) => f64::from(from[i]),
+            (Some(_), Affine::PerElement { .. }) => f64::from(from[i]),
             (Some(_), Affine::PerChannel { groups, channels_per_group, spatial }) => {
                 f64::from(from[row % groups * channels_per_group + i / spatial])
             }
@@ -339,9 +343,10 @@ fn affine_per_channel() {
 fn coefficients_of_either_type_and_one_plus_weight() {
     fn check<T: Convert>() {
         for length in [5, 900, 2500] {
-            for affine in
-                [Affine::PerElement, Affine::PerChannel { groups: 1, channels_per_group: 5, spatial: length / 5 }]
-            {
+            for affine in [
+                Affine::PerElement { rows_of_sample: 1 },
+                Affine::PerChannel { groups: 1, channels_per_group: 5, spatial: length / 5 },
+            ] {
                 for weight_plus_one in [false, true] {
                     let wide = Rows {
                         affine,

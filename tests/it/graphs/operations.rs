@@ -103,6 +103,7 @@ struct OfLayer<T: Real> {
     scale: Given<T>,
     shift: Given<T>,
     channel_bias: Given<T>,
+    gate: Given<T>,
     mean: CudaSlice<f32>,
     var: CudaSlice<f32>,
     table: CudaSlice<f32>,
@@ -113,7 +114,7 @@ impl<T: Real> OfLayer<T> {
     fn new(cuda: &Cuda, pool: &Rc<Pool<T>>, call: &Call) -> Self {
         let (channels, of_samples) = (call.channels(), call.shape[0] * call.channels());
         let tensor = || cuda.put(&vec![T::default(); call.elements()]);
-        let Modulation { scale, shift, channel_bias, .. } = call.modulation;
+        let Modulation { scale, shift, channel_bias, gate, .. } = call.modulation;
         Self {
             call: call.clone(),
             pool: pool.clone(),
@@ -126,6 +127,7 @@ impl<T: Real> OfLayer<T> {
             scale: Given::new(cuda, scale, of_samples),
             shift: Given::new(cuda, shift, of_samples),
             channel_bias: Given::new(cuda, channel_bias, of_samples),
+            gate: Given::new(cuda, gate, of_samples),
             mean: cuda.put(&vec![0.0; channels]),
             var: cuda.put(&vec![1.0; channels]),
             table: cuda.put(&vec![0.0; 3 * channels]),
@@ -157,12 +159,12 @@ impl<T: Real> Operation for OfLayer<T> {
 
     fn fill(&mut self, stream: &Arc<CudaStream>, seed: usize) {
         let is_moved = self.moves_statistics();
-        let Self { call, pool, weight, bias, scale, shift, channel_bias, .. } = self;
+        let Self { call, pool, weight, bias, scale, shift, channel_bias, gate, .. } = self;
         fill(stream, if call.in_place { &mut self.y } else { &mut self.x }, &pool.own, seed);
         if call.residual != Residual::Absent {
             fill(stream, &mut self.residual, &pool.own, seed + 1);
         }
-        for (number, given) in [weight, bias, scale, shift, channel_bias].into_iter().enumerate() {
+        for (number, given) in [weight, bias, scale, shift, channel_bias, gate].into_iter().enumerate() {
             given.fill(stream, pool, seed + 2 + number);
         }
         // What is moved goes on from where the last replay has left it.
@@ -209,7 +211,7 @@ impl<T: Real> Operation for OfLayer<T> {
             _ => args,
         };
         let args = if has_table { args } else { with!(args, weight, bias) };
-        let args = with!(args, scale, shift, channel_bias);
+        let args = with!(args, scale, shift, channel_bias, gate);
         forward(call, args).unwrap_or_else(|error| panic!("{}: {error}", self.name()));
     }
 
@@ -251,8 +253,8 @@ impl<T: Real> ByAddresses<T> {
 
         let (has_table, is_moved) = (of.has_table(), of.moves_statistics());
         let [running_mean, running_var] = [&mut of.mean, &mut of.var].map(|statistic| cuda.address(statistic));
-        let [weight, bias, scale, shift, channel_bias] =
-            [&mut of.weight, &mut of.bias, &mut of.scale, &mut of.shift, &mut of.channel_bias]
+        let [weight, bias, scale, shift, channel_bias, gate] =
+            [&mut of.weight, &mut of.bias, &mut of.scale, &mut of.shift, &mut of.channel_bias, &mut of.gate]
                 .map(|given| given.address(cuda));
         let table = cuda.address(&mut of.table);
         let mut launches = Vec::new();
@@ -276,12 +278,14 @@ impl<T: Real> ByAddresses<T> {
             scale,
             shift,
             channel_bias,
+            gate,
             running_mean: when(has_statistics, running_mean),
             running_var: when(has_statistics, running_var),
             num_batches_tracked: when(is_moved, cuda.address_of_counter(&mut of.batches)),
             channel_table: when(has_table, table),
             workspace: workspace_address,
             workspace_bytes,
+            ..raw::Addresses::default()
         };
         launches.push((prepared, addresses));
         Self { of, launches, _workspace: workspace }
@@ -386,12 +390,15 @@ impl Work {
 
 /// Rows of each regime.
 pub fn rows() -> impl Iterator<Item = Call> {
+    use Coefficient::{F32, Own};
     [(9, 5), (3, 100), (2, 300), (2, 700), (2, 1030), (1, 17_000), (1, 33_000)].into_iter().flat_map(
         |(rows, length)| {
             let summed = Call { residual: Residual::SumInPlace, ..Call::new(Layer::LayerNorm, &[rows, length]) };
             let layer = Layer::RmsNorm { weight_plus_one: true };
             let in_place = Call { in_place: true, weight: Coefficient::F32, ..Call::new(layer, &[rows, length]) };
-            [summed, Call { residual: Residual::SumWritten, ..in_place }]
+            let modulation = Modulation { scale: F32, shift: Own, gate: Own, scale_plus_one: true, ..Modulation::NONE };
+            let gated = Call { modulation, residual: Residual::SumInPlace, ..Call::new(layer, &[rows, length]) };
+            [summed, Call { residual: Residual::SumWritten, ..in_place }, gated]
         },
     )
 }
@@ -401,7 +408,7 @@ pub fn rows() -> impl Iterator<Item = Call> {
 pub fn images() -> impl Iterator<Item = Call> {
     use Coefficient::{F32, Own};
     let (nchw, nhwc) = (Layout::Nchw, Layout::Nhwc);
-    let modulation = Modulation { scale: F32, shift: Own, channel_bias: F32, scale_plus_one: true };
+    let modulation = Modulation { scale: F32, shift: Own, channel_bias: F32, scale_plus_one: true, ..Modulation::NONE };
     let groups_and_instances = [
         (Layer::group_norm(2), [2, 6, 9, 9]),
         (Layer::GroupNorm { groups: 2, layout: nhwc }, [2, 9, 9, 6]),
