@@ -1,7 +1,7 @@
 """Records of the benchmark: reading and checking them, and the order, the measures and the words of their cells.
 
-A record is a folder <device>/<date>T<time>-<commit>/ with bench.csv, of COLUMNS below, and for a GPU probe.csv. The
-newest is the last by name. A device whose name begins with `cpu-` is a CPU, every other one a GPU.
+A record is a folder <device>/<date>T<time>-<commit>/ with bench.csv, of COLUMNS below, and for a GPU probe.csv and
+rivals.csv. The newest is the last by name. A device whose name begins with `cpu-` is a CPU, every other one a GPU.
 """
 
 import csv
@@ -15,6 +15,7 @@ COLUMNS = """
     median_us p5_us p95_us copy_us copy_fraction read_us read_fraction max_err status threads
     commit device driver toolkit date
 """.split()
+RIVALS_COLUMNS = [*COLUMNS, "reason"]
 PROBE_COLUMNS = "name value unit detail".split()
 NUMBERS = """
     n_bytes n_read_bytes samples median_us p5_us p95_us copy_us copy_fraction read_us read_fraction max_err
@@ -22,6 +23,10 @@ NUMBERS = """
 # What a cell that was measured cannot lack.
 FIGURES = "n_bytes samples median_us p5_us p95_us".split()
 STATUSES = ["ok", "wrong", "failed", "unsupported"]
+# Statuses with figures.
+TIMED = ["ok", "wrong"]
+# Where others are compared, one may be not here or not reached, and what is wrong is not timed.
+RIVALS_STATUSES, RIVALS_TIMED = [*STATUSES, "unavailable"], ["ok"]
 # One cell was measured by several implementations; they are compared where all of these agree.
 CELL = "op case variant dtype weight_dtype layout mode threads".split()
 
@@ -61,6 +66,7 @@ def read_record(folder):
         fail(f"{folder} holds no bench.csv")
     name = folder.parent.name
     cells = [cell_of(row, place) for place, row in read_table(folder / "bench.csv", COLUMNS)]
+    rivals = read_table(folder / "rivals.csv", RIVALS_COLUMNS)
     probe = [SimpleNamespace(**row) for _, row in read_table(folder / "probe.csv", PROBE_COLUMNS)]
     return SimpleNamespace(
         name=name,
@@ -70,6 +76,7 @@ def read_record(folder):
         ours=[cell for cell in cells if cell.impl == OURS],
         # {key of a cell: the other implementations' that are right}
         others=by(lambda cell: cell.key, [c for c in cells if c.impl not in [OURS, *CEILINGS] and c.status == "ok"]),
+        rivals=[cell_of(row, place, RIVALS_STATUSES, RIVALS_TIMED) for place, row in rivals],
         probe=probe,
     )
 
@@ -104,7 +111,7 @@ def check_header(path, header, columns):
         fail(f"{path} has the column `{header[len(columns)]}` twice")
 
 
-def cell_of(row, place):
+def cell_of(row, place, statuses=STATUSES, timed=TIMED):
     for column in NUMBERS:
         try:
             row[column] = float(row[column]) if row[column] else None
@@ -114,9 +121,9 @@ def cell_of(row, place):
         if not re.fullmatch(form, row[column]):
             fail(f"{place}: {column} is `{row[column]}`")
     cell = SimpleNamespace(**row, key=tuple(row[column] for column in CELL))
-    if cell.status not in STATUSES:
+    if cell.status not in statuses:
         fail(f"{place}: unknown status `{cell.status}`")
-    for column in FIGURES if cell.status in ("ok", "wrong") else []:
+    for column in FIGURES if cell.status in timed else []:
         if not (row[column] or 0) > 0:
             fail(f"{place}: status {cell.status}, but {column} is not a positive number")
     # The page counts by status, so that one must not hide what the other says.

@@ -8,11 +8,13 @@
 #   tests      every test with a GPU required, and the example
 #   sanitize   compute-sanitizer's four tools over every kernel
 #   rows, images, decode    the benchmark, every output checked against f64 first
-#   rivals     what others reach on the same machine
+#   rivals     what others reach on the same machine, where its Python has torch
+#   folding    convolutions with their BatchNorm apart, folded, and compiled, likewise
 #
 # Without --part all of them, each in at most 8 minutes, each whatever becomes of the others. A part that is run again
 # replaces what OUT holds of it; what OUT holds of another commit, or of a dry run beside a real one, is dropped. OUT
-# receives at most 8 files of less than 16 MiB: summary.txt, tests.txt, machine.txt, bench.csv, probe.csv, logs.tar.gz.
+# receives at most 8 files of less than 16 MiB: summary.txt, tests.txt, machine.txt, bench.csv, probe.csv, rivals.csv,
+# logs.tar.gz.
 # Fails if anything in it is red or could not be written; what cannot run on this machine is `unavailable`, neither red
 # nor green.
 #
@@ -20,13 +22,15 @@
 # shows that everything works but says nothing of a GPU.
 set -uo pipefail
 
-all_parts=(probe tests sanitize rows images decode rivals)
+all_parts=(probe tests sanitize rows images decode rivals folding)
 # 8 minutes, less what it takes to write OUT.
 part_seconds=475
 # What is told to end and does not is killed so much later.
 kill_seconds=10
 # A sanitizer that has not run an empty test by then will not run any.
 start_seconds=60
+# Before the end of its part a comparison begins no cell.
+last_cell_seconds=45
 # Of a log, and of tests.txt, as far as they are kept.
 log_bytes=$((2 * 1024 * 1024))
 tests_bytes=$((15 * 1024 * 1024))
@@ -130,6 +134,8 @@ part_probe() { measure probe; }
 part_rows() { measure rows; }
 part_images() { measure images; }
 part_decode() { measure decode; }
+part_rivals() { compare norms rivals; }
+part_folding() { compare folding folding; }
 
 part_tests() {
     # What a passing test has printed too: the device, and what it had no room for.
@@ -216,23 +222,54 @@ starts() {
     return 1
 }
 
-part_rivals() {
-    verdict unavailable rivals "all of them" "this bundle brings none: they join with the C library"
+measure() {
+    local part=$1
+    set_scene
+    check "$part" "$part" "$bundle/record" "$part" --out "$work/$part" "${scene[@]}"
+    count_cells "$part" bench.csv
 }
 
-measure() {
-    local part=$1 more=() driver status count
+# compare SUITE PART: by the machine's own Python. Red where warpnorm is wrong; of others what is wrong, fails or is not here
+# is on record.
+compare() {
+    local suite=$1 part=$2 seconds rc start=$SECONDS
+    if ! command -v python3 >/dev/null; then
+        verdict unavailable "$part" "$part" "python3 is not here"
+        return
+    fi
+    set_scene
+    seconds=$(seconds_left $part_seconds)
+    PYTHONPATH=$bundle/python${PYTHONPATH:+:$PYTHONPATH} PYTHONDONTWRITEBYTECODE=1 \
+        TRITON_CACHE_DIR=$work/triton TORCHINDUCTOR_CACHE_DIR=$work/inductor \
+        within "$seconds" "$part" "$part" python3 -m rivals "$suite" --out "$work/$part/rivals.csv" \
+        --seconds $((seconds - last_cell_seconds)) "${scene[@]}"
+    rc=$?
+    rm -rf "$work/triton" "$work/inductor"
+    if [ $rc = 3 ]; then
+        verdict unavailable "$part" "$part" "$(last_words "$part" "$part" | sed 's/.*unavailable *//')"
+    else
+        verdict_of $rc "$part" "$part" $((SECONDS - start))
+        count_cells "$part" rivals.csv
+    fi
+}
+
+# What a benchmark is told about its run.
+set_scene() {
+    local driver
+    scene=(--commit "$(of_bundle commit)" --toolkit "nvcc $(of_bundle nvcc)")
     if [ $dry_run = yes ]; then
-        more=(--dry-run)
+        scene+=(--dry-run)
     else
         driver=$(driver_version)
-        [ -z "$driver" ] || more=(--driver "$driver")
+        [ -z "$driver" ] || scene+=(--driver "$driver")
     fi
-    check "$part" "$part" "$bundle/record" "$part" --out "$work/$part" --commit "$(of_bundle commit)" \
-        --toolkit "nvcc $(of_bundle nvcc)" "${more[@]}"
-    [ ! -f "$work/$part/bench.csv" ] || for status in ok wrong failed unsupported; do
-        count=$(grep -c ",$status," "$work/$part/bench.csv")
-        [ "$count" = 0 ] || echo "      $count cells $status" >>"$work/$part/summary.txt"
+}
+
+count_cells() {
+    local status count
+    [ ! -f "$work/$1/$2" ] || for status in ok wrong failed unsupported unavailable; do
+        count=$(grep -c ",$status," "$work/$1/$2")
+        [ "$count" = 0 ] || echo "      $count cells $status" >>"$work/$1/summary.txt"
     done
 }
 
@@ -245,7 +282,7 @@ driver_version() {
 
 # check PART NAME COMMAND...: runs it within what is left of the part's time, or $limit seconds, and writes its verdict.
 check() {
-    local part=$1 name=$2 start=$SECONDS seconds rc
+    local part=$1 name=$2 start=$SECONDS seconds
     shift 2
     seconds=$(seconds_left "${limit:-$part_seconds}")
     if [ "$seconds" -le 0 ]; then
@@ -253,11 +290,15 @@ check() {
         return
     fi
     within "$seconds" "$part" "$name" "$@"
-    rc=$?
-    case $rc in
-        0) verdict green "$part" "$name" "$((SECONDS - start)) s" ;;
-        124) verdict red "$part" "$name" "cut off after $((SECONDS - start)) s" ;;
-        *) verdict red "$part" "$name" "exit status $rc after $((SECONDS - start)) s: $(last_words "$part" "$name")" ;;
+    verdict_of $? "$part" "$name" $((SECONDS - start))
+}
+
+# verdict_of STATUS PART NAME SECONDS
+verdict_of() {
+    case $1 in
+        0) verdict green "$2" "$3" "$4 s" ;;
+        124) verdict red "$2" "$3" "cut off after $4 s" ;;
+        *) verdict red "$2" "$3" "exit status $1 after $4 s: $(last_words "$2" "$3")" ;;
     esac
 }
 
@@ -306,7 +347,8 @@ publish() {
     write logs.tar.gz tar -czf - -C "$work" --exclude ran_tests .
     write machine.txt cat "$work/machine/log.txt"
     write tests.txt logs_of_tests
-    write bench.csv cells
+    write bench.csv cells bench.csv
+    write rivals.csv cells rivals.csv
     rm -f "$out/probe.csv"
     [ ! -f "$work/probe/probe.csv" ] || write probe.csv cat "$work/probe/probe.csv"
     write summary.txt summarize
@@ -331,12 +373,12 @@ logs_of_tests() {
     done
 }
 
-# All parts' under one header.
+# All parts' of that name under one header.
 cells() {
     local part from=1
     for part in "${all_parts[@]}"; do
-        [ -f "$work/$part/bench.csv" ] || continue
-        tail -n +$from "$work/$part/bench.csv" || return
+        [ -f "$work/$part/$1" ] || continue
+        tail -n +$from "$work/$part/$1" || return
         from=2
     done
 }

@@ -15,6 +15,8 @@ COLUMNS = (
     "p95_us,copy_us,copy_fraction,read_us,read_fraction,max_err,status,threads,commit,device,driver,toolkit,date"
 ).split(",")
 
+RIVALS_COLUMNS = [*COLUMNS, "reason"]
+
 CELL = {
     "op": "rms_norm",
     "case": "8x4096",
@@ -33,16 +35,21 @@ class GpuRecord(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
 
-    def out(self, name, *cells, summary="", tests=""):
+    def out(self, name, *cells, summary="", tests="", rivals=()):
         out = self.folder / name
         out.mkdir()
-        with (out / "bench.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows({**CELL, **cell} for cell in cells)
+        self.write(out / "bench.csv", COLUMNS, cells)
+        if rivals:
+            self.write(out / "rivals.csv", RIVALS_COLUMNS, rivals)
         (out / "summary.txt").write_text(f"commit abc1234, run of {name}\n{summary}in all: what {name} counts\n")
         (out / "tests.txt").write_text(tests)
         return out
+
+    def write(self, path, columns, cells):
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows({**CELL, **cell} for cell in cells)
 
     def run_script(self, *arguments):
         command = [sys.executable, SCRIPT, "--records", self.folder / "records", *arguments]
@@ -109,6 +116,22 @@ class GpuRecord(unittest.TestCase):
             cells = [(cell["op"], cell["kernel"], cell["status"]) for cell in csv.DictReader(file)]
         ways = [("copy", "driver", "ok"), ("copy", "probe_copy_4", "ok")]
         self.assertEqual(sorted(cells), [*ways, ("rms_norm", "rows_warp", "ok")])
+
+    def test_of_what_others_reached_the_later_line_counts(self):
+        absent = {"op": "all", "case": "norms", "impl": "jax", "device": "", "reason": "no jax", "status": "unavailable"}
+        first = self.out("first", {}, rivals=[{"impl": "pytorch"}, absent])
+        second = self.out("second", {}, rivals=[{"impl": "pytorch", "median_us": "3.0"}])
+        done = self.run_script(first, self.out("none", {}), second)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        [record] = (self.folder / "records/nvidia-h200-sm-90").iterdir()
+        with (record / "rivals.csv").open(newline="") as file:
+            lines = {line["impl"]: (line["median_us"], line["reason"]) for line in csv.DictReader(file)}
+        self.assertEqual(lines, {"pytorch": ("3.0", ""), "jax": ("2.0", "no jax")})
+
+    def test_what_others_reached_is_of_the_same_run(self):
+        self.assertIn("commit", self.refusal(self.out("a", {}, rivals=[{"impl": "pytorch", "commit": "def"}])))
+        self.assertIn("device", self.refusal(self.out("b", {}, rivals=[{"impl": "pytorch", "device": "NVIDIA T4"}])))
+        self.assertIn("CPU", self.refusal(self.out("c", {}, rivals=[{"impl": "pytorch", "mode": "cpu"}])))
 
     def test_what_nobody_can_check_out_is_no_record(self):
         dirty = self.out("dirty", {"commit": "abc1234-dirty"})

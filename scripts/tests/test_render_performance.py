@@ -183,6 +183,62 @@ class RenderPerformance(unittest.TestCase):
         self.assertIn("(../benches/record/chip/2025-12-02T10-00-aaaaaaa)", page)
         self.assertLess(page.index("## New Chip"), page.index("## A Processor"))
 
+    def write_rivals(self, folder, rows):
+        with (folder / "rivals.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*COLUMNS, "reason"], restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def test_without_rivals_there_is_no_word_of_them(self):
+        folder = self.record("chip", "2025-12-01T10-00-abcdef0", [cell()])
+        self.assertNotIn("Beside others", self.page())
+        self.write_rivals(folder, [])
+        self.assertNotIn("Beside others", self.page())
+
+    def test_rivals_stand_side_by_side(self):
+        folder = self.record("chip", "2025-12-01T10-00-abcdef0", [cell()])
+        self.write_rivals(folder, [
+            cell(),
+            cell(impl="pytorch", version="2.11.0", median_us="10"),
+            cell(impl="triton", median_us="4"),
+            cell(impl="jax", mode="jit", median_us="7.5"),
+            unmeasured(impl="liger", status="wrong") | {"max_err": "7"},
+            unmeasured(impl="pytorch", version="2.11.0", case="9x9", status="failed", reason="no | memory"),
+            unmeasured(op="all", case="norms", impl="torch.compile", status="unavailable", reason="no compiler"),
+        ])  # fmt: skip
+        page = self.page()
+        self.assertIn("### Beside others", page)
+        self.assertNotIn("### What folding is worth", page)
+        self.assertIn("| pytorch | 2.11.0 | 1 | 2.00 | 1 of 1 |", page)
+        self.assertIn("| triton | 0.1.0 | 1 | 0.800 | 0 of 1 |", page)
+        self.assertIn("| rms_norm | 1024x2441 | bf16, f32 | rows | 10.0 | 4.50 | 5.00 | 10.0 | **4.00** | 7.50 |", page)
+        self.assertIn("- wrong: liger rms_norm 1024x2441 bf16/f32 rows graph, error 7.00 of the bound", page)
+        self.assertIn("- failed: pytorch rms_norm 9x9 bf16/f32 rows graph: no \\| memory", page)
+        self.assertIn("- unavailable: torch.compile: no compiler", page)
+        self.assertIn("3 without a time", page)
+
+    def test_folding_is_told_by_the_convolution_alone(self):
+        folder = self.record("chip", "2025-12-01T10-00-abcdef0", [cell()])
+        layer = dict(op="conv_batch_norm", dtype="f16", weight_dtype="f16", layout="nhwc")
+        times = {"convolution alone": (10, 20), "pytorch": (15, 40), "folded": (11, 20)}
+        rows = [
+            cell(**layer, case=f"8x64x{size}x{size}", variant="resnet50+c64+k1+s1", impl=impl, median_us=str(of_size[i]))
+            for i, size in enumerate((7, 56)) for impl, of_size in times.items()
+        ]  # fmt: skip
+        absent = unmeasured(op="all", case="folding", impl="folded, fused", status="unavailable", reason="no GPU")
+        self.write_rivals(folder, [*rows, absent])
+        page = self.page()
+        self.assertIn("| resnet50 | f16 | nhwc | 8 | 1.75 (1.50–2.00) | 1.05 (1.00–1.10) |", page)
+        self.assertIn("- unavailable: folded, fused: no GPU", page)
+        self.assertNotIn("### Beside others", page)
+
+    def test_rivals_that_are_no_record_are_refused(self):
+        folder = self.record("chip", "2025-12-01T10-00-abcdef0", [cell()])
+        self.write_rivals(folder, [cell(impl="pytorch", median_us="")])
+        self.assert_refused("rivals.csv, line 2", "median_us")
+        self.write_rivals(folder, [unmeasured(impl="pytorch", status="absent")])
+        self.assert_refused("unknown status `absent`")
+
     def test_probe(self):
         folder = self.record("chip", "2025-12-01T10-00-abcdef0", [cell()])
         (folder / "probe.csv").write_text("name,value,unit,detail\nzz,2.12345,us,a | b\naa,1234,blocks,\nbb,yes,,\n")

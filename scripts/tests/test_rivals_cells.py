@@ -1,0 +1,73 @@
+"""What the comparison with others compares."""
+
+import unittest
+
+import rivals_path  # noqa: F401
+from rivals import cells, layers
+from rivals.cells import Cell
+from rivals.layers import Convolution
+
+
+class Norms(unittest.TestCase):
+    def test_names_and_bytes_are_the_benchmarks(self):
+        cell = Cell("add_rms_norm", (8, 16), weight="f32", warm=True)
+        self.assertEqual(cell.name, "add_rms_norm/8x16/bf16/weight-f32/warm")
+        self.assertEqual((cell.read_bytes, cell.written_bytes), (2 * 8 * 16 * 2 + 16 * 4, 2 * 8 * 16 * 2))
+        cell = Cell("group_norm", (2, 64, 3, 3), dtype="f16", layout="nhwc", activation="silu")
+        self.assertEqual((cell.name, cell.variant), ("group_norm/2x64x3x3/f16/nhwc/g32+silu", "g32+silu"))
+        training = Cell("batch_norm_training", (2, 8, 3, 3), dtype="f16", weight="f32", layout="nchw")
+        self.assertEqual(training.bytes, 2 * 144 * 2 + 2 * 8 * 4 + 2 * 2 * 8 * 4)
+
+    def test_every_cell_is_named_once(self):
+        names = [cell.name for cell in cells.norms()]
+        self.assertEqual(len(names), len(set(names)))
+
+    def test_what_few_engines_are_asked_for_is_among_them(self):
+        names = {cell.name for cell in cells.norms()}
+        for chosen in (cells.COMPILED, cells.BY_JAX):
+            self.assertLessEqual(set(chosen), names)
+        self.assertEqual(len(cells.COMPILED), 12)
+
+    def test_shrunk_cells_are_small_and_keep_what_kernels_are_chosen_by(self):
+        self.assertEqual(Cell("rms_norm", (8192, 4096)).shrunk().extents, (3, 4096))
+        shrunk = Cell("group_norm", (2, 320, 64, 64), layout="nchw").shrunk()
+        self.assertEqual(shrunk.extents, (1, 32, 64, 64))
+        for cell in cells.norms():
+            self.assertLessEqual(cell.shrunk().elements, 1_300_000, cell.name)
+
+
+class Convolutions(unittest.TestCase):
+    def test_resnet50_has_these_shapes(self):
+        shapes = {
+            (layer.channels_in, layer.channels, layer.kernel, layer.stride, layer.size) for layer in layers.resnet50()
+        }
+        self.assertEqual(len(shapes), 23)
+        for shape in ((3, 64, 7, 2, 224), (64, 64, 3, 1, 56), (256, 512, 1, 2, 56), (512, 2048, 1, 1, 7)):
+            self.assertIn(shape, shapes)
+        # Sums come before the activation, so the layers into them have none.
+        self.assertTrue(all((layer.channels % 256 == 0) or layer.activation for layer in layers.resnet50()))
+
+    def test_mobilenetv2_has_these_shapes(self):
+        found = layers.mobilenetv2()
+        self.assertIn(Convolution("mobilenetv2", 96, 96, 112, 3, 2, 96, "relu6"), found)
+        self.assertIn(Convolution("mobilenetv2", 960, 320, 7), found)
+        self.assertEqual(found[-1], Convolution("mobilenetv2", 320, 1280, 7, activation="relu6"))
+        self.assertEqual(len(found), 30)
+
+    def test_a_convolution_says_what_it_moves(self):
+        layer = Convolution("resnet50", 64, 128, 7, kernel=3, stride=2, batch=2)
+        self.assertEqual((layer.output_size, layer.weight_shape), (4, (128, 64, 3, 3)))
+        self.assertEqual(layer.bytes, 2 * (2 * 64 * 49 + 128 * 64 * 9 + 2 * 128 * 16))
+        self.assertEqual(layer.name, "conv_batch_norm/2x64x7x7/f16/nhwc/resnet50+c128+k3+s2")
+
+    def test_there_are_three_batches_in_two_types_and_a_dozen_is_compiled(self):
+        found = layers.convolutions()
+        self.assertEqual(
+            {(layer.batch, layer.dtype) for layer in found}, {(n, t) for n in (1, 8, 64) for t in ("f16", "f32")}
+        )
+        self.assertLessEqual(set(layers.COMPILED), {layer.name for layer in found})
+        self.assertEqual(len(layers.COMPILED), 12)
+
+
+if __name__ == "__main__":
+    unittest.main()
