@@ -228,14 +228,18 @@ typedef struct WnConvolutionParams {
 
 // Every kernel, once, its name beginning with its file's. A column is ENTRY(name, parameter struct, body, largest block): the .cu files expand it to define
 // and register the kernels, the enumeration below numbers them for the host, where bindgen also takes their names.
-#define WN_ROWS_KERNELS_OF(ENTRY, PREFIX, FUSED, SUFFIX, T)                                                            \
+#define WN_HELD_ROWS_KERNELS_OF(ENTRY, PREFIX, FUSED, SUFFIX, T)                                                       \
     ENTRY(PREFIX##_group_8_##SUFFIX, WnRowsParams, (rows_group<T, FUSED, 8>), 2 * WN_ROWS_GROUP_THREADS)               \
     ENTRY(PREFIX##_group_16_##SUFFIX, WnRowsParams, (rows_group<T, FUSED, 16>), 2 * WN_ROWS_GROUP_THREADS)             \
     ENTRY(PREFIX##_group_32_##SUFFIX, WnRowsParams, (rows_group<T, FUSED, 32>), 2 * WN_ROWS_GROUP_THREADS)             \
-    ENTRY(PREFIX##_block_##SUFFIX, WnRowsParams, (rows_block<T, FUSED>), WN_ROWS_BLOCK_THREADS)                        \
     ENTRY(PREFIX##_shared_##SUFFIX, WnRowsParams, (rows_shared<T, FUSED>), WN_ROWS_SHARED_THREADS)
 
-#define WN_LONG_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
+#define WN_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                           \
+    WN_HELD_ROWS_KERNELS_OF(ENTRY, rows, false, SUFFIX, T)                                                             \
+    ENTRY(rows_block_##SUFFIX, WnRowsParams, (rows_block<T>), WN_ROWS_BLOCK_THREADS)
+
+#define WN_FUSED_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                     \
+    WN_HELD_ROWS_KERNELS_OF(ENTRY, fused_rows, true, SUFFIX, T)                                                        \
     ENTRY(fused_rows_stream_##SUFFIX, WnRowsParams, (rows_stream<T>), WN_ROWS_STREAM_THREADS)                          \
     ENTRY(fused_rows_split_moments_##SUFFIX, WnRowsParams, (rows_split_moments<T>), WN_ROWS_STREAM_THREADS)            \
     ENTRY(fused_rows_split_apply_##SUFFIX, WnRowsParams, (rows_split_apply<T>), WN_ROWS_STREAM_THREADS)
@@ -246,17 +250,14 @@ typedef struct WnConvolutionParams {
     ENTRY(pointwise_table_##SUFFIX, WnChannelTableParams, (pointwise_table<T>), WN_POINTWISE_THREADS)
 
 #define WN_ROWS_KERNELS(ENTRY)                                                                                         \
-    WN_ROWS_KERNELS_OF(ENTRY, rows, false, f32, float)                                                                 \
-    WN_ROWS_KERNELS_OF(ENTRY, rows, false, f16, f16)                                                                   \
-    WN_ROWS_KERNELS_OF(ENTRY, rows, false, bf16, bf16)
+    WN_ROWS_KERNELS_OF(ENTRY, f32, float)                                                                              \
+    WN_ROWS_KERNELS_OF(ENTRY, f16, f16)                                                                                \
+    WN_ROWS_KERNELS_OF(ENTRY, bf16, bf16)
 
 #define WN_FUSED_ROWS_KERNELS(ENTRY)                                                                                   \
-    WN_ROWS_KERNELS_OF(ENTRY, fused_rows, true, f32, float)                                                            \
-    WN_ROWS_KERNELS_OF(ENTRY, fused_rows, true, f16, f16)                                                              \
-    WN_ROWS_KERNELS_OF(ENTRY, fused_rows, true, bf16, bf16)                                                            \
-    WN_LONG_ROWS_KERNELS_OF(ENTRY, f32, float)                                                                         \
-    WN_LONG_ROWS_KERNELS_OF(ENTRY, f16, f16)                                                                           \
-    WN_LONG_ROWS_KERNELS_OF(ENTRY, bf16, bf16)
+    WN_FUSED_ROWS_KERNELS_OF(ENTRY, f32, float)                                                                        \
+    WN_FUSED_ROWS_KERNELS_OF(ENTRY, f16, f16)                                                                          \
+    WN_FUSED_ROWS_KERNELS_OF(ENTRY, bf16, bf16)
 
 #define WN_POINTWISE_KERNELS(ENTRY)                                                                                    \
     WN_POINTWISE_KERNELS_OF(ENTRY, f32, float)                                                                         \

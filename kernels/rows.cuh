@@ -25,7 +25,7 @@
 // of that tree makes no difference to the result: a row's bits depend neither on the regime, the cluster or the device, nor
 // on the other rows, nor on its address.
 //
-// Each kernel that holds rows is compiled twice: kFused has all of the above, and serves whatever goes by the channel; the other has a residual,
+// Kernels that hold rows are compiled twice, all but rows_block: kFused has all of the above, and serves whatever goes by the channel; the other has a residual,
 // its sum, weight and bias by the position, and with them alone, and their registers, what most calls are.
 #pragma once
 
@@ -215,6 +215,8 @@ struct RowEpilogue {
 template <class T, uint32_t kElements>
 struct HeldInRegisters {
     static constexpr uint32_t kVectors = kElements / kVector<T>;
+    template <bool kFused>
+    static constexpr uint32_t kUnrolled = kVectors;  // registers have no index at run time
     float value[kVectors][kVector<T>];
 
     // The first `count` elements behind `begin`; past them stand zeros.
@@ -244,6 +246,8 @@ struct HeldInRegisters {
 template <class T>
 struct HeldInShared {
     static constexpr uint32_t kVectors = WN_CHUNK / WN_WARP / kVector<T>;
+    template <bool kFused>
+    static constexpr uint32_t kUnrolled = kFused ? 1 : 2;  // all that may surround a norm, twice, is large
     static constexpr uint32_t kWords = kVector<T> / 4;  // of a vector in f32
     uint4* words;  // of the lane, one in every WN_WARP
     bool as_stored;
@@ -260,7 +264,7 @@ struct HeldInShared {
             }
             return;
         }
-#pragma unroll 2
+#pragma unroll(kUnrolled<kFused>)
         for (uint32_t k = 0; k < kVectors; k++) {
             const uint64_t first = begin + (k * WN_WARP + team.lane()) * kVector<T>;
             if (as_stored) {
@@ -334,7 +338,7 @@ __device__ __forceinline__ RowEpilogue<T, kFused> epilogue_of(const WnRowsParams
 template <class T, bool kFused, class Held>
 __device__ __forceinline__ void write_held(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
                                            const RowInput<T, kFused>& input, const RowEpilogue<T, kFused>& epilogue) {
-#pragma unroll
+#pragma unroll(Held::template kUnrolled<kFused>)
     for (uint32_t k = 0; k < Held::kVectors; k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
         if (first < count) {
@@ -394,7 +398,7 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
     }
 }
 
-template <class T, bool kFused>
+template <class T>
 __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
     WN_SHARED(Moments, parts, 2 * WN_ROWS_BLOCK_WARPS);
     const LaneTeam team{WN_WARP};
@@ -404,7 +408,7 @@ __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
     const uint32_t count = chunks.elements(warp);
     uint32_t turn = 0;
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-        const RowInput<T, kFused> input(p, row);
+        const RowInput<T, false> input(p, row);
         HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
         held.fill(input, team, begin, count);
         const Moments mine = moments_of_held<T>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
@@ -415,7 +419,7 @@ __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
         if (team.lane() == 0) all[warp] = mine;
         __syncthreads();
         const Moments moments = merge_tree(all, blockDim.x / WN_WARP);
-        write_held(held, team, begin, count, input, epilogue_of<T, kFused>(p, row, moments));
+        write_held(held, team, begin, count, input, epilogue_of<T, false>(p, row, moments));
     }
 }
 
@@ -514,9 +518,13 @@ struct LeafInMemory {
         for (uint32_t chunk = leaf.count; chunk-- > 0;) {
             const uint64_t begin = chunks.begin(leaf.first + chunk);
             const uint32_t count = chunks.elements(leaf.first + chunk);
-            HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
-            held.fill(input, team, begin, count);
-            write_held(held, team, begin, count, input, epilogue);
+#pragma unroll 1
+            for (uint32_t first = team.lane() * kVector<T>; first < count; first += WN_WARP * kVector<T>) {
+                float value[kVector<T>];
+                input.load(begin + first, value);
+                input.write_sum(begin + first, value);
+                epilogue.write(begin + first, value);
+            }
         }
     }
 };

@@ -9,7 +9,8 @@ use super::{
 use crate::element::DType;
 use crate::problem::{Affine, Moments, Rows};
 
-/// Kernels without and with what may surround a norm. Rows that are too long to be held have one kind alone.
+/// Kernels without and with what may surround a norm. There is one kind alone for rows that are too long to be held, and for
+/// those that a block holds in registers.
 type Families = [Family; 2];
 
 macro_rules! families {
@@ -22,7 +23,7 @@ families! {
     GROUP_8 = ROWS_GROUP_8 FUSED_ROWS_GROUP_8;
     GROUP_16 = ROWS_GROUP_16 FUSED_ROWS_GROUP_16;
     GROUP_32 = ROWS_GROUP_32 FUSED_ROWS_GROUP_32;
-    BLOCK = ROWS_BLOCK FUSED_ROWS_BLOCK;
+    BLOCK = ROWS_BLOCK ROWS_BLOCK;
     SHARED = ROWS_SHARED FUSED_ROWS_SHARED;
     STREAM = FUSED_ROWS_STREAM FUSED_ROWS_STREAM;
     SPLIT_MOMENTS = FUSED_ROWS_SPLIT_MOMENTS FUSED_ROWS_SPLIT_MOMENTS;
@@ -69,14 +70,17 @@ struct Regime {
 }
 
 impl Regime {
-    /// By the row's length, by how many bytes of it an element takes where it is held, and by the device.
-    fn of(length: u64, held: u64, limits: &Limits) -> Self {
+    /// By the row's length, by how many bytes of it an element takes where it is held, by what surrounds the norm, and by the
+    /// device.
+    fn of(rows: &Rows, limits: &Limits) -> Self {
+        let length = rows.length as u64;
+        let held = if rows.is_plain { rows.dtype } else { DType::F32 }.size() as u64;
         let chunks = length.div_ceil(CHUNK);
         match length {
             0..=256 => Self::group(GROUP_8, length.div_ceil(8).next_power_of_two()),
             257..=512 => Self::group(GROUP_16, u64::from(WARP)),
             513..=CHUNK => Self::group(GROUP_32, u64::from(WARP)),
-            _ if chunks <= CHUNKS_IN_REGISTERS => Self::block(BLOCK, chunks as u32 * WARP, 0),
+            _ if chunks <= CHUNKS_IN_REGISTERS && !rows.is_fused() => Self::block(BLOCK, chunks as u32 * WARP, 0),
             _ => Self::shared(chunks, held * CHUNK, limits).unwrap_or_else(|| Self::stream(chunks)),
         }
     }
@@ -138,8 +142,7 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Plan {
     if rows.rows == 0 || rows.length == 0 {
         return Plan::NONE;
     }
-    let held = if rows.is_plain { rows.dtype } else { DType::F32 };
-    let regime = Regime::of(rows.length as u64, held.size() as u64, limits);
+    let regime = Regime::of(rows, limits);
     let single = launch(rows, &regime, limits);
     let is_held = regime.families != STREAM;
     if is_held { None } else { split(rows, &single, limits) }.unwrap_or_else(|| Plan::single(Some(single)))
