@@ -146,27 +146,42 @@ struct TreeOfWarp {
     }
 };
 
-// The root over up to WN_WARP << kLevels leaves: a lane has 2^kLevels of them.
-template <uint32_t kLevels>
-__device__ __forceinline__ Moments subtree_of(const Moments* leaves, uint32_t count, uint32_t first) {
-    if constexpr (kLevels == 0) {
-        return first < count ? leaves[first] : no_moments();
-    } else {
-        return merge(subtree_of<kLevels - 1>(leaves, count, first),
-                     subtree_of<kLevels - 1>(leaves, count, first + (1u << (kLevels - 1))));
-    }
+__device__ __forceinline__ Moments leaf_at(const Moments* leaves, uint32_t count, uint32_t index) {
+    return index < count ? leaves[index] : no_moments();
 }
 
-// The root of a tree over `count` leaves, up to WN_ROWS_LEAVES; the same in every lane. Out of line: all
-// kernels of rows have it behind their barrier.
-__device__ __noinline__ inline Moments merge_tree(const Moments* leaves, uint32_t count) {
+// The root of a tree over `count` leaves, up to those of a warp; the same in every lane. Out of line: it is wanted once a row.
+__device__ __noinline__ inline Moments merge_few(const Moments* leaves, uint32_t count) {
     uint32_t lanes = 1;
-    while (lanes < count && lanes < WN_WARP) lanes *= 2;
+    while (lanes < count) lanes *= 2;
     const LaneTeam team{lanes};
-    if (count <= WN_WARP) return team.merge_all(subtree_of<0>(leaves, count, team.lane()));
-    if (count <= 2 * WN_WARP) return team.merge_all(subtree_of<1>(leaves, count, team.lane() * 2));
-    if (count <= 4 * WN_WARP) return team.merge_all(subtree_of<2>(leaves, count, team.lane() * 4));
-    return team.merge_all(subtree_of<3>(leaves, count, team.lane() * 8));
+    return team.merge_all(leaf_at(leaves, count, team.lane()));
+}
+
+// The same of up to WN_ROWS_LEAVES leaves: each lane merges eight of its own first.
+__device__ __noinline__ inline Moments merge_many(const Moments* leaves, uint32_t count) {
+    static_assert(WN_ROWS_LEAVES == 8 * WN_WARP, "eight leaves for each lane");
+    if (count <= WN_WARP) return merge_few(leaves, count);
+    const LaneTeam team{WN_WARP};
+    // A loop, so that the code is that of three merges and not of seven: subtrees of one, two and four leaves wait for their
+    // other half.
+    Moments one = no_moments(), two = no_moments(), four = no_moments(), subtree = no_moments();
+#pragma unroll 1
+    for (uint32_t i = 0; i < 8; i++) {
+        subtree = leaf_at(leaves, count, team.lane() * 8 + i);
+        if ((i & 1u) == 0) {
+            one = subtree;
+            continue;
+        }
+        subtree = merge(one, subtree);
+        if ((i & 2u) == 0) {
+            two = subtree;
+            continue;
+        }
+        subtree = merge(two, subtree);
+        if ((i & 4u) == 0) four = subtree;
+    }
+    return team.merge_all(merge(four, subtree));
 }
 
 struct BlockScratch {
@@ -186,7 +201,7 @@ struct BlockTeam {
         const Moments part = LaneTeam{WN_WARP}.merge_all(mine);
         if (threadIdx.x % WN_WARP == 0) parts[threadIdx.x / WN_WARP] = part;
         __syncthreads();
-        return merge_tree(parts, blockDim.x / WN_WARP);
+        return merge_few(parts, blockDim.x / WN_WARP);
     }
 };
 

@@ -418,7 +418,7 @@ __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
         turn ^= 1u;
         if (team.lane() == 0) all[warp] = mine;
         __syncthreads();
-        const Moments moments = merge_tree(all, blockDim.x / WN_WARP);
+        const Moments moments = merge_few(all, blockDim.x / WN_WARP);
         write_held(held, team, begin, count, input, epilogue_of<T, false>(p, row, moments));
     }
 }
@@ -481,7 +481,7 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
             cluster::arrive();
             cluster::wait();
         }
-        const Moments moments = merge_tree(all, leaves_of(chunks, p.leaf_shift));
+        const Moments moments = merge_many(all, leaves_of(chunks, p.leaf_shift));
         const RowEpilogue<T, kFused> epilogue = epilogue_of<T, kFused>(p, row, moments);
         for (uint32_t chunk = 0; chunk < leaf.count; chunk++) {
             const HeldInShared<T> held{own + chunk * words_of_chunk, as_stored};
@@ -548,7 +548,7 @@ __device__ __forceinline__ void rows_stream(const WnRowsParams& p) {
             if (threadIdx.x % WN_WARP == 0) all[warp + i * warps] = part;
         }
         __syncthreads();
-        const RowEpilogue<T, true> epilogue = epilogue_of<T, true>(p, row, merge_tree(all, leaves));
+        const RowEpilogue<T, true> epilogue = epilogue_of<T, true>(p, row, merge_many(all, leaves));
         for (uint32_t i = mine; i-- > 0;) {
             LeafInMemory<T>{input, chunks, Leaf(chunks, p.leaf_shift, warp + i * warps)}.write(epilogue);
         }
@@ -595,12 +595,12 @@ __device__ __forceinline__ void rows_split_apply(const WnRowsParams& p) {
         const uint32_t first = warp * WN_ROWS_LEAVES;
         const uint32_t left = first < leaves ? leaves - first : 0;
         const Moments* const parts = global<const Moments>(p.parts) + split.row * leaves + first;
-        const Moments part = merge_tree(parts, left < WN_ROWS_LEAVES ? left : WN_ROWS_LEAVES);
+        const Moments part = merge_many(parts, left < WN_ROWS_LEAVES ? left : WN_ROWS_LEAVES);
         Moments* const all = merged + turn * WN_ROWS_BLOCK_WARPS;
         turn ^= 1u;
         if (threadIdx.x % WN_WARP == 0) all[warp] = part;
         __syncthreads();
-        const Moments moments = merge_tree(all, (leaves + WN_ROWS_LEAVES - 1) / WN_ROWS_LEAVES);
+        const Moments moments = merge_few(all, (leaves + WN_ROWS_LEAVES - 1) / WN_ROWS_LEAVES);
         const RowInput<T, true> input(p, split.row);
         const LeafInMemory<T> leaf{input, chunks, Leaf(chunks, p.leaf_shift, split.leaf)};
         leaf.write(epilogue_of<T, true>(p, split.row, moments));

@@ -35,6 +35,8 @@ SLOW_PATHS = {
     "store_irregular": "the same, stored",
     "coefficient_at": "an element that lies in another channel than its vector's first",
     "modulated": "a vector of a call with a scale or shift of each sample and channel",
+    "merge_few": "the parts of a row, once a row",
+    "merge_many": "the same, of more parts",
     "store_converted": "a vector of an output of another type than the input's",
 }
 
