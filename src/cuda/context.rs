@@ -8,7 +8,7 @@ use super::driver::{self, failure};
 use super::image::Kernels;
 use crate::error::{Error, Result};
 use crate::plan::params::{Kernel, WN_ROWS_SHARED_THREADS};
-use crate::plan::{Launch, Limits, MAX_GRID, Plan};
+use crate::plan::{Launch, Limits, MAX_GRID, PORTABLE_CLUSTER, Plan};
 use crate::problem::Buffers;
 
 /// The kernels that are launched in clusters, and with shared memory beyond their own.
@@ -21,7 +21,7 @@ const SHARING: [Kernel; 6] = [
     Kernel::fused_rows_shared_bf16,
 ];
 
-/// Beyond 8, which every chip with clusters has, a kernel must allow it, and the chip have room.
+/// Beyond the portable size a kernel must allow it, and the chip have room.
 const MOST_OF_CLUSTER: u32 = 16;
 
 /// Whatever keeps a context alive beside its owner's word.
@@ -265,10 +265,11 @@ fn limits(device: sys::CUdevice, kernels: &Kernels) -> Result<Limits> {
     for kernel in SHARING {
         let function = kernels.function(kernel)?;
         set_attribute(function, sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared)?;
-        if has_clusters {
-            set_attribute(function, sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
+        let allowed = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+        if has_clusters && set_attribute(function, allowed, 1).is_err() {
+            cluster = cluster.min(PORTABLE_CLUSTER);
         }
-        while cluster > 1 && !fits(function, cluster, shared.unsigned_abs())? {
+        while cluster > 1 && !fits(function, cluster, shared.unsigned_abs()) {
             cluster /= 2;
         }
     }
@@ -282,7 +283,7 @@ fn set_attribute(function: sys::CUfunction, attribute: sys::CUfunction_attribute
 }
 
 /// Whether the device can hold a cluster of so many blocks with so much shared memory each.
-fn fits(function: sys::CUfunction, blocks: u32, shared: u32) -> Result<bool> {
+fn fits(function: sys::CUfunction, blocks: u32, shared: u32) -> bool {
     let mut cluster = cluster_of(blocks);
     let config = sys::CUlaunchConfig {
         gridDimX: blocks,
@@ -298,10 +299,9 @@ fn fits(function: sys::CUfunction, blocks: u32, shared: u32) -> Result<bool> {
     };
     let mut clusters = 0;
     // SAFETY: a loaded function, a configuration that outlives the call, and an integer to write to.
-    match unsafe { sys::cuOccupancyMaxActiveClusters(&raw mut clusters, function, &raw const config) } {
-        sys::CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE => Ok(false),
-        status => driver::call("cuOccupancyMaxActiveClusters", status).map(|()| clusters > 0),
-    }
+    let status = unsafe { sys::cuOccupancyMaxActiveClusters(&raw mut clusters, function, &raw const config) };
+    // What the driver refuses does not fit either.
+    status == sys::CUresult::CUDA_SUCCESS && clusters > 0
 }
 
 fn cluster_of(blocks: u32) -> sys::CUlaunchAttribute {

@@ -24,6 +24,10 @@ use params::{
 /// The largest grid in its first dimension, on every chip.
 pub(crate) const MAX_GRID: u32 = i32::MAX as u32;
 
+/// The blocks of a cluster that every chip with clusters has. Larger ones exist where a kernel allows them, but a chip holds
+/// fewer of them at once.
+pub(crate) const PORTABLE_CLUSTER: u32 = 8;
+
 /// What a plan may depend on of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {

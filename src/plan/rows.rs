@@ -4,7 +4,8 @@ use super::kernels::{self, Family};
 use super::params::{self, Kernel, RowsParams};
 use super::slabs::workspace;
 use super::{
-    Launch, Limits, Params, Plan, activation_code, coefficient_flags, divisor, element_code, modulation_flags,
+    Launch, Limits, PORTABLE_CLUSTER, Params, Plan, activation_code, coefficient_flags, divisor, element_code,
+    modulation_flags,
 };
 use crate::element::DType;
 use crate::problem::{Affine, Moments, Rows};
@@ -48,8 +49,6 @@ const BLOCKS_OF_SPLIT_ROWS: u64 = 4;
 const MOST_LEAVES_OF_SPLIT: u64 = (params::WN_ROWS_LEAVES * params::WN_ROWS_BLOCK_WARPS) as u64;
 /// Of shared memory, the driver keeps so much for each block.
 const KEPT_BY_DRIVER: u32 = 1024;
-/// Larger ones exist where a kernel allows them, but a chip holds fewer of them at once.
-const PORTABLE_CLUSTER: u32 = 8;
 
 /// Who holds a row. What a row's bits are is not decided here: every regime walks the same tree over the same chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
