@@ -239,7 +239,7 @@ class Functions(unittest.TestCase):
         self.refused("WN_STATUS_LENGTH", "weight", norm, x, 4, self.put(noise(5)), out=out)
         self.refused("WN_STATUS_SHAPE", "[5]", norm, x, 5, out=out)
         half = self.put(noise(3, 4, dtype="f2"))
-        self.refused("WN_STATUS_ELEMENT_TYPE", "residual is float16", norm, x, 4, residual=half)
+        self.refused("WN_STATUS_ELEMENT_TYPE", "residual is float16", norm, x, 4, residual=half, out=out)
         self.refused("WN_STATUS_ELEMENT_TYPE", "out is float16", warpnorm.group_norm, x, 2, out=half)
         self.refused("WN_STATUS_INVALID_VALUE", "shape", norm, x, 4, out=self.put(noise(4, 4)))
         self.refused("WN_STATUS_INVALID_VALUE", "activation", norm, x, 4, out=out, activation="swish")
