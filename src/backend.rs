@@ -125,6 +125,8 @@ fn difference(found: &Signature, prepared: &Signature) -> Option<Error> {
         found.channel_bias, prepared.channel_bias => "channel_bias";
         found.gate, prepared.gate => "gate";
         found.input_bias, prepared.input_bias => "input_bias";
+        found.post_norm_weight, prepared.post_norm_weight => "post_norm_weight";
+        found.post_norm_bias, prepared.post_norm_bias => "post_norm_bias";
         found.residual, prepared.residual => "residual";
         found.second_residual, prepared.second_residual => "second_residual";
         found.sum, prepared.sum => "sum";

@@ -1,10 +1,11 @@
 //! Buffers against a problem: lengths, types, alignment and overlap, all before anything is launched.
 
-use crate::element::DType;
+use crate::element::{DType, Kind};
 use crate::error::{Error, Result};
 use crate::problem::{
     Affine, BatchStatistics, Buffers, ChannelTable, ChannelsLast, Constants, Pointwise, Problem, Rows,
 };
+use crate::quantization::Scaling;
 use crate::tensors::{Tensor, Tensors};
 
 /// The elements that a call touches in one buffer: `rows` stretches of `length`, `stride` apart.
@@ -115,6 +116,9 @@ fn refuse_foreign(layer: &'static str, problem: &Problem, args: &Tensors) -> Res
         refuse(layer, "gate", args.gate, BY_ELEMENTS)?;
         refuse(layer, "input_bias", args.input_bias, BY_ELEMENTS)?;
         refuse(layer, "second_residual", args.second_residual, BY_ELEMENTS)?;
+        refuse(layer, "post_norm_weight", args.post_norm_weight, BY_ELEMENTS)?;
+        refuse(layer, "post_norm_bias", args.post_norm_bias, BY_ELEMENTS)?;
+        refuse(layer, "scales", args.scales, BY_ELEMENTS)?;
     }
     if !by_channels && !by_elements {
         refuse(layer, "scale", args.scale, BY_SAMPLES)?;
@@ -131,10 +135,10 @@ fn check_channels_last(layer: &'static str, tensor: &ChannelsLast, args: &Tensor
     refuse(layer, "channel_table", args.channel_table, OWN_MOMENTS)?;
     let extent = Extent::flat(tensor.samples * tensor.spatial * tensor.channels);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, [tensor.dtype; 2], [extent; 4])?;
+    let mut buffers = regions.tensors(layer, args, [Kind::Element(tensor.dtype); 2], [extent; 4])?;
     let coefficient = Extent::flat(tensor.channels);
-    buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
-    buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
+    buffers.weight = regions.optional("weight", args.weight, coefficient)?;
+    buffers.bias = regions.optional("bias", args.bias, coefficient)?;
     regions.modulation(args, tensor.samples * tensor.channels, &mut buffers)?;
     regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
@@ -155,11 +159,11 @@ fn check_batch_statistics(layer: &'static str, batch: &BatchStatistics, args: &T
     refuse(layer, "channel_table", args.channel_table, HINT)?;
     let extent = Extent::flat(batch.samples * batch.spatial * batch.channels);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, [batch.dtype; 2], [extent; 4])?;
+    let mut buffers = regions.tensors(layer, args, [Kind::Element(batch.dtype); 2], [extent; 4])?;
     let channels = Extent::flat(batch.channels);
-    buffers.weight = regions.optional("weight", args.weight, channels, None)?;
-    buffers.bias = regions.optional("bias", args.bias, channels, None)?;
-    let f32 = Some(DType::F32);
+    buffers.weight = regions.optional("weight", args.weight, channels)?;
+    buffers.bias = regions.optional("bias", args.bias, channels)?;
+    let f32 = Some(Kind::Element(DType::F32));
     for (argument, operand, address) in [
         ("running_mean", args.running_mean, &mut buffers.running_mean),
         ("running_var", args.running_var, &mut buffers.running_var),
@@ -190,19 +194,31 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
     let extent = |stride| Extent { rows: rows.rows, length: rows.length, stride };
     let extents = [rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride].map(extent);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, [rows.dtype, rows.output], extents)?;
+    let mut buffers = regions.tensors(layer, args, [Kind::Element(rows.dtype), rows.output.kind()], extents)?;
     let coefficient = Extent::flat(coefficients);
-    buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
-    buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
-    buffers.input_bias = regions.optional("input_bias", args.input_bias, coefficient, None)?;
+    buffers.weight = regions.optional("weight", args.weight, coefficient)?;
+    buffers.bias = regions.optional("bias", args.bias, coefficient)?;
+    buffers.input_bias = regions.optional("input_bias", args.input_bias, coefficient)?;
     if let Some(operand) = args.second_residual {
         if args.residual.is_none() {
             let hint = " without a residual: one alone is the residual";
             return Err(Error::Unexpected { layer, argument: "second_residual", hint });
         }
-        let dtype = Some(rows.dtype);
+        let kind = Some(Kind::Element(rows.dtype));
         buffers.second_residual =
-            regions.operand("second_residual", operand, extent(rows.second_residual_stride), dtype, false)?;
+            regions.operand("second_residual", operand, extent(rows.second_residual_stride), kind, false)?;
+    }
+    if rows.post_norm.is_none() {
+        const HINT: &str = ": it has no post_norm";
+        refuse(layer, "post_norm_weight", args.post_norm_weight, HINT)?;
+        refuse(layer, "post_norm_bias", args.post_norm_bias, HINT)?;
+    }
+    buffers.post_norm_weight = regions.optional("post_norm_weight", args.post_norm_weight, coefficient)?;
+    buffers.post_norm_bias = regions.optional("post_norm_bias", args.post_norm_bias, coefficient)?;
+    if let Some(scaling) = rows.output.scaling() {
+        let scales = args.scales.ok_or(Error::Missing { layer, argument: "scales" })?;
+        let (extent, f32) = (Extent::flat(scaling.scales(rows.rows, rows.length)), Kind::Element(DType::F32));
+        buffers.scales = regions.operand("scales", scales, extent, Some(f32), scaling != Scaling::Static)?;
     }
     regions.modulation(args, of_samples, &mut buffers)?;
     regions.workspace(args.workspace, &mut buffers)?;
@@ -212,7 +228,7 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
 
 fn check_pointwise(layer: &'static str, map: &Pointwise, args: &Tensors) -> Result<Buffers> {
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, [map.dtype; 2], [Extent::flat(map.length); 4])?;
+    let mut buffers = regions.tensors(layer, args, [Kind::Element(map.dtype); 2], [Extent::flat(map.length); 4])?;
     if map.constants == Constants::Table {
         const HINT: &str = " beside a channel_table, which holds it already";
         refuse(layer, "running_mean", args.running_mean, HINT)?;
@@ -239,7 +255,8 @@ fn check_table(layer: &'static str, table: &ChannelTable, args: &Tensors) -> Res
     let mut buffers = Buffers::default();
     regions.statistics(layer, args, table.channels, &mut buffers)?;
     let output = args.output.ok_or(Error::Missing { layer, argument: "output" })?;
-    buffers.y = regions.operand("output", output, Extent::flat(3 * table.channels), Some(DType::F32), true)?;
+    buffers.y =
+        regions.operand("output", output, Extent::flat(3 * table.channels), Some(Kind::Element(DType::F32)), true)?;
     regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
     Ok(buffers)
@@ -277,14 +294,14 @@ impl Regions {
         argument: &'static str,
         operand: Tensor,
         extent: Extent,
-        dtype: Option<DType>,
+        kind: Option<Kind>,
         written: bool,
     ) -> Result<u64> {
         if operand.elsewhere {
             return Err(Error::Device { argument });
         }
-        if let (Some(expected), Some(found)) = (dtype, operand.dtype)
-            && expected != found
+        if let (Some(expected), Kind::Element(found)) = (kind, operand.kind)
+            && expected != operand.kind
         {
             return Err(Error::ElementType { argument, found, expected: expected.name() });
         }
@@ -298,7 +315,7 @@ impl Regions {
         {
             return Err(Error::Length { argument, found, expected });
         }
-        let size = operand.dtype.map_or(size_of::<i64>(), DType::size);
+        let size = operand.kind.size();
         if expected > 0 && !operand.address.is_multiple_of(size as u64) {
             return Err(Error::Misaligned { argument, address: operand.address, size });
         }
@@ -314,26 +331,20 @@ impl Regions {
         extent: Extent,
     ) -> Result<u64> {
         let operand = operand.ok_or(Error::Missing { layer, argument })?;
-        self.operand(argument, operand, extent, Some(DType::F32), false)
+        self.operand(argument, operand, extent, Some(Kind::Element(DType::F32)), false)
     }
 
-    fn optional(
-        &mut self,
-        argument: &'static str,
-        operand: Option<Tensor>,
-        extent: Extent,
-        dtype: Option<DType>,
-    ) -> Result<u64> {
-        operand.map_or(Ok(0), |operand| self.operand(argument, operand, extent, dtype, false))
+    fn optional(&mut self, argument: &'static str, operand: Option<Tensor>, extent: Extent) -> Result<u64> {
+        operand.map_or(Ok(0), |operand| self.operand(argument, operand, extent, None, false))
     }
 
     /// What differs from sample to sample.
     fn modulation(&mut self, args: &Tensors, elements: usize, buffers: &mut Buffers) -> Result<()> {
         let extent = Extent::flat(elements);
-        buffers.scale = self.optional("scale", args.scale, extent, None)?;
-        buffers.shift = self.optional("shift", args.shift, extent, None)?;
-        buffers.channel_bias = self.optional("channel_bias", args.channel_bias, extent, None)?;
-        buffers.gate = self.optional("gate", args.gate, extent, None)?;
+        buffers.scale = self.optional("scale", args.scale, extent)?;
+        buffers.shift = self.optional("shift", args.shift, extent)?;
+        buffers.channel_bias = self.optional("channel_bias", args.channel_bias, extent)?;
+        buffers.gate = self.optional("gate", args.gate, extent)?;
         Ok(())
     }
 
@@ -358,12 +369,12 @@ impl Regions {
         &mut self,
         layer: &'static str,
         args: &Tensors,
-        [dtype, output_type]: [DType; 2],
+        [kind, output_kind]: [Kind; 2],
         [x, residual, sum, y]: [Extent; 4],
     ) -> Result<Buffers> {
-        let types = Some(dtype);
+        let types = Some(kind);
         let output = args.output.ok_or(Error::Missing { layer, argument: "output" })?;
-        let y = self.operand("output", output, y, Some(output_type), true)?;
+        let y = self.operand("output", output, y, Some(output_kind), true)?;
         let mut buffers = Buffers { y, ..Buffers::default() };
         buffers.x = match args.input {
             Some(operand) => self.operand("input", operand, x, types, false)?,
@@ -399,8 +410,8 @@ impl Regions {
         let extent = Extent::flat(channels);
         buffers.running_mean = self.required(layer, "running_mean", args.running_mean, extent)?;
         buffers.running_var = self.required(layer, "running_var", args.running_var, extent)?;
-        buffers.weight = self.optional("weight", args.weight, extent, None)?;
-        buffers.bias = self.optional("bias", args.bias, extent, None)?;
+        buffers.weight = self.optional("weight", args.weight, extent)?;
+        buffers.bias = self.optional("bias", args.bias, extent)?;
         Ok(())
     }
 

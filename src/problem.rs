@@ -3,12 +3,36 @@
 //! A [`Problem`] is all that a backend needs beside addresses. The CUDA backend makes launches of it
 //! ([`plan`](crate::plan)), the CPU backend runs it as it is.
 
-use crate::element::DType;
-use crate::norm::Activation;
+use crate::element::{DType, Kind};
+use crate::norm::{Activation, Rounding};
+use crate::quantization::{QuantizedType, Scaling};
 use crate::shape::Layout;
 
 /// Weight or bias: its type, if there is one.
 pub type Coefficient = Option<DType>;
+
+/// What a result is stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    Element(DType),
+    Quantized(QuantizedType, Scaling),
+}
+
+impl Output {
+    pub(crate) const fn kind(self) -> Kind {
+        match self {
+            Self::Element(dtype) => Kind::Element(dtype),
+            Self::Quantized(quantized, _) => Kind::Quantized(quantized),
+        }
+    }
+
+    pub(crate) const fn scaling(self) -> Option<Scaling> {
+        match self {
+            Self::Element(_) => None,
+            Self::Quantized(_, scaling) => Some(scaling),
+        }
+    }
+}
 
 /// A validated computation.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,13 +57,12 @@ impl Problem {
 }
 
 /// `y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)` with
-/// `s = (x + input_bias) * gate + residual + second_residual`, over rows.
+/// `s = v * gate + residual + second_residual`, over rows, where `v` is `x + input_bias` or a norm of that.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rows {
     /// Type of x, the residuals and the sum.
     pub dtype: DType,
-    /// Type of y.
-    pub output: DType,
+    pub output: Output,
     pub rows: usize,
     /// Elements of a row.
     pub length: usize,
@@ -51,8 +74,11 @@ pub struct Rows {
     pub affine: Affine,
     pub weight: Coefficient,
     pub bias: Coefficient,
-    /// The stored weight is an offset from 1. Only with a weight.
+    /// The stored weights are offsets from 1. Only with a weight.
     pub weight_plus_one: bool,
+    /// The input's own norm. Only with an affine per element.
+    pub post_norm: Option<PostNorm>,
+    pub rounding: Rounding,
     pub modulation: Modulation,
     /// `length` of them. Only with an affine per element.
     pub input_bias: Coefficient,
@@ -69,11 +95,20 @@ pub struct Rows {
 impl Rows {
     /// Whether anything surrounds the norm but one residual, its sum, and a weight and bias by the position.
     pub(crate) fn is_fused(&self) -> bool {
-        let is_surrounded = self.activation != Activation::None || self.output != self.dtype;
+        let is_surrounded = self.activation != Activation::None || self.output != Output::Element(self.dtype);
         let is_biased = self.input_bias.is_some() || self.second_residual;
         let is_modulated = self.modulation != Modulation::default();
-        is_surrounded || is_biased || is_modulated || matches!(self.affine, Affine::PerChannel { .. })
+        let is_otherwise = self.post_norm.is_some() || self.rounding != Rounding::Once;
+        let is_by_channel = matches!(self.affine, Affine::PerChannel { .. });
+        is_surrounded || is_biased || is_modulated || is_otherwise || is_by_channel
     }
+}
+
+/// Weight and bias of the input's own norm, by the position in the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PostNorm {
+    pub weight: Coefficient,
+    pub bias: Coefficient,
 }
 
 /// What a row is normalized by.
@@ -195,6 +230,10 @@ pub struct Buffers {
     pub channel_bias: u64,
     pub gate: u64,
     pub input_bias: u64,
+    pub post_norm_weight: u64,
+    pub post_norm_bias: u64,
+    /// Read or written, as the output's scaling says.
+    pub scales: u64,
     /// Read, or by batch statistics moved.
     pub running_mean: u64,
     pub running_var: u64,

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use crate::check::check;
 use crate::cpu;
 use crate::cuda::{Context, Cuda};
-use crate::element::DType;
+use crate::element::{DType, Kind};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, plan};
 use crate::problem::Problem;
@@ -169,6 +169,10 @@ pub struct Addresses {
     pub channel_bias: u64,
     pub gate: u64,
     pub input_bias: u64,
+    pub post_norm_weight: u64,
+    pub post_norm_bias: u64,
+    /// f32: of a quantized output; written, unless its scaling is the static one.
+    pub scales: u64,
     /// f32; written by batch statistics.
     pub running_mean: u64,
     /// f32; written by batch statistics.
@@ -250,14 +254,14 @@ impl Call {
         let workspace = Tensor {
             address: addresses.workspace,
             len: Some(addresses.workspace_bytes),
-            dtype: None,
+            kind: Kind::Bytes,
             elsewhere: false,
         };
         Ok(Tensors {
-            output: given.tensor(
+            output: given.stored(
                 "output",
                 addresses.output,
-                if is_table { f32(true) } else { Some(signature.output) },
+                Some(if is_table { Kind::Element(DType::F32) } else { signature.output.kind() }),
             )?,
             input: match () {
                 () if is_table => given.absent("input", addresses.input)?,
@@ -279,9 +283,21 @@ impl Call {
             channel_bias: given.tensor("channel_bias", addresses.channel_bias, signature.channel_bias)?,
             gate: given.tensor("gate", addresses.gate, signature.gate)?,
             input_bias: given.tensor("input_bias", addresses.input_bias, signature.input_bias)?,
+            post_norm_weight: given.tensor(
+                "post_norm_weight",
+                addresses.post_norm_weight,
+                signature.post_norm_weight,
+            )?,
+            post_norm_bias: given.tensor("post_norm_bias", addresses.post_norm_bias, signature.post_norm_bias)?,
+            scaling: signature.output.scaling(),
+            scales: given.tensor("scales", addresses.scales, f32(signature.output.scaling().is_some()))?,
             running_mean: given.tensor("running_mean", addresses.running_mean, f32(statistics))?,
             running_var: given.tensor("running_var", addresses.running_var, f32(statistics))?,
-            num_batches_tracked: given.counter(addresses.num_batches_tracked, signature.counts)?,
+            num_batches_tracked: given.stored(
+                "num_batches_tracked",
+                addresses.num_batches_tracked,
+                signature.counts.then_some(Kind::Count),
+            )?,
             channel_table: given.tensor("channel_table", addresses.channel_table, f32(signature.channel_table))?,
             workspace: (addresses.workspace != 0).then_some(workspace),
             updates: signature.updates,
@@ -298,11 +314,15 @@ struct Given {
 impl Given {
     /// `None` for what the signature has not.
     fn tensor(&self, argument: &'static str, address: u64, dtype: Option<DType>) -> Result<Option<Tensor>> {
-        match (address, dtype) {
+        self.stored(argument, address, dtype.map(Kind::Element))
+    }
+
+    fn stored(&self, argument: &'static str, address: u64, kind: Option<Kind>) -> Result<Option<Tensor>> {
+        match (address, kind) {
             (0, None) => Ok(None),
             (_, None) => self.absent(argument, address),
             (0, Some(_)) => Err(Error::Missing { layer: self.layer, argument }),
-            _ => Ok(Some(Tensor { address, len: None, dtype, elsewhere: false })),
+            (_, Some(kind)) => Ok(Some(Tensor { address, len: None, kind, elsewhere: false })),
         }
     }
 
@@ -311,15 +331,6 @@ impl Given {
         match address {
             0 => Ok(None),
             _ => Err(Error::Unexpected { layer: self.layer, argument, hint: HINT }),
-        }
-    }
-
-    fn counter(&self, address: u64, wanted: bool) -> Result<Option<Tensor>> {
-        const ARGUMENT: &str = "num_batches_tracked";
-        match (address, wanted) {
-            (0, true) => Err(Error::Missing { layer: self.layer, argument: ARGUMENT }),
-            (_, true) => Ok(Some(Tensor { address, len: None, dtype: None, elsewhere: false })),
-            (_, false) => self.absent(ARGUMENT, address),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What a call looks like before there are buffers.
 
 use crate::element::DType;
+use crate::problem::Output;
+use crate::quantization::{QuantizedType, Scaling};
 use crate::shape::Shape;
 
 /// Shape, element types and optional tensors of a call: what [`prepare`](crate::LayerNorm::prepare) needs to know.
@@ -15,7 +17,7 @@ use crate::shape::Shape;
 pub struct Signature {
     pub(crate) shape: Shape,
     pub(crate) dtype: DType,
-    pub(crate) output: DType,
+    pub(crate) output: Output,
     pub(crate) weight: Option<DType>,
     pub(crate) bias: Option<DType>,
     pub(crate) scale: Option<DType>,
@@ -23,6 +25,8 @@ pub struct Signature {
     pub(crate) channel_bias: Option<DType>,
     pub(crate) gate: Option<DType>,
     pub(crate) input_bias: Option<DType>,
+    pub(crate) post_norm_weight: Option<DType>,
+    pub(crate) post_norm_bias: Option<DType>,
     pub(crate) residual: bool,
     pub(crate) second_residual: bool,
     pub(crate) sum: bool,
@@ -50,7 +54,7 @@ impl Signature {
         Self {
             shape: shape.into(),
             dtype,
-            output: dtype,
+            output: Output::Element(dtype),
             weight: None,
             bias: None,
             scale: None,
@@ -58,6 +62,8 @@ impl Signature {
             channel_bias: None,
             gate: None,
             input_bias: None,
+            post_norm_weight: None,
+            post_norm_bias: None,
             residual: false,
             second_residual: false,
             sum: false,
@@ -104,7 +110,14 @@ impl Signature {
     /// LayerNorm, RMSNorm: the output is of this type, and not of the input's. The result is rounded once, to this type. In
     /// place only where both types are of one size.
     pub const fn output(mut self, dtype: DType) -> Self {
-        self.output = dtype;
+        self.output = Output::Element(dtype);
+        self
+    }
+
+    /// LayerNorm, RMSNorm: the output is quantized to this type, by scales that are given or made as the scaling says. Not in
+    /// place.
+    pub const fn quantized_output(mut self, quantized: QuantizedType, scaling: Scaling) -> Self {
+        self.output = Output::Quantized(quantized, scaling);
         self
     }
 
@@ -147,6 +160,18 @@ impl Signature {
     /// A bias is added to the input, of this type: the input's, or f32.
     pub const fn input_bias(mut self, dtype: DType) -> Self {
         self.input_bias = Some(dtype);
+        self
+    }
+
+    /// There is a weight of the input's own norm, of this type: the input's, or f32.
+    pub const fn post_norm_weight(mut self, dtype: DType) -> Self {
+        self.post_norm_weight = Some(dtype);
+        self
+    }
+
+    /// There is a bias of the input's own norm, of this type: the input's, or f32.
+    pub const fn post_norm_bias(mut self, dtype: DType) -> Self {
+        self.post_norm_bias = Some(dtype);
         self
     }
 

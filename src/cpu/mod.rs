@@ -15,6 +15,7 @@
 //! | `activation.rs` | the activations, for a block |
 //! | `modulation.rs` | what differs from sample to sample: scale, shift, a bias on the input |
 //! | `input.rs` | a call's tensors, and the prologue: residual in, sum out |
+//! | `quantized.rs` | outputs of eight bits, and their scales |
 //! | `convert.rs` | storage types to f32 and back, for a block |
 //! | `backend.rs` | the backend type, and slices as arguments |
 //! | `threads.rs` | pieces of work for the threads |
@@ -46,6 +47,7 @@ mod input;
 mod modulation;
 mod moments;
 mod pointwise;
+mod quantized;
 mod rows;
 mod slabs;
 #[cfg(test)]

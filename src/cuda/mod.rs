@@ -9,15 +9,16 @@ pub use convolution::DirectConvolution;
 
 pub(crate) use context::Context;
 
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop, ValidAsZeroBits};
 use std::sync::Arc;
 
 use crate::args::Operand;
 use crate::backend::{Prepared, Sink, Source, sealed};
-use crate::element::Stored;
+use crate::element::{Kind, Stored};
 use crate::error::Result;
 use crate::plan::{Launch, Limits, Plan, params, plan};
 use crate::problem::{Buffers, Problem};
+use crate::quantization::F8E4M3;
 use crate::tensors::Tensor;
 use driver::failure;
 
@@ -135,7 +136,7 @@ impl sealed::Execute for Cuda {
     fn memory<'a>(&'a self, memory: &'a mut CudaSlice<u8>) -> Operand<'a, Self> {
         let (len, elsewhere) = (memory.len(), self.is_elsewhere(memory.stream()));
         let (address, guard) = memory.device_ptr_mut(&self.stream);
-        Operand { tensor: Tensor { address, len: Some(len), dtype: None, elsewhere }, guard }
+        Operand { tensor: Tensor { address, len: Some(len), kind: Kind::Bytes, elsewhere }, guard }
     }
 
     fn submit(&self, plan: &Plan, buffers: &Buffers) -> Result<()> {
@@ -163,11 +164,16 @@ impl Prepared<Cuda> {
     }
 }
 
+// SAFETY: a byte, of which every value is one of the type.
+unsafe impl DeviceRepr for F8E4M3 {}
+// SAFETY: as above.
+unsafe impl ValidAsZeroBits for F8E4M3 {}
+
 impl<T: Stored, S: DevicePtr<T> + ?Sized> Source<Cuda, T> for S {
     fn read<'a>(&'a self, on: &'a Cuda, _: sealed::Token) -> Operand<'a, Cuda> {
         let elsewhere = on.is_elsewhere(self.stream());
         let (address, guard) = self.device_ptr(&on.stream);
-        Operand { tensor: Tensor { address, len: Some(self.len()), dtype: T::STORED, elsewhere }, guard }
+        Operand { tensor: Tensor { address, len: Some(self.len()), kind: T::STORED, elsewhere }, guard }
     }
 }
 
@@ -175,7 +181,7 @@ impl<T: Stored, S: DevicePtrMut<T> + ?Sized> Sink<Cuda, T> for S {
     fn write<'a>(&'a mut self, on: &'a Cuda, _: sealed::Token) -> Operand<'a, Cuda> {
         let (len, elsewhere) = (self.len(), on.is_elsewhere(self.stream()));
         let (address, guard) = self.device_ptr_mut(&on.stream);
-        Operand { tensor: Tensor { address, len: Some(len), dtype: T::STORED, elsewhere }, guard }
+        Operand { tensor: Tensor { address, len: Some(len), kind: T::STORED, elsewhere }, guard }
     }
 }
 
@@ -187,7 +193,17 @@ mod tests {
     use emulator::{Schedule, Settings, Variant};
 
     use super::Cuda;
-    use crate::{Args, BatchNorm, DType, GroupNorm, LayerNorm, Layout, RmsNorm, Signature, Workspace};
+    use crate::{Args, BatchNorm, DType, F8E4M3, GroupNorm, LayerNorm, Layout, RmsNorm, Scaling, Signature, Workspace};
+
+    impl Cuda {
+        /// The same as if the device had no more shared memory for a block, and no larger clusters.
+        fn with_limits(&self, kibibytes: u32, cluster: u32) -> Self {
+            let mut other = self.clone();
+            other.limits.shared = self.limits.shared.min(kibibytes << 10);
+            other.limits.cluster = self.limits.cluster.min(cluster);
+            other
+        }
+    }
 
     /// Where there are more rows or tiles than blocks, blocks walk on, reusing their shared memory. Grids that large need
     /// more memory than machines have, so here the largest grid is made small.
@@ -235,12 +251,8 @@ mod tests {
             emulator.configure(&Settings::default());
         }
         let full = Cuda::open(0).unwrap();
-        let others = [(227, 1), (72, 2), (72, 4), (72, 8), (40, 16), (1, 1)].map(|(kibibytes, cluster)| {
-            let mut other = full.clone();
-            other.limits.shared = full.limits.shared.min(kibibytes << 10);
-            other.limits.cluster = full.limits.cluster.min(cluster);
-            other
-        });
+        let others = [(227, 1), (72, 2), (72, 4), (72, 8), (40, 16), (1, 1)]
+            .map(|(kibibytes, cluster)| full.with_limits(kibibytes, cluster));
         let mut met = std::collections::BTreeSet::new();
         for length in [4097, 9 * 1024, 37 * 1024 + 3, 130 * 1024 - 1] {
             let layer = LayerNorm::new([length]).unwrap();
@@ -264,6 +276,40 @@ mod tests {
         let all =
             ["fused_rows_split_apply_f32", "fused_rows_split_moments_f32", "fused_rows_stream_f32", "rows_shared_f32"];
         assert!(met.into_iter().eq(all));
+        assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
+    }
+
+    /// The same of what needs a row's moments, or its largest element, before the last step.
+    #[test]
+    fn regimes_agree_in_steps() {
+        let emulator = (!emulator::real_gpu()).then(|| emulator::preload(Variant::Checked));
+        if let Some(emulator) = emulator {
+            emulator.configure(&Settings::default());
+        }
+        let full = Cuda::open(0).unwrap();
+        let others = [(227, 1), (40, 4), (1, 1)].map(|(kibibytes, cluster)| full.with_limits(kibibytes, cluster));
+        for length in [1500, 9 * 1024, 37 * 1024 + 3] {
+            let weight = full.stream().clone_htod(&vec![1.25_f32; length]).unwrap();
+            for other in &others {
+                agree(&full, other, 2 * length, |cuda, x, y| {
+                    let layer = LayerNorm::new([length]).unwrap().post_norm(true);
+                    let args = Args::new(cuda, [2, length]).input(x).post_norm_weight(&weight).residual(x);
+                    layer.forward(args.output(y)).unwrap();
+                });
+                for scaling in [Scaling::Rows, Scaling::Groups] {
+                    agree(&full, other, 2 * length, |cuda, x, y| {
+                        let mut q = cuda.stream().alloc_zeros::<F8E4M3>(2 * length).unwrap();
+                        let count = scaling.scales(2, length);
+                        let args = Args::new(cuda, [2, length]).input(x).residual(x).quantized_output(&mut q);
+                        let layer = RmsNorm::new([length], 1e-6).unwrap();
+                        layer.forward(args.scales(scaling, &mut y.slice_mut(..count))).unwrap();
+                        let q = cuda.stream().clone_dtoh(&q).unwrap();
+                        let values: Vec<f32> = q.iter().map(|q| q.to_f32()).skip(count).collect();
+                        cuda.stream().memcpy_htod(&values, &mut y.slice_mut(count..)).unwrap();
+                    });
+                }
+            }
+        }
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }
 

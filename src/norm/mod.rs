@@ -6,6 +6,7 @@ mod group_norm;
 mod instance_norm;
 mod layer_norm;
 mod rms_norm;
+mod rounding;
 
 pub use activation::Activation;
 pub use batch_norm::BatchNorm;
@@ -13,13 +14,14 @@ pub use group_norm::GroupNorm;
 pub use instance_norm::InstanceNorm;
 pub use layer_norm::LayerNorm;
 pub use rms_norm::RmsNorm;
+pub use rounding::Rounding;
 
 use crate::args::Args;
 use crate::backend::{Backend, Prepared};
 use crate::check::check;
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::problem::{Modulation, Problem};
+use crate::problem::{Modulation, Output, PostNorm, Problem};
 use crate::raw;
 use crate::shape::{Layout, Shape};
 use crate::signature::Signature;
@@ -64,6 +66,36 @@ macro_rules! eps {
     };
 }
 pub(crate) use eps;
+
+/// What layers over trailing axes have beside weight and bias.
+macro_rules! of_rows {
+    ($layer:ty) => {
+        impl $layer {
+            /// Whether the [`scale`](crate::Args::scale) of a sample is stored as an offset from 1, as diffusion transformers
+            /// have it.
+            #[must_use]
+            pub const fn scale_plus_one(self, scale_plus_one: bool) -> Self {
+                Self { scale_plus_one, ..self }
+            }
+
+            /// Whether the input has a norm of its own before the residual is added: the same over the same axes, with the
+            /// same `eps`, and with [`post_norm_weight`](crate::Args::post_norm_weight) and
+            /// [`post_norm_bias`](crate::Args::post_norm_bias). It is what stands between two blocks of a transformer that
+            /// normalizes what a block gives before it adds it to the residual stream, as Gemma 2 and 3 do.
+            #[must_use]
+            pub const fn post_norm(self, post_norm: bool) -> Self {
+                Self { post_norm, ..self }
+            }
+
+            /// Where results are rounded to the input's type on the way: by default nowhere before the last store.
+            #[must_use]
+            pub const fn rounding(self, rounding: crate::Rounding) -> Self {
+                Self { rounding, ..self }
+            }
+        }
+    };
+}
+pub(crate) use of_rows;
 
 /// What every layer has beside its parameters: the activation behind it, and the entry points.
 macro_rules! entry_points {
@@ -132,6 +164,25 @@ pub(crate) fn coefficient(argument: &'static str, found: Option<DType>, tensors:
     }
 }
 
+/// The input's own norm, if the layer has one.
+pub(crate) fn post_norm(
+    layer: &'static str,
+    signature: &Signature,
+    is_there: bool,
+    weight_plus_one: bool,
+) -> Result<Option<PostNorm>> {
+    if !is_there {
+        return Ok(None);
+    }
+    if weight_plus_one && signature.post_norm_weight.is_none() {
+        return Err(Error::Missing { layer, argument: "post_norm_weight" });
+    }
+    Ok(Some(PostNorm {
+        weight: coefficient("post_norm_weight", signature.post_norm_weight, signature.dtype)?,
+        bias: coefficient("post_norm_bias", signature.post_norm_bias, signature.dtype)?,
+    }))
+}
+
 /// What a call has for each sample.
 pub(crate) fn modulation(layer: &'static str, signature: &Signature, scale_plus_one: bool) -> Result<Modulation> {
     if scale_plus_one && signature.scale.is_none() {
@@ -177,9 +228,15 @@ pub(crate) fn image_axes(
 
 /// Row strides, and an output of another type, belong to the layers over rows.
 pub(crate) fn refuse_of_rows(layer: &'static str, signature: &Signature) -> Result<()> {
-    if signature.output != signature.dtype {
-        let (found, expected) = (signature.output, signature.dtype.name());
-        return Err(Error::ElementType { argument: "output", found, expected });
+    match signature.output {
+        Output::Element(found) if found != signature.dtype => {
+            return Err(Error::ElementType { argument: "output", found, expected: signature.dtype.name() });
+        }
+        Output::Element(_) => {}
+        Output::Quantized(..) => {
+            let hint = ": LayerNorm and RMSNorm have one";
+            return Err(Error::Unexpected { layer, argument: "quantized_output", hint });
+        }
     }
     let strides = signature.strides();
     let given = [

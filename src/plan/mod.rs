@@ -16,6 +16,7 @@ pub(crate) use divisor::divisor;
 use crate::element::DType;
 use crate::norm::Activation;
 use crate::problem::{Buffers, Problem};
+use crate::quantization::QuantizedType;
 use params::{
     BatchStatisticsParams, ChannelTableParams, ChannelsLastParams, ConvolutionParams, Kernel, Modulation,
     PointwiseParams, RowsParams, SlabGeometry,
@@ -83,6 +84,8 @@ impl Params {
                 (p.weight, p.bias) = (buffers.weight, buffers.bias);
                 p.parts += buffers.workspace;
                 (p.input_bias, p.gate, p.second_residual) = (buffers.input_bias, buffers.gate, buffers.second_residual);
+                (p.post_weight, p.post_bias) = (buffers.post_norm_weight, buffers.post_norm_bias);
+                p.scales = buffers.scales;
             }
             Self::ChannelsLast(p) => {
                 p.modulation = modulation(buffers);
@@ -197,6 +200,13 @@ pub(crate) const fn element_code(dtype: DType) -> u32 {
         DType::F32 => params::WN_ELEMENT_F32,
         DType::F16 => params::WN_ELEMENT_F16,
         DType::Bf16 => params::WN_ELEMENT_BF16,
+    }
+}
+
+pub(crate) const fn quantized_code(quantized: QuantizedType) -> u32 {
+    match quantized {
+        QuantizedType::I8 => params::WN_ELEMENT_I8,
+        QuantizedType::F8E4M3 => params::WN_ELEMENT_F8_E4M3,
     }
 }
 
