@@ -97,15 +97,15 @@ __device__ __forceinline__ void store(float* shared, unsigned rank, float value)
 
 }  // namespace cluster
 
-// Programmatic dependent launch: waits until the kernels before this one in the stream have finished and their writes
-// are visible. Immediate where the launch did not ask for overlap.
+// Programmatic dependent launch, for WN_DEFINE alone: no kernel calls these itself. Waits until the kernel before this one
+// in the stream has finished and its writes are visible. Immediate where the launch did not ask for overlap.
 __device__ __forceinline__ void pdl_wait() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-// Lets the next kernel of the stream begin, up to its own pdl_wait.
+// Lets the next kernel of the stream begin, up to its own pdl_wait, as soon as every block of this one has come here.
 __device__ __forceinline__ void pdl_trigger() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -249,6 +249,13 @@ __device__ __forceinline__ uint64_t divide(uint64_t number, const WnDivisor& by)
 }  // namespace wn
 
 // Defines one kernel of the lists in params.h; the body's name comes in parentheses, since it may hold commas.
-#define WN_DEFINE(NAME, PARAMS, BODY, MAX_THREADS) \
-    WN_KERNEL(NAME, MAX_THREADS, const __grid_constant__ PARAMS p) { WN_UNWRAP BODY(p); }
+//
+// Every kernel waits before its body, whatever it touches, and lets the next one begin only then: what begins early begins
+// after all that came before this kernel, and has this one alone to wait for (docs/design.md, "Kernels that overlap").
+#define WN_DEFINE(NAME, PARAMS, BODY, MAX_THREADS)                   \
+    WN_KERNEL(NAME, MAX_THREADS, const __grid_constant__ PARAMS p) { \
+        pdl_wait();                                                  \
+        pdl_trigger();                                               \
+        WN_UNWRAP BODY(p);                                           \
+    }
 #define WN_UNWRAP(...) __VA_ARGS__

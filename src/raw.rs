@@ -59,7 +59,13 @@ pub struct Device(Place);
 #[derive(Debug, Clone)]
 enum Place {
     Cpu,
-    Cuda(Arc<Context>),
+    Cuda { context: Arc<Context>, programmatic: bool },
+}
+
+impl Place {
+    fn cuda(context: Context) -> Self {
+        Self::Cuda { context: Arc::new(context), programmatic: false }
+    }
 }
 
 impl Device {
@@ -75,7 +81,7 @@ impl Device {
     /// # Errors
     /// As of [`Cuda::open`].
     pub fn cuda(ordinal: usize) -> Result<Self> {
-        Ok(Self(Place::Cuda(Arc::new(Context::primary(ordinal)?))))
+        Ok(Self(Place::cuda(Context::primary(ordinal)?)))
     }
 
     /// The CUDA context that is current to the calling thread, whoever made it. One that is not the primary one of its device
@@ -84,13 +90,23 @@ impl Device {
     /// # Errors
     /// [`Error::NoContext`] if there is none; else as of [`Cuda::on`].
     pub fn current() -> Result<Self> {
-        Ok(Self(Place::Cuda(Arc::new(Context::current()?))))
+        Ok(Self(Place::cuda(Context::current()?)))
+    }
+
+    /// Whether calls that are prepared on it from now on may be launched before what is before them on the stream has
+    /// finished: see [`Cuda::programmatic_launch`]. The CPU does nothing of the kind.
+    #[must_use]
+    pub fn programmatic_launch(self, wanted: bool) -> Self {
+        match self.0 {
+            Place::Cpu => self,
+            Place::Cuda { context, .. } => Self(Place::Cuda { context, programmatic: wanted }),
+        }
     }
 
     /// Whether it is a GPU.
     #[must_use]
     pub const fn is_cuda(&self) -> bool {
-        matches!(self.0, Place::Cuda(_))
+        matches!(self.0, Place::Cuda { .. })
     }
 
     /// `CPU`, or a GPU's name and compute capability, as in `NVIDIA H200 (sm_90)`.
@@ -100,7 +116,7 @@ impl Device {
     pub fn name(&self) -> Result<String> {
         match &self.0 {
             Place::Cpu => Ok("CPU".to_owned()),
-            Place::Cuda(context) => context.device_name(),
+            Place::Cuda { context, .. } => context.device_name(),
         }
     }
 
@@ -130,23 +146,23 @@ impl Device {
                 Ok(())
             }
             // SAFETY: as the caller promised.
-            Place::Cuda(context) => unsafe { context.clear(address, bytes, stream.cast()) },
+            Place::Cuda { context, .. } => unsafe { context.clear(address, bytes, stream.cast()) },
         }
     }
 
     pub(crate) fn prepare(&self, layer: &'static str, signature: &Signature, problem: Problem) -> Call {
         let plan = match &self.0 {
             Place::Cpu => Plan::NONE,
-            Place::Cuda(context) => plan(&problem, &context.limits()),
+            Place::Cuda { context, .. } => plan(&problem, &context.limits()),
         };
         Call { layer, signature: *signature, problem, plan, place: self.0.clone() }
     }
 }
 
-/// The context of a typed backend, with its kernels.
+/// The context of a typed backend, with its kernels, and launching as it does.
 impl From<&Cuda> for Device {
     fn from(cuda: &Cuda) -> Self {
-        Self(Place::Cuda(cuda.context().clone()))
+        Self(Place::Cuda { context: cuda.context().clone(), programmatic: cuda.is_programmatic() })
     }
 }
 
@@ -229,8 +245,10 @@ impl Call {
                 unsafe { cpu::run(&self.problem, &buffers) };
                 Ok(())
             }
-            // SAFETY: as the caller promised, and the check has found them apart.
-            Place::Cuda(context) => unsafe { context.submit(&self.plan, &buffers, stream.cast()) },
+            Place::Cuda { context, programmatic } => {
+                // SAFETY: as the caller promised, and the check has found them apart.
+                unsafe { context.submit(&self.plan, &buffers, stream.cast(), *programmatic) }
+            }
         }
     }
 

@@ -98,6 +98,7 @@ _FUNCTIONS = {
     "wn_device_cpu": [POINTER(c_void_p)],
     "wn_device_cuda": [c_int32, POINTER(c_void_p)],
     "wn_device_current": [POINTER(c_void_p)],
+    "wn_device_programmatic_launch": [c_void_p, c_int32, POINTER(c_void_p)],
     "wn_device_destroy": [c_void_p],
     "wn_device_is_cuda": [c_void_p, POINTER(c_int32)],
     "wn_device_name": [c_void_p, c_char_p, c_uint64],
@@ -169,6 +170,11 @@ class Device:
     def current(cls):
         """The CUDA context that is current to this thread. It must live longer than the device."""
         return cls("wn_device_current")
+
+    def programmatic_launch(self, wanted=True):
+        """The same device; but its calls may be launched before what is before them on the stream has finished, which hides
+        what a launch costs the GPU. On chips before compute capability 9.0, and on the CPU, nothing changes."""
+        return Device("wn_device_programmatic_launch", self._handle, wanted)
 
     @property
     def is_cuda(self):

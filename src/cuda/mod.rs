@@ -42,6 +42,7 @@ pub struct Cuda {
     stream: Arc<CudaStream>,
     context: Arc<Context>,
     limits: Limits,
+    programmatic: bool,
 }
 
 impl Cuda {
@@ -64,7 +65,7 @@ impl Cuda {
     pub fn on(stream: &Arc<CudaStream>) -> Result<Self> {
         let context = Arc::new(Context::of(stream.context())?);
         let limits = context.limits();
-        Ok(Self { stream: stream.clone(), context, limits })
+        Ok(Self { stream: stream.clone(), context, limits, programmatic: false })
     }
 
     /// Another stream, with the same kernels if it belongs to the same context.
@@ -75,7 +76,29 @@ impl Cuda {
         if stream.context() == self.stream.context() {
             return Ok(Self { stream: stream.clone(), ..self.clone() });
         }
-        Self::on(stream)
+        Ok(Self::on(stream)?.programmatic_launch(self.programmatic))
+    }
+
+    /// Whether kernels may be launched before the ones before them on the stream have finished: CUDA's programmatic dependent
+    /// launch. Off unless it is asked for. The results are the same.
+    ///
+    /// It hides what a launch costs the GPU, which matters where calls are short, as in decoding. A kernel of this crate waits
+    /// for the one before it to finish before it reads or writes anything, weights included; so nothing need be known of
+    /// that one. What comes after may begin early in its turn, if it was launched so, and must then wait likewise. (Whether
+    /// ours were launched so makes no difference to that.) In a CUDA graph it needs a driver of CUDA 12.3 or newer.
+    ///
+    /// Without effect on chips before compute capability 9.0, and where the driver had to make the kernels from PTX older
+    /// than that.
+    ///
+    /// ```no_run
+    /// # fn main() -> warpnorm::Result<()> {
+    /// let cuda = warpnorm::Cuda::open(0)?.programmatic_launch(true);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn programmatic_launch(self, wanted: bool) -> Self {
+        Self { programmatic: wanted, ..self }
     }
 
     /// The stream that calls go to.
@@ -100,6 +123,10 @@ impl Cuda {
     /// The kernels, in the stream's context.
     pub(crate) const fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+
+    pub(crate) const fn is_programmatic(&self) -> bool {
+        self.programmatic
     }
 
     /// cudarc keeps what failed where it could not be returned (a destructor, an event), and returns it here.
@@ -143,7 +170,7 @@ impl sealed::Execute for Cuda {
         self.check_earlier()?;
         // SAFETY: the addresses are those of slices that the arguments borrow, shared for what is read and exclusively for
         // what is written, and were checked against the problem; their owners free them in the order of streams.
-        unsafe { self.context.submit(plan, buffers, self.stream.cu_stream()) }
+        unsafe { self.context.submit(plan, buffers, self.stream.cu_stream(), self.programmatic) }
     }
 }
 
@@ -196,9 +223,10 @@ mod tests {
     use crate::{Args, BatchNorm, DType, F8E4M3, GroupNorm, LayerNorm, Layout, RmsNorm, Scaling, Signature, Workspace};
 
     impl Cuda {
-        /// The same as if the device had no more shared memory for a block, and no larger clusters.
+        /// The same as if the device had no more shared memory for a block, and no larger clusters; and with kernels that
+        /// overlap, which makes no difference either.
         fn with_limits(&self, kibibytes: u32, cluster: u32) -> Self {
-            let mut other = self.clone();
+            let mut other = self.clone().programmatic_launch(true);
             other.limits.shared = self.limits.shared.min(kibibytes << 10);
             other.limits.cluster = self.limits.cluster.min(cluster);
             other
@@ -243,7 +271,8 @@ mod tests {
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }
 
-    /// A row has the same bits whoever holds it: a block, a cluster of any size, or nobody, with a workspace and without.
+    /// A row has the same bits whoever holds it: a block, a cluster of any size, or nobody, with a workspace and without; and
+    /// whether or not the kernels may begin early.
     #[test]
     fn regimes_agree() {
         let emulator = (!emulator::real_gpu()).then(|| emulator::preload(Variant::Checked));
