@@ -219,10 +219,9 @@ struct HeldInRegisters {
     static constexpr uint32_t kUnrolled = kVectors;  // registers have no index at run time
     float value[kVectors][kVector<T>];
 
-    // The first `count` elements behind `begin`; past them stand zeros.
-    template <bool kFused>
-    __device__ __forceinline__ void fill(const RowInput<T, kFused>& input, const LaneTeam& team, uint64_t begin,
-                                         uint32_t count) {
+    // The first `count` elements behind `begin`, as `input` loads them; past them stand zeros.
+    template <class Row>
+    __device__ __forceinline__ void fill(const Row& input, const LaneTeam& team, uint64_t begin, uint32_t count) {
 #pragma unroll
         for (uint32_t k = 0; k < kVectors; k++) {
             const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;

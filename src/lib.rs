@@ -29,7 +29,7 @@ pub use cpu::Cpu;
 pub use cuda::{Cuda, DirectConvolution};
 pub use element::{DType, Element, Stored};
 pub use error::{Error, Result};
-pub use norm::{Activation, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
+pub use norm::{Activation, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, QkNorm, RmsNorm};
 pub use shape::{Layout, Shape};
 pub use signature::Signature;
 pub use workspace::Workspace;

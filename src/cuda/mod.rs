@@ -187,7 +187,7 @@ mod tests {
     use emulator::{Schedule, Settings, Variant};
 
     use super::Cuda;
-    use crate::{Args, BatchNorm, DType, GroupNorm, LayerNorm, Layout, RmsNorm, Signature, Workspace};
+    use crate::{Args, BatchNorm, DType, GroupNorm, LayerNorm, Layout, QkNorm, RmsNorm, Signature, Workspace};
 
     /// Where there are more rows or tiles than blocks, blocks walk on, reusing their shared memory. Grids that large need
     /// more memory than machines have, so here the largest grid is made small.
@@ -213,6 +213,10 @@ mod tests {
                         layer.forward(Args::new(cuda, [rows, length]).input(x).output(y)).unwrap();
                     });
                 }
+                let layer = QkNorm::layer([3, 2], 80).unwrap();
+                agree(&full, &short, 70 * 5 * 80, |cuda, x, y| {
+                    layer.forward(Args::new(cuda, [70, 5, 80]).input(x).output(y)).unwrap();
+                });
                 let layer = GroupNorm::new(2, 6).unwrap();
                 agree(&full, &short, 3 * 6 * 400, |cuda, x, y| {
                     layer.forward(Args::new(cuda, [3, 6, 20, 20]).input(x).output(y)).unwrap();

@@ -1,4 +1,4 @@
-use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, modulation};
+use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, modulation, with_activation};
 use crate::error::{Error, Result};
 use crate::problem::{Affine, Moments, Problem, Rows};
 use crate::shape::Shape;
@@ -80,6 +80,7 @@ impl LayerNorm {
 }
 
 eps!(LayerNorm);
+with_activation!(LayerNorm);
 entry_points!(LayerNorm);
 
 impl Layer for LayerNorm {

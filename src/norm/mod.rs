@@ -5,6 +5,7 @@ mod batch_norm;
 mod group_norm;
 mod instance_norm;
 mod layer_norm;
+mod qk_norm;
 mod rms_norm;
 
 pub use activation::Activation;
@@ -12,6 +13,7 @@ pub use batch_norm::BatchNorm;
 pub use group_norm::GroupNorm;
 pub use instance_norm::InstanceNorm;
 pub use layer_norm::LayerNorm;
+pub use qk_norm::QkNorm;
 pub use rms_norm::RmsNorm;
 
 use crate::args::Args;
@@ -65,8 +67,8 @@ macro_rules! eps {
 }
 pub(crate) use eps;
 
-/// What every layer has beside its parameters: the activation behind it, and the entry points.
-macro_rules! entry_points {
+/// The setter of the activation behind a layer.
+macro_rules! with_activation {
     ($layer:ty) => {
         impl $layer {
             /// Applied to the result, in the same pass over memory.
@@ -74,7 +76,15 @@ macro_rules! entry_points {
             pub const fn activation(self, activation: crate::Activation) -> Self {
                 Self { activation, ..self }
             }
+        }
+    };
+}
+pub(crate) use with_activation;
 
+/// What every layer has beside its parameters.
+macro_rules! entry_points {
+    ($layer:ty) => {
+        impl $layer {
             /// Runs the layer on these buffers: on the caller's stream, without waiting for it, where they are a GPU's.
             ///
             /// # Errors

@@ -1,5 +1,5 @@
 use super::layer_norm::{row_length, trailing_rows};
-use super::{Activation, Layer, checked_eps, entry_points, modulation};
+use super::{Activation, Layer, checked_eps, entry_points, modulation, with_activation};
 use crate::error::{Error, Result};
 use crate::problem::{Moments, Problem, Rows};
 use crate::shape::Shape;
@@ -67,6 +67,7 @@ impl RmsNorm {
     }
 }
 
+with_activation!(RmsNorm);
 entry_points!(RmsNorm);
 
 impl Layer for RmsNorm {

@@ -24,6 +24,7 @@ mod pointwise;
 mod prepared;
 mod profiles;
 mod pytorch;
+mod qk_norm;
 mod raw;
 mod reestimation;
 mod rows;
