@@ -44,7 +44,7 @@ struct FusedInput {
     __device__ __forceinline__ const Stretch<const T>& stored() const { return tensors.x; }
 
     __device__ __forceinline__ void normalize_by(const Moments& moments) {
-        own = normalization_of(p, moments);
+        own = normalization_of(moments, p.length, p.eps);
         is_complete = true;
     }
 
@@ -132,7 +132,7 @@ struct FusedOutput {
           row(row),
           first_channel(0),
           of_sample(row * p.channels_per_group),
-          by(normalization_of(params, moments)),
+          by(normalization_of(moments, params.length, params.eps)),
           inverse_scale(1.0f) {
         if (p.affine == WN_AFFINE_PER_CHANNEL) {
             const uint64_t group = row - divide(row, p.groups) * p.groups.divisor;
@@ -199,7 +199,9 @@ private:
     }
 
     __device__ __forceinline__ void coefficients(uint64_t first, float (&w)[kVector<T>], float (&b)[kVector<T>]) const {
-        if (p.affine == WN_AFFINE_PER_ELEMENT) return coefficients_of_row<T>(p, first, w, b);
+        if (p.affine == WN_AFFINE_PER_ELEMENT) {
+            return load_affine<T>(p.weight, p.bias, p.flags, p.length, first, w, b);
+        }
         const uint64_t channel = divide(first, p.spatial);
         const Affine of_channel{weight().at(first_channel + channel, 1.0f), bias().at(first_channel + channel, 0.0f)};
         const Affine affine = modulate<T>(of_channel, p.modulation, p.flags, of_sample + channel);

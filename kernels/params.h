@@ -141,6 +141,31 @@ typedef struct WnRowsParams {
     uint64_t parts;        // of the workspace, where rows are split
 } WnRowsParams;
 
+// The heads of one kind, queries or keys: `count` rows of every token, one behind the other.
+typedef struct WnHeads {
+    uint64_t x;
+    uint64_t y;
+    uint64_t weight;
+    uint64_t bias;
+    uint64_t x_stride;  // between tokens
+    uint64_t y_stride;
+    uint64_t count;
+    uint32_t flags;  // whether weight and bias are f32
+    uint32_t reserved;
+} WnHeads;
+
+// kernels/head_rows.cu: both kinds of heads as rows of one launch.
+typedef struct WnHeadRowsParams {
+    WnHeads query;
+    WnHeads key;
+    uint64_t rows;    // heads of all tokens
+    WnDivisor heads;  // of a token: its queries, then its keys
+    uint32_t length;  // of a head
+    uint32_t lanes;   // as in WnRowsParams
+    uint32_t flags;
+    float eps;
+} WnHeadRowsParams;
+
 // How slabs of [pixels, channels] are shared by blocks: see kernels/channel_moments.cuh. For planes, whose channels lie one
 // behind another, `length` is that of a plane, and a round is a vector of a channel.
 typedef struct WnSlabGeometry {
@@ -270,6 +295,11 @@ typedef struct WnConvolutionParams {
     ENTRY(fused_rows_split_moments_##SUFFIX, WnRowsParams, (fused_rows_split_moments<T>), WN_ROWS_STREAM_THREADS)      \
     ENTRY(fused_rows_split_apply_##SUFFIX, WnRowsParams, (fused_rows_split_apply<T>), WN_ROWS_STREAM_THREADS)
 
+#define WN_HEAD_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
+    ENTRY(head_rows_group_8_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 8>), 2 * WN_ROWS_GROUP_THREADS)            \
+    ENTRY(head_rows_group_16_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 16>), 2 * WN_ROWS_GROUP_THREADS)          \
+    ENTRY(head_rows_group_32_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)
+
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
     ENTRY(pointwise_planes_##SUFFIX, WnPointwiseParams, (pointwise_planes<T>), WN_POINTWISE_THREADS)                   \
     ENTRY(pointwise_channels_last_##SUFFIX, WnPointwiseParams, (pointwise_channels_last<T>), WN_POINTWISE_THREADS)     \
@@ -284,6 +314,11 @@ typedef struct WnConvolutionParams {
     WN_FUSED_ROWS_KERNELS_OF(ENTRY, f32, float)                                                                        \
     WN_FUSED_ROWS_KERNELS_OF(ENTRY, f16, f16)                                                                          \
     WN_FUSED_ROWS_KERNELS_OF(ENTRY, bf16, bf16)
+
+#define WN_HEAD_ROWS_KERNELS(ENTRY)                                                                                    \
+    WN_HEAD_ROWS_KERNELS_OF(ENTRY, f32, float)                                                                         \
+    WN_HEAD_ROWS_KERNELS_OF(ENTRY, f16, f16)                                                                           \
+    WN_HEAD_ROWS_KERNELS_OF(ENTRY, bf16, bf16)
 
 #define WN_POINTWISE_KERNELS(ENTRY)                                                                                    \
     WN_POINTWISE_KERNELS_OF(ENTRY, f32, float)                                                                         \
@@ -314,7 +349,7 @@ typedef struct WnConvolutionParams {
 
 #define WN_NUMBER_KERNEL(NAME, PARAMS, BODY, MAX_THREADS) WN_KERNEL_##NAME,
 enum WnKernel {
-    WN_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_FUSED_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_POINTWISE_KERNELS(WN_NUMBER_KERNEL) WN_CHANNELS_LAST_KERNELS(WN_NUMBER_KERNEL)
+    WN_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_FUSED_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_HEAD_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_POINTWISE_KERNELS(WN_NUMBER_KERNEL) WN_CHANNELS_LAST_KERNELS(WN_NUMBER_KERNEL)
         WN_BATCH_STATISTICS_KERNELS(WN_NUMBER_KERNEL) WN_CONVOLUTION_KERNELS(WN_NUMBER_KERNEL)
 };
 #undef WN_NUMBER_KERNEL

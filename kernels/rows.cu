@@ -33,11 +33,11 @@ struct PlainOutput {
     Normalization by;
 
     __device__ __forceinline__ PlainOutput(const WnRowsParams& params, uint64_t row, const Moments& moments)
-        : p(params), y(stretch_of<T>(p.y, row, p.y_stride, p.length)), by(normalization_of(params, moments)) {}
+        : p(params), y(stretch_of<T>(p.y, row, p.y_stride, p.length)), by(normalization_of(moments, params.length, params.eps)) {}
 
     __device__ __forceinline__ void write(uint64_t first, float (&value)[kVector<T>]) const {
         float w[kVector<T>], b[kVector<T>];
-        coefficients_of_row<T>(p, first, w, b);
+        load_affine<T>(p.weight, p.bias, p.flags, p.length, first, w, b);
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = by.of(value[e]) * w[e] + b[e];
         store(y.start, y.length, first, value);

@@ -197,18 +197,18 @@ struct Normalization {
     __device__ __forceinline__ float of(float value) const { return product((value - high) - low, rstd); }
 };
 
-__device__ __forceinline__ Normalization normalization_of(const WnRowsParams& p, const Moments& moments) {
-    const float variance = moments.m2.value() / static_cast<float>(p.length);
-    return Normalization{moments.mean.high, moments.mean.low, reciprocal_deviation(variance, p.eps)};
+__device__ __forceinline__ Normalization normalization_of(const Moments& moments, uint64_t length, float eps) {
+    const float variance = moments.m2.value() / static_cast<float>(length);
+    return Normalization{moments.mean.high, moments.mean.low, reciprocal_deviation(variance, eps)};
 }
 
-// Weight and bias by the position in the row.
+// Weight and bias by the position in the row, their types by the flags.
 template <class T>
-__device__ __forceinline__ void coefficients_of_row(const WnRowsParams& p, uint64_t first, float (&w)[kVector<T>],
-                                                    float (&b)[kVector<T>]) {
-    Coefficients<T>{p.weight, (p.flags & WN_FLAG_WEIGHT_F32) != 0}.load(p.length, first, 1.0f, w);
-    Coefficients<T>{p.bias, (p.flags & WN_FLAG_BIAS_F32) != 0}.load(p.length, first, 0.0f, b);
-    if (p.flags & WN_FLAG_WEIGHT_PLUS_ONE) {
+__device__ __forceinline__ void load_affine(uint64_t weight, uint64_t bias, uint32_t flags, uint64_t length, uint64_t first,
+                                            float (&w)[kVector<T>], float (&b)[kVector<T>]) {
+    Coefficients<T>{weight, (flags & WN_FLAG_WEIGHT_F32) != 0}.load(length, first, 1.0f, w);
+    Coefficients<T>{bias, (flags & WN_FLAG_BIAS_F32) != 0}.load(length, first, 0.0f, b);
+    if (flags & WN_FLAG_WEIGHT_PLUS_ONE) {
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) w[e] += 1.0f;
     }

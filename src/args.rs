@@ -62,6 +62,10 @@ enum Argument {
     RunningVar,
     NumBatchesTracked,
     ChannelTable,
+    KeyInput,
+    KeyOutput,
+    KeyWeight,
+    KeyBias,
     Workspace,
 }
 
@@ -84,6 +88,10 @@ impl<B: Backend> std::fmt::Debug for Args<'_, B> {
             .field("output", &self.tensors.output)
             .field("weight", &self.tensors.weight)
             .field("bias", &self.tensors.bias)
+            .field("key_input", &self.tensors.key_input)
+            .field("key_output", &self.tensors.key_output)
+            .field("key_weight", &self.tensors.key_weight)
+            .field("key_bias", &self.tensors.key_bias)
             .finish_non_exhaustive()
     }
 }
@@ -280,7 +288,34 @@ impl<'a, B: Backend> Args<'a, B> {
         self
     }
 
-    /// Elements between the starts of the input's rows, where that is more than a row's length.
+    /// QkNorm: the keys `[…, k_heads, head_dim]`, of the queries' type, where they are a tensor of their own. Without them the
+    /// keys are normalized in place, in `key_output`.
+    pub fn key_input<T: Element>(mut self, keys: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.key_input = self.keep(Argument::KeyInput, keys.read(self.on, Token));
+        self
+    }
+
+    /// QkNorm: where the keys go, if queries and keys are tensors of their own. Without it they are in one, `input` and
+    /// `output`.
+    pub fn key_output<T: Element>(mut self, keys: &'a mut (impl Sink<B, T> + ?Sized)) -> Self {
+        self.tensors.key_output = self.keep(Argument::KeyOutput, keys.write(self.on, Token));
+        self
+    }
+
+    /// QkNorm: the keys' weight `[head_dim]`, of the input's type or f32; `weight` is then that of the queries.
+    pub fn key_weight<T: Element>(mut self, weight: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.key_weight = self.keep(Argument::KeyWeight, weight.read(self.on, Token));
+        self
+    }
+
+    /// QkNorm: the keys' bias `[head_dim]`, of the input's type or f32; `bias` is then that of the queries.
+    pub fn key_bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.key_bias = self.keep(Argument::KeyBias, bias.read(self.on, Token));
+        self
+    }
+
+    /// Elements between the starts of the input's rows, where that is more than a row's length. To QkNorm, all that a tensor
+    /// has of one token is a row.
     pub fn input_row_stride(mut self, elements: usize) -> Self {
         self.tensors.strides.input = Some(elements);
         self
@@ -307,6 +342,18 @@ impl<'a, B: Backend> Args<'a, B> {
     /// Elements between the starts of the output's rows; in place, also of the input's.
     pub fn output_row_stride(mut self, elements: usize) -> Self {
         self.tensors.strides.output = Some(elements);
+        self
+    }
+
+    /// QkNorm: elements between tokens in `key_input`, where that is more than its heads.
+    pub fn key_input_row_stride(mut self, elements: usize) -> Self {
+        self.tensors.strides.key_input = Some(elements);
+        self
+    }
+
+    /// QkNorm: elements between tokens in `key_output`; in place, also of the keys that are read.
+    pub fn key_output_row_stride(mut self, elements: usize) -> Self {
+        self.tensors.strides.key_output = Some(elements);
         self
     }
 }

@@ -3,7 +3,7 @@
 use crate::element::{DType, Kind};
 use crate::error::{Error, Result};
 use crate::problem::{
-    Affine, BatchStatistics, Buffers, ChannelTable, ChannelsLast, Constants, Pointwise, Problem, Rows,
+    Affine, BatchStatistics, Buffers, ChannelTable, ChannelsLast, Constants, HeadRows, Pointwise, Problem, Rows,
 };
 use crate::quantization::Scaling;
 use crate::tensors::{Tensor, Tensors};
@@ -89,6 +89,7 @@ pub(crate) fn check(layer: &'static str, problem: &Problem, args: &Tensors) -> R
     refuse_foreign(layer, problem, args)?;
     match problem {
         Problem::Rows(rows) => check_rows(layer, rows, args),
+        Problem::HeadRows(heads) => check_head_rows(layer, heads, args),
         Problem::ChannelsLast(tensor) => check_channels_last(layer, tensor, args),
         Problem::BatchStatistics(batch) => check_batch_statistics(layer, batch, args),
         Problem::Pointwise(pointwise) => check_pointwise(layer, pointwise, args),
@@ -124,7 +125,23 @@ fn refuse_foreign(layer: &'static str, problem: &Problem, args: &Tensors) -> Res
         refuse(layer, "scale", args.scale, BY_SAMPLES)?;
         refuse(layer, "shift", args.shift, BY_SAMPLES)?;
     }
+    if !matches!(problem, Problem::HeadRows(_)) {
+        refuse_keys(layer, args, ": QkNorm takes it")?;
+        refuse(layer, "key_weight", args.key_weight, ": QkNorm takes it")?;
+        refuse(layer, "key_bias", args.key_bias, ": QkNorm takes it")?;
+    }
     Ok(())
+}
+
+/// Keys that are a tensor of their own, and what belongs to one.
+fn refuse_keys(layer: &'static str, args: &Tensors, hint: &'static str) -> Result<()> {
+    refuse(layer, "key_input", args.key_input, hint)?;
+    refuse(layer, "key_output", args.key_output, hint)?;
+    let given = [("key_input_row_stride", args.strides.key_input), ("key_output_row_stride", args.strides.key_output)];
+    match given.into_iter().find(|(_, stride)| stride.is_some()) {
+        Some((argument, _)) => Err(Error::Unexpected { layer, argument, hint }),
+        None => Ok(()),
+    }
 }
 
 const OWN_MOMENTS: &str = ": it normalizes by the moments of its input";
@@ -221,6 +238,47 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
         buffers.scales = regions.operand("scales", scales, extent, Some(f32), scaling != Scaling::Static)?;
     }
     regions.modulation(args, of_samples, &mut buffers)?;
+    regions.workspace(args.workspace, &mut buffers)?;
+    regions.check_overlaps()?;
+    Ok(buffers)
+}
+
+fn check_head_rows(layer: &'static str, heads: &HeadRows, args: &Tensors) -> Result<Buffers> {
+    const ALONE: &str = ": heads are normalized as they are";
+    const PACKED: &str = " without a key_output: queries and keys are in one tensor then";
+    refuse(layer, "running_mean", args.running_mean, OWN_MOMENTS)?;
+    refuse(layer, "running_var", args.running_var, OWN_MOMENTS)?;
+    refuse(layer, "channel_table", args.channel_table, OWN_MOMENTS)?;
+    refuse(layer, "residual", args.residual, ALONE)?;
+    refuse(layer, "sum", args.sum, ALONE)?;
+    let mut regions = Regions::default();
+    let extent = |length, stride| Extent { rows: heads.tokens, length, stride };
+    let [of_query, of_key] = [heads.query, heads.key].map(|of_kind| {
+        let length = heads.packed.unwrap_or(of_kind.count * heads.length);
+        [extent(length, of_kind.x_stride), extent(length, of_kind.y_stride)]
+    });
+    let [x, y] = of_query;
+    let mut buffers = regions.tensors(layer, args, [Kind::Element(heads.dtype); 2], [x, x, y, y])?;
+    if heads.packed.is_some() {
+        refuse_keys(layer, args, PACKED)?;
+        let bytes_of_queries = (heads.query.count * heads.length * heads.dtype.size()) as u64;
+        (buffers.key_x, buffers.key_y) =
+            [buffers.x, buffers.y].map(|address| address.saturating_add(bytes_of_queries)).into();
+    } else {
+        let [x, y] = of_key;
+        let types = Some(Kind::Element(heads.dtype));
+        let output = args.key_output.ok_or(Error::Missing { layer, argument: "key_output" })?;
+        buffers.key_y = regions.operand("key_output", output, y, types, true)?;
+        buffers.key_x = match args.key_input {
+            Some(operand) => regions.operand("key_input", operand, x, types, false)?,
+            None => buffers.key_y,
+        };
+    }
+    let coefficient = Extent::flat(heads.length);
+    buffers.weight = regions.optional("weight", args.weight, coefficient)?;
+    buffers.bias = regions.optional("bias", args.bias, coefficient)?;
+    buffers.key_weight = regions.optional("key_weight", args.key_weight, coefficient)?;
+    buffers.key_bias = regions.optional("key_bias", args.key_bias, coefficient)?;
     regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
     Ok(buffers)
@@ -421,9 +479,12 @@ impl Regions {
         let regions = self.list.iter().flatten().enumerate();
         for (index, region) in regions.clone().filter(|(index, _)| self.written >> index & 1 == 1) {
             for (_, other) in regions.clone().filter(|&(other, _)| other != index) {
-                let in_place = matches!(other.argument, "input" | "residual" | "second_residual")
-                    && matches!(region.argument, "output" | "sum")
-                    && region.same_elements(other);
+                let may_be_one = match region.argument {
+                    "output" | "sum" => matches!(other.argument, "input" | "residual" | "second_residual"),
+                    "key_output" => other.argument == "key_input",
+                    _ => false,
+                };
+                let in_place = may_be_one && region.same_elements(other);
                 if !in_place && !region.apart(other) {
                     return Err(Error::Overlap { written: region.argument, other: other.argument });
                 }

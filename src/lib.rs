@@ -30,7 +30,7 @@ pub use cpu::Cpu;
 pub use cuda::{Cuda, DirectConvolution};
 pub use element::{DType, Element, Stored};
 pub use error::{Error, Result};
-pub use norm::{Activation, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm, Rounding};
+pub use norm::{Activation, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, QkNorm, RmsNorm, Rounding};
 pub use quantization::{F8E4M3, Quantized, QuantizedType, Scaling};
 pub use shape::{Layout, Shape};
 pub use signature::Signature;

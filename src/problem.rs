@@ -38,6 +38,7 @@ impl Output {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Problem {
     Rows(Rows),
+    HeadRows(HeadRows),
     ChannelsLast(ChannelsLast),
     BatchStatistics(BatchStatistics),
     Pointwise(Pointwise),
@@ -48,7 +49,7 @@ impl Problem {
     /// Whether running statistics are among its tensors, for what is known before there are any.
     pub(crate) fn takes_statistics(&self, moves_them: bool) -> bool {
         match self {
-            Self::Rows(_) | Self::ChannelsLast(_) => false,
+            Self::Rows(_) | Self::HeadRows(_) | Self::ChannelsLast(_) => false,
             Self::BatchStatistics(_) => moves_them,
             Self::Pointwise(map) => map.constants != Constants::Table,
             Self::ChannelTable(_) => true,
@@ -142,6 +143,38 @@ pub struct Modulation {
     pub gate: Coefficient,
     /// The stored scale is an offset from 1. Only with a scale.
     pub scale_plus_one: bool,
+}
+
+/// The query and key heads of attention, each a row: `y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadRows {
+    /// Type of x and y.
+    pub dtype: DType,
+    pub tokens: usize,
+    /// Elements of a head: a row.
+    pub length: usize,
+    pub moments: Moments,
+    pub query: Heads,
+    pub key: Heads,
+    /// Elements of a token in the one tensor that has its queries, its keys and perhaps more; `None` where queries and keys
+    /// are tensors of their own.
+    pub packed: Option<usize>,
+    /// The stored weights are offsets from 1. Only with weights.
+    pub weight_plus_one: bool,
+    pub eps: f32,
+}
+
+/// The heads of one kind: `count` of a token, one behind the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Not 0.
+    pub count: usize,
+    /// `length` of them, as of the bias.
+    pub weight: Coefficient,
+    pub bias: Coefficient,
+    /// Elements between tokens.
+    pub x_stride: usize,
+    pub y_stride: usize,
 }
 
 /// As [`Rows`] with an affine per channel, over the groups of a tensor `[samples, spatial, channels]`: those of a sample
@@ -240,6 +273,11 @@ pub struct Buffers {
     /// One i64.
     pub num_batches_tracked: u64,
     pub table: u64,
+    /// Where there are keys beside queries, they are these; the queries are `x`, `y`, `weight` and `bias`.
+    pub key_x: u64,
+    pub key_y: u64,
+    pub key_weight: u64,
+    pub key_bias: u64,
     pub workspace: u64,
     /// Bytes of the workspace.
     pub workspace_bytes: usize,

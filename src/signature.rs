@@ -33,8 +33,12 @@ pub struct Signature {
     pub(crate) channel_table: bool,
     pub(crate) updates: bool,
     pub(crate) counts: bool,
+    pub(crate) key_weight: Option<DType>,
+    pub(crate) key_bias: Option<DType>,
+    pub(crate) key_output: bool,
     strides: Strides,
     in_place: bool,
+    key_in_place: bool,
     sum_in_residual: bool,
 }
 
@@ -46,6 +50,8 @@ pub(crate) struct Strides {
     pub second_residual: Option<usize>,
     pub sum: Option<usize>,
     pub output: Option<usize>,
+    pub key_input: Option<usize>,
+    pub key_output: Option<usize>,
 }
 
 impl Signature {
@@ -70,21 +76,27 @@ impl Signature {
             channel_table: false,
             updates: false,
             counts: false,
+            key_weight: None,
+            key_bias: None,
+            key_output: false,
             strides: Strides::default(),
             in_place: false,
+            key_in_place: false,
             sum_in_residual: false,
         }
     }
 
     /// The strides of all tensors: one that is the same buffer as another has the other's.
     pub(crate) fn strides(&self) -> Strides {
-        let Strides { input, residual, second_residual, sum, output } = self.strides;
+        let Strides { input, residual, second_residual, sum, output, key_input, key_output } = self.strides;
         Strides {
             input: if self.in_place { output } else { input },
             residual,
             second_residual,
             sum: if self.sum_in_residual { residual } else { sum },
             output,
+            key_input: if self.key_in_place { key_output } else { key_input },
+            key_output,
         }
     }
 
@@ -96,6 +108,10 @@ impl Signature {
 
     pub(crate) const fn is_in_place(&self) -> bool {
         self.in_place
+    }
+
+    pub(crate) const fn is_key_in_place(&self) -> bool {
+        self.key_in_place
     }
 
     pub(crate) const fn is_sum_in_residual(&self) -> bool {
@@ -225,6 +241,31 @@ impl Signature {
         self
     }
 
+    /// QkNorm: the keys have a weight of this type: the input's, or f32.
+    pub const fn key_weight(mut self, dtype: DType) -> Self {
+        self.key_weight = Some(dtype);
+        self
+    }
+
+    /// QkNorm: the keys have a bias of this type: the input's, or f32.
+    pub const fn key_bias(mut self, dtype: DType) -> Self {
+        self.key_bias = Some(dtype);
+        self
+    }
+
+    /// QkNorm: queries and keys are tensors of their own.
+    pub const fn key_output(mut self) -> Self {
+        self.key_output = true;
+        self
+    }
+
+    /// QkNorm: the same, and there is no input of the keys' own.
+    pub const fn key_in_place(mut self) -> Self {
+        self.key_output = true;
+        self.key_in_place = true;
+        self
+    }
+
     /// Elements between the starts of the input's rows.
     pub const fn input_row_stride(mut self, elements: usize) -> Self {
         self.strides.input = Some(elements);
@@ -252,6 +293,18 @@ impl Signature {
     /// Elements between the starts of the output's rows; in place, also of the input's.
     pub const fn output_row_stride(mut self, elements: usize) -> Self {
         self.strides.output = Some(elements);
+        self
+    }
+
+    /// QkNorm: elements between tokens in the keys' input.
+    pub const fn key_input_row_stride(mut self, elements: usize) -> Self {
+        self.strides.key_input = Some(elements);
+        self
+    }
+
+    /// QkNorm: elements between tokens in the keys' output; in place, also in their input.
+    pub const fn key_output_row_stride(mut self, elements: usize) -> Self {
+        self.strides.key_output = Some(elements);
         self
     }
 }

@@ -55,6 +55,10 @@ pub(crate) struct Tensors {
     pub running_var: Option<Tensor>,
     pub num_batches_tracked: Option<Tensor>,
     pub channel_table: Option<Tensor>,
+    pub key_input: Option<Tensor>,
+    pub key_output: Option<Tensor>,
+    pub key_weight: Option<Tensor>,
+    pub key_bias: Option<Tensor>,
     pub workspace: Option<Tensor>,
     /// Whether the running statistics may be written.
     pub updates: bool,
@@ -86,6 +90,10 @@ impl Tensors {
             running_var: None,
             num_batches_tracked: None,
             channel_table: None,
+            key_input: None,
+            key_output: None,
+            key_weight: None,
+            key_bias: None,
             workspace: None,
             updates: false,
         }
@@ -127,9 +135,15 @@ impl Tensors {
         signature.channel_table = self.channel_table.is_some();
         signature.updates = self.updates;
         signature.counts = self.num_batches_tracked.is_some();
+        signature.key_weight = dtype_of(self.key_weight);
+        signature.key_bias = dtype_of(self.key_bias);
+        signature.key_output = self.key_output.is_some();
         signature = signature.with_strides(self.strides);
         if self.input.is_none() {
             signature = signature.in_place();
+        }
+        if self.key_output.is_some() && self.key_input.is_none() {
+            signature = signature.key_in_place();
         }
         Ok(if self.sum_in_residual { signature.sum_in_residual() } else { signature })
     }

@@ -134,5 +134,6 @@ fn addresses(tensors: &wn_tensors) -> Result<Addresses> {
         workspace: written(tensors.workspace),
         workspace_bytes: usize::try_from(tensors.workspace_bytes)
             .map_err(|_| Refusal::value(format!("`workspace_bytes` is {}", tensors.workspace_bytes)))?,
+        ..Addresses::default()
     })
 }

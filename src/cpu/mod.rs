@@ -6,6 +6,7 @@
 //! | file | idea |
 //! | --- | --- |
 //! | `rows.rs` | LayerNorm, RMSNorm, GroupNorm and InstanceNorm in NCHW |
+//! | `head_rows.rs` | QkNorm: the heads of attention as rows |
 //! | `channels_last.rs` | GroupNorm and InstanceNorm in NHWC |
 //! | `batch_statistics.rs` | BatchNorm by the batch's own moments, and the running ones |
 //! | `pointwise.rs` | BatchNorm inference, the table of its constants, and the second step of the two above |
@@ -43,6 +44,7 @@ mod batch_statistics;
 mod channels_last;
 mod constants;
 mod convert;
+mod head_rows;
 mod input;
 mod modulation;
 mod moments;
@@ -79,6 +81,11 @@ pub(crate) unsafe fn run(problem: &Problem, buffers: &Buffers) {
                 DType::F32 => rows::run::<f32>(rows, buffers),
                 DType::F16 => rows::run::<f16>(rows, buffers),
                 DType::Bf16 => rows::run::<bf16>(rows, buffers),
+            },
+            Problem::HeadRows(heads) => match heads.dtype {
+                DType::F32 => head_rows::run::<f32>(heads, buffers),
+                DType::F16 => head_rows::run::<f16>(heads, buffers),
+                DType::Bf16 => head_rows::run::<bf16>(heads, buffers),
             },
             Problem::Pointwise(pointwise) => match pointwise.dtype {
                 DType::F32 => pointwise::run::<f32>(pointwise, buffers),

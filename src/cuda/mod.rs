@@ -220,7 +220,9 @@ mod tests {
     use emulator::{Schedule, Settings, Variant};
 
     use super::Cuda;
-    use crate::{Args, BatchNorm, DType, F8E4M3, GroupNorm, LayerNorm, Layout, RmsNorm, Scaling, Signature, Workspace};
+    use crate::{
+        Args, BatchNorm, DType, F8E4M3, GroupNorm, LayerNorm, Layout, QkNorm, RmsNorm, Scaling, Signature, Workspace,
+    };
 
     impl Cuda {
         /// The same as if the device had no more shared memory for a block, and no larger clusters; and with kernels that
@@ -257,6 +259,10 @@ mod tests {
                         layer.forward(Args::new(cuda, [rows, length]).input(x).output(y)).unwrap();
                     });
                 }
+                let layer = QkNorm::layer([3, 2], 80).unwrap();
+                agree(&full, &short, 70 * 5 * 80, |cuda, x, y| {
+                    layer.forward(Args::new(cuda, [70, 5, 80]).input(x).output(y)).unwrap();
+                });
                 let layer = GroupNorm::new(2, 6).unwrap();
                 agree(&full, &short, 3 * 6 * 400, |cuda, x, y| {
                     layer.forward(Args::new(cuda, [3, 6, 20, 20]).input(x).output(y)).unwrap();

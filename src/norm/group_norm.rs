@@ -1,6 +1,6 @@
 use super::{
     Activation, DEFAULT_EPS, Layer, Rounding, checked_eps, coefficient, entry_points, eps, image_axes, modulation,
-    refuse_of_rows,
+    refuse_of_rows, with_activation,
 };
 use crate::error::{Error, Result};
 use crate::problem::{Affine, ChannelsLast, Modulation, Moments, Output, Problem, Rows};
@@ -72,6 +72,7 @@ impl GroupNorm {
 }
 
 eps!(GroupNorm);
+with_activation!(GroupNorm);
 entry_points!(GroupNorm);
 
 impl Layer for GroupNorm {

@@ -1,6 +1,6 @@
 use super::{
     Activation, DEFAULT_EPS, Layer, Rounding, checked_eps, coefficient, entry_points, eps, modulation, of_rows,
-    post_norm,
+    post_norm, with_activation,
 };
 use crate::error::{Error, Result};
 use crate::problem::{Affine, Moments, Output, Problem, Rows};
@@ -86,6 +86,7 @@ impl LayerNorm {
 
 eps!(LayerNorm);
 of_rows!(LayerNorm);
+with_activation!(LayerNorm);
 entry_points!(LayerNorm);
 
 impl Layer for LayerNorm {

@@ -5,6 +5,7 @@ mod batch_norm;
 mod group_norm;
 mod instance_norm;
 mod layer_norm;
+mod qk_norm;
 mod rms_norm;
 mod rounding;
 
@@ -13,6 +14,7 @@ pub use batch_norm::BatchNorm;
 pub use group_norm::GroupNorm;
 pub use instance_norm::InstanceNorm;
 pub use layer_norm::LayerNorm;
+pub use qk_norm::QkNorm;
 pub use rms_norm::RmsNorm;
 pub use rounding::Rounding;
 
@@ -97,8 +99,8 @@ macro_rules! of_rows {
 }
 pub(crate) use of_rows;
 
-/// What every layer has beside its parameters: the activation behind it, and the entry points.
-macro_rules! entry_points {
+/// The setter of the activation behind a layer.
+macro_rules! with_activation {
     ($layer:ty) => {
         impl $layer {
             /// Applied to the result, in the same pass over memory.
@@ -106,7 +108,15 @@ macro_rules! entry_points {
             pub const fn activation(self, activation: crate::Activation) -> Self {
                 Self { activation, ..self }
             }
+        }
+    };
+}
+pub(crate) use with_activation;
 
+/// What every layer has beside its parameters.
+macro_rules! entry_points {
+    ($layer:ty) => {
+        impl $layer {
             /// Runs the layer on these buffers: on the caller's stream, without waiting for it, where they are a GPU's.
             ///
             /// # Errors
@@ -226,18 +236,23 @@ pub(crate) fn image_axes(
     Ok((batch, spatial))
 }
 
-/// Row strides, and an output of another type, belong to the layers over rows.
-pub(crate) fn refuse_of_rows(layer: &'static str, signature: &Signature) -> Result<()> {
+/// An output of another type.
+pub(crate) fn refuse_conversion(layer: &'static str, signature: &Signature) -> Result<()> {
     match signature.output {
         Output::Element(found) if found != signature.dtype => {
-            return Err(Error::ElementType { argument: "output", found, expected: signature.dtype.name() });
+            Err(Error::ElementType { argument: "output", found, expected: signature.dtype.name() })
         }
-        Output::Element(_) => {}
+        Output::Element(_) => Ok(()),
         Output::Quantized(..) => {
             let hint = ": LayerNorm and RMSNorm have one";
-            return Err(Error::Unexpected { layer, argument: "quantized_output", hint });
+            Err(Error::Unexpected { layer, argument: "quantized_output", hint })
         }
     }
+}
+
+/// Row strides, and an output of another type, belong to the layers over rows.
+pub(crate) fn refuse_of_rows(layer: &'static str, signature: &Signature) -> Result<()> {
+    refuse_conversion(layer, signature)?;
     let strides = signature.strides();
     let given = [
         ("input_row_stride", strides.input),

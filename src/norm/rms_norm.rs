@@ -1,5 +1,5 @@
 use super::layer_norm::{row_length, trailing_rows};
-use super::{Activation, Layer, Rounding, checked_eps, entry_points, modulation, of_rows, post_norm};
+use super::{Activation, Layer, Rounding, checked_eps, entry_points, modulation, of_rows, post_norm, with_activation};
 use crate::error::{Error, Result};
 use crate::problem::{Moments, Problem, Rows};
 use crate::shape::Shape;
@@ -70,6 +70,7 @@ impl RmsNorm {
 }
 
 of_rows!(RmsNorm);
+with_activation!(RmsNorm);
 entry_points!(RmsNorm);
 
 impl Layer for RmsNorm {

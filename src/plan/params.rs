@@ -177,6 +177,58 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct Heads {
+    pub x: u64,
+    pub y: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub x_stride: u64,
+    pub y_stride: u64,
+    pub count: u64,
+    pub flags: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Heads"][::std::mem::size_of::<Heads>() - 64usize];
+    ["Alignment of Heads"][::std::mem::align_of::<Heads>() - 8usize];
+    ["Offset of field: Heads::x"][::std::mem::offset_of!(Heads, x) - 0usize];
+    ["Offset of field: Heads::y"][::std::mem::offset_of!(Heads, y) - 8usize];
+    ["Offset of field: Heads::weight"][::std::mem::offset_of!(Heads, weight) - 16usize];
+    ["Offset of field: Heads::bias"][::std::mem::offset_of!(Heads, bias) - 24usize];
+    ["Offset of field: Heads::x_stride"][::std::mem::offset_of!(Heads, x_stride) - 32usize];
+    ["Offset of field: Heads::y_stride"][::std::mem::offset_of!(Heads, y_stride) - 40usize];
+    ["Offset of field: Heads::count"][::std::mem::offset_of!(Heads, count) - 48usize];
+    ["Offset of field: Heads::flags"][::std::mem::offset_of!(Heads, flags) - 56usize];
+    ["Offset of field: Heads::reserved"][::std::mem::offset_of!(Heads, reserved) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct HeadRowsParams {
+    pub query: Heads,
+    pub key: Heads,
+    pub rows: u64,
+    pub heads: Divisor,
+    pub length: u32,
+    pub lanes: u32,
+    pub flags: u32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of HeadRowsParams"][::std::mem::size_of::<HeadRowsParams>() - 176usize];
+    ["Alignment of HeadRowsParams"][::std::mem::align_of::<HeadRowsParams>() - 8usize];
+    ["Offset of field: HeadRowsParams::query"][::std::mem::offset_of!(HeadRowsParams, query) - 0usize];
+    ["Offset of field: HeadRowsParams::key"][::std::mem::offset_of!(HeadRowsParams, key) - 64usize];
+    ["Offset of field: HeadRowsParams::rows"][::std::mem::offset_of!(HeadRowsParams, rows) - 128usize];
+    ["Offset of field: HeadRowsParams::heads"][::std::mem::offset_of!(HeadRowsParams, heads) - 136usize];
+    ["Offset of field: HeadRowsParams::length"][::std::mem::offset_of!(HeadRowsParams, length) - 160usize];
+    ["Offset of field: HeadRowsParams::lanes"][::std::mem::offset_of!(HeadRowsParams, lanes) - 164usize];
+    ["Offset of field: HeadRowsParams::flags"][::std::mem::offset_of!(HeadRowsParams, flags) - 168usize];
+    ["Offset of field: HeadRowsParams::eps"][::std::mem::offset_of!(HeadRowsParams, eps) - 172usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct SlabGeometry {
     pub counters: u64,
     pub partials: u64,
@@ -456,30 +508,39 @@ pub enum Kernel {
     fused_rows_stream_bf16 = 30,
     fused_rows_split_moments_bf16 = 31,
     fused_rows_split_apply_bf16 = 32,
-    pointwise_planes_f32 = 33,
-    pointwise_channels_last_f32 = 34,
-    pointwise_table_f32 = 35,
-    pointwise_planes_f16 = 36,
-    pointwise_channels_last_f16 = 37,
-    pointwise_table_f16 = 38,
-    pointwise_planes_bf16 = 39,
-    pointwise_channels_last_bf16 = 40,
-    pointwise_table_bf16 = 41,
-    channels_last_moments_f32 = 42,
-    channels_last_apply_f32 = 43,
-    channels_last_moments_f16 = 44,
-    channels_last_apply_f16 = 45,
-    channels_last_moments_bf16 = 46,
-    channels_last_apply_bf16 = 47,
-    batch_statistics_planes_f32 = 48,
-    batch_statistics_channels_last_f32 = 49,
-    batch_statistics_planes_f16 = 50,
-    batch_statistics_channels_last_f16 = 51,
-    batch_statistics_planes_bf16 = 52,
-    batch_statistics_channels_last_bf16 = 53,
-    convolution_direct_f32 = 54,
+    head_rows_group_8_f32 = 33,
+    head_rows_group_16_f32 = 34,
+    head_rows_group_32_f32 = 35,
+    head_rows_group_8_f16 = 36,
+    head_rows_group_16_f16 = 37,
+    head_rows_group_32_f16 = 38,
+    head_rows_group_8_bf16 = 39,
+    head_rows_group_16_bf16 = 40,
+    head_rows_group_32_bf16 = 41,
+    pointwise_planes_f32 = 42,
+    pointwise_channels_last_f32 = 43,
+    pointwise_table_f32 = 44,
+    pointwise_planes_f16 = 45,
+    pointwise_channels_last_f16 = 46,
+    pointwise_table_f16 = 47,
+    pointwise_planes_bf16 = 48,
+    pointwise_channels_last_bf16 = 49,
+    pointwise_table_bf16 = 50,
+    channels_last_moments_f32 = 51,
+    channels_last_apply_f32 = 52,
+    channels_last_moments_f16 = 53,
+    channels_last_apply_f16 = 54,
+    channels_last_moments_bf16 = 55,
+    channels_last_apply_bf16 = 56,
+    batch_statistics_planes_f32 = 57,
+    batch_statistics_channels_last_f32 = 58,
+    batch_statistics_planes_f16 = 59,
+    batch_statistics_channels_last_f16 = 60,
+    batch_statistics_planes_bf16 = 61,
+    batch_statistics_channels_last_bf16 = 62,
+    convolution_direct_f32 = 63,
 }
-pub const KERNELS: [Kernel; 55] = [
+pub const KERNELS: [Kernel; 64] = [
     Kernel::rows_group_8_f32,
     Kernel::rows_group_16_f32,
     Kernel::rows_group_32_f32,
@@ -513,6 +574,15 @@ pub const KERNELS: [Kernel; 55] = [
     Kernel::fused_rows_stream_bf16,
     Kernel::fused_rows_split_moments_bf16,
     Kernel::fused_rows_split_apply_bf16,
+    Kernel::head_rows_group_8_f32,
+    Kernel::head_rows_group_16_f32,
+    Kernel::head_rows_group_32_f32,
+    Kernel::head_rows_group_8_f16,
+    Kernel::head_rows_group_16_f16,
+    Kernel::head_rows_group_32_f16,
+    Kernel::head_rows_group_8_bf16,
+    Kernel::head_rows_group_16_bf16,
+    Kernel::head_rows_group_32_bf16,
     Kernel::pointwise_planes_f32,
     Kernel::pointwise_channels_last_f32,
     Kernel::pointwise_table_f32,
@@ -536,7 +606,7 @@ pub const KERNELS: [Kernel; 55] = [
     Kernel::batch_statistics_channels_last_bf16,
     Kernel::convolution_direct_f32,
 ];
-pub const KERNEL_NAMES: [&::std::ffi::CStr; 55] = [
+pub const KERNEL_NAMES: [&::std::ffi::CStr; 64] = [
     c"rows_group_8_f32",
     c"rows_group_16_f32",
     c"rows_group_32_f32",
@@ -570,6 +640,15 @@ pub const KERNEL_NAMES: [&::std::ffi::CStr; 55] = [
     c"fused_rows_stream_bf16",
     c"fused_rows_split_moments_bf16",
     c"fused_rows_split_apply_bf16",
+    c"head_rows_group_8_f32",
+    c"head_rows_group_16_f32",
+    c"head_rows_group_32_f32",
+    c"head_rows_group_8_f16",
+    c"head_rows_group_16_f16",
+    c"head_rows_group_32_f16",
+    c"head_rows_group_8_bf16",
+    c"head_rows_group_16_bf16",
+    c"head_rows_group_32_bf16",
     c"pointwise_planes_f32",
     c"pointwise_channels_last_f32",
     c"pointwise_table_f32",

@@ -25,6 +25,7 @@ mod post_norm;
 mod prepared;
 mod profiles;
 mod pytorch;
+mod qk_norm;
 mod quantized;
 mod raw;
 mod reestimation;
