@@ -1,4 +1,4 @@
-"""What was expected of a GPU's cells, beside what was measured: benches/record/prediction.csv, which docs/prediction.md explains."""
+"""What was expected of a GPU's cells, beside what was measured: prediction.csv, which docs/prediction.md explains."""
 
 import pathlib
 import re

@@ -239,10 +239,10 @@ class RenderPerformance(unittest.TestCase):
         self.write_rivals(folder, [unmeasured(impl="pytorch", status="absent")])
         self.assert_refused("unknown status `absent`")
 
-    def write_predictions(self, *rows):
+    def write_predictions(self, *rows, folder=None):
         header = "chip op case variant dtype weight_dtype layout mode kernel predicted_us uncertainty_us predicted_copy_us bound".split()
         usual = cell() | dict(chip="H200", predicted_us="5", uncertainty_us="1", predicted_copy_us="4.5", bound="memory")
-        with (self.records / "prediction.csv").open("w", newline="") as file:
+        with ((folder or self.records) / "prediction.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, header, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(usual | row for row in rows)
@@ -268,6 +268,12 @@ class RenderPerformance(unittest.TestCase):
         self.assertEqual(re.findall(r"\d+x\d+", missed), ["4x4", "2x2"])
         self.write_predictions(*({"case": case, "predicted_us": us} for case, us in measured.items()))
         self.assertIn("None of 4 cells is missed.", self.page())
+
+    def test_what_was_predicted_before_the_record_counts(self):
+        folder = self.record("h200", "2025-12-01T10-00-abcdef0", [cell(device="NVIDIA H200")])
+        self.write_predictions({"predicted_us": "5"})
+        self.write_predictions({"predicted_us": "10"}, folder=folder)
+        self.assertIn("| rms_norm | memory | 1 | 0.500 | 1 |", self.page())
 
     def test_what_is_not_predicted(self):
         """Other chips, processors, cells that are wrong, and other modes."""
