@@ -111,3 +111,11 @@ impl Chip {
         self.gpcs_of_16 * of_gpc(16.0) + self.gpcs_of_18 * of_gpc(18.0)
     }
 }
+
+/// Of clusters of 16, each GPC has room for one; of blocks alone, every multiprocessor has its own.
+#[test]
+fn clusters_share_a_gpc() {
+    let [h200, _] = CHIPS;
+    assert_eq!([1.0, 2.0, 16.0].map(|cluster| h200.resident(1.0, cluster)), [132.0, 132.0, 128.0]);
+    assert_eq!([3.0, 2.0].map(|blocks| h200.resident(blocks, 16.0)), [384.0, 256.0]);
+}

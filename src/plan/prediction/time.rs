@@ -97,3 +97,80 @@ fn memory(job: &Job, chip: &Chip) -> f64 {
     let copied = 2.0 * read.min(written) / bytes;
     bytes / TERA * (copied / chip.copy_bandwidth + (1.0 - copied) / chip.read_bandwidth)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::chip::CHIPS;
+    use super::*;
+
+    /// One wave that reads a megabyte and writes as much.
+    fn job() -> Job {
+        Job { blocks: 1.0, resident: 1.0, read: 1e6, written: 1e6, ..Job::default() }
+    }
+
+    /// A chip where nothing takes time but what a test is about.
+    fn chip() -> Chip {
+        Chip {
+            gap: 0.0,
+            copy_bandwidth: 1.0,
+            read_bandwidth: 2.0,
+            l2_read_bandwidth: f64::INFINITY,
+            l2_write_bandwidth: f64::INFINITY,
+            ..CHIPS[0]
+        }
+    }
+
+    fn us(job: &Job, chip: &Chip) -> f64 {
+        (1e6 * time(job, chip).us).round() / 1e6
+    }
+
+    #[test]
+    fn bytes_take_as_long_as_a_copy_or_a_read_of_them() {
+        assert_eq!(us(&job(), &chip()), 2.0);
+        assert_eq!(us(&Job { written: 0.0, ..job() }, &chip()), 0.5);
+        // What the L2 has is not read again, and two thirds of the rest are a copy.
+        assert_eq!(us(&Job { read_in_l2: 0.5e6, ..job() }, &chip()), 1.25);
+        let fixed = Job { first: 1.0, block: 1.0, last: 2.0, ..job() };
+        assert_eq!(us(&fixed, &Chip { gap: 3.0, ..chip() }), 2.0 + 6.0);
+    }
+
+    #[test]
+    fn warm_buffers_move_through_the_l2() {
+        let warm = Job { read_in_l2: 1e6, is_warm: true, ..job() };
+        assert_eq!(us(&warm, &Chip { l2_write_bandwidth: 0.5, ..chip() }), 2.0);
+        let cold = us(&job(), &Chip { l2_write_bandwidth: 0.5, ..chip() });
+        assert_eq!(cold, 2.0, "what goes to memory is written to the L2 meanwhile");
+    }
+
+    #[test]
+    fn two_equal_bounds_hinder_each_other() {
+        let late = Job { first: 1.0, block: 3.0, ..job() };
+        let both = time(&late, &chip());
+        assert!((both.us - 1.0 - 2.0 * 2_f64.powf(0.25)).abs() < 1e-9, "{}", both.us);
+        assert_eq!(time(&Job { block: 4.0, ..late }, &chip()).bound, Bound::Latency);
+        assert_eq!(time(&Job { block: 2.0, ..late }, &chip()).bound, Bound::Memory);
+        assert_eq!(time(&Job { first: 9.0, block: 9.0, ..job() }, &chip()).bound, Bound::Fixed);
+    }
+
+    /// Each begun wave is a whole one.
+    #[test]
+    fn waves() {
+        let waves =
+            |blocks: f64| us(&Job { blocks, resident: 10.0, first: 1.0, block: 1.0, ..Job::default() }, &chip());
+        assert_eq!([1.0, 10.0, 11.0, 20.0].map(waves), [1.0, 1.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn what_a_block_alone_executes_is_not_counted_twice() {
+        let chip = Chip { clock: 1e-3, multiprocessors: 1.0, issue: 0.5, ..chip() };
+        let busy = Job {
+            instructions: 20.0,
+            first: 4.0,
+            executed: 4.0,
+            block: 4.0,
+            ..Job { blocks: 1.0, resident: 1.0, ..Job::default() }
+        };
+        assert_eq!(us(&busy, &chip), 4.0 + (20.0 / 2.0 - 4.0));
+        assert_eq!(us(&Job { instructions: 6.0, ..busy }, &chip), 4.0);
+    }
+}
