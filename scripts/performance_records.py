@@ -1,7 +1,7 @@
 """Records of the benchmark: reading and checking them, and the order, the measures and the words of their cells.
 
-A record is a folder <device>/<date>T<time>-<commit>/ with bench.csv, of COLUMNS below, and for a GPU probe.csv and
-rivals.csv. The newest is the last by name. A device whose name begins with `cpu-` is a CPU, every other one a GPU.
+A record is a folder <device>/<date>T<time>-<commit>/ with bench.csv, of COLUMNS below, and for a GPU probe.csv, rivals.csv
+and prediction.csv. The newest is the last by name. A device whose name begins with `cpu-` is a CPU, every other one a GPU.
 """
 
 import csv

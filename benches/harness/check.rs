@@ -5,7 +5,8 @@ use rayon::prelude::*;
 use warpnorm::Layout;
 
 use super::case::{Case, Op};
-use super::tensors::{EPS, Numbers};
+use super::layer::EPS;
+use super::tensors::Numbers;
 use crate::oracle::{self, Expected, half_ulp};
 use crate::place::Real;
 

@@ -11,8 +11,9 @@ use super::Result;
 use super::case::Case;
 use super::cell::{Cell, Work};
 use super::check::{POISON, max_err};
+use super::layer::prepare;
 use super::measure::median;
-use super::tensors::{Constants, Numbers, Tensors, call, prepare};
+use super::tensors::{Constants, Numbers, Tensors, call};
 use crate::place::{Place as _, Real};
 use crate::with_type;
 

@@ -9,9 +9,10 @@ use warpnorm::{Cuda, DType};
 use super::Result;
 use super::case::{Case, Op};
 use super::cuda::{Arenas, Gpu, LAUNCHES};
+use super::layer::prepare;
 use super::measure::{median, quantile};
 use super::record::{Line, Scene, Status, microseconds};
-use super::tensors::{Constants, Numbers, Tensors, call, prepare};
+use super::tensors::{Constants, Numbers, Tensors, call};
 use crate::place::Place as _;
 
 /// A line of `probe.csv`.

@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `case.rs` | one cell: a layer, a shape, types, what is fused; its name in the record and its bytes |
 //! | `suites.rs` | the lists of cells |
-//! | `tensors.rs` | a cell's numbers, its buffers on a backend, and the call |
+//! | `layer.rs` | a cell's layer, prepared |
+//! | `tensors.rs` | its numbers, its buffers on a backend, and the call |
 //! | `check.rs` | its output against f64 |
 //! | `cell.rs` | what can be timed: the call, a copy of as many bytes, a read |
 //! | `cpu.rs`, `cuda.rs` | the two kinds of cells |
@@ -20,6 +21,7 @@ pub mod cell;
 pub mod check;
 pub mod cpu;
 pub mod cuda;
+pub mod layer;
 pub mod limits;
 pub mod measure;
 pub mod record;

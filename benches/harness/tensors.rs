@@ -1,6 +1,6 @@
 //! A cell's numbers, its buffers on a backend, and the call.
 
-use warpnorm::{Args, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, Prepared, RmsNorm, Shape, Signature, Workspace};
+use warpnorm::{Args, Prepared, Shape, Workspace};
 
 use super::Result;
 use super::case::{Case, Op};
@@ -75,38 +75,6 @@ pub struct Tensors<P: Place, T: Real> {
     pub sum: Option<P::Buffer<T>>,
     pub y: P::Buffer<T>,
 }
-
-/// Whatever a layer decides before a call.
-pub fn prepare<P: Place>(place: &P, case: &Case) -> Result<Prepared<P>> {
-    let (channels, activation, layout) = (case.channels(), case.activation, case.layout);
-    let mut signature = Signature::new(Shape::new(&case.shape())?, case.dtype).weight(case.weight);
-    if case.has_bias() {
-        signature = signature.bias(case.weight);
-    }
-    if case.residual {
-        signature = signature.residual().sum();
-    }
-    Ok(match case.op {
-        Op::LayerNorm => LayerNorm::new([channels])?.activation(activation).prepare(place, &signature)?,
-        Op::RmsNorm => RmsNorm::new([channels], EPS)?.activation(activation).prepare(place, &signature)?,
-        Op::GroupNorm { groups } => {
-            GroupNorm::new(groups, channels)?.layout(layout).activation(activation).prepare(place, &signature)?
-        }
-        Op::InstanceNorm => {
-            InstanceNorm::new(channels)?.layout(layout).activation(activation).prepare(place, &signature)?
-        }
-        Op::BatchNormInference => {
-            BatchNorm::new(channels)?.layout(layout).activation(activation).prepare(place, &signature)?
-        }
-        Op::BatchNormTraining => {
-            let layer = BatchNorm::new(channels)?.layout(layout).activation(activation).batch_statistics(true);
-            layer.prepare(place, &signature.update_running_statistics())?
-        }
-    })
-}
-
-/// PyTorch's default for all layers, and here RMSNorm's too.
-pub const EPS: f64 = 1e-5;
 
 /// Runs the call.
 pub fn call<P: Place, T: Real>(

@@ -73,6 +73,14 @@ class GpuRecord(unittest.TestCase):
         self.assertEqual(cells, {"8x4096": "2.0", "1x4096": "2.0"}, "the later one counts")
         self.assertTrue((record / "probe.csv").is_file())
 
+    def test_a_record_keeps_what_was_predicted(self):
+        (self.folder / "records").mkdir()
+        (self.folder / "records/prediction.csv").write_text("as on that day\n")
+        done = self.run_script(self.out("first", {}))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        [kept] = (self.folder / "records").glob("*/*/prediction.csv")
+        self.assertEqual(kept.read_text(), "as on that day\n")
+
     def test_of_a_part_that_was_run_again_the_last_verdicts_stand(self):
         first = self.out(
             "first",

@@ -239,6 +239,59 @@ class RenderPerformance(unittest.TestCase):
         self.write_rivals(folder, [unmeasured(impl="pytorch", status="absent")])
         self.assert_refused("unknown status `absent`")
 
+    def write_predictions(self, *rows, folder=None):
+        header = "chip op case variant dtype weight_dtype layout mode kernel predicted_us uncertainty_us predicted_copy_us bound".split()
+        usual = cell() | dict(chip="H200", predicted_us="5", uncertainty_us="1", predicted_copy_us="4.5", bound="memory")
+        with ((folder or self.records) / "prediction.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, header, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(usual | row for row in rows)
+
+    def test_predicted_stands_beside_measured(self):
+        rows = [cell(device="NVIDIA H200"), cell(device="NVIDIA H200", case="9x9", median_us="8", p95_us="9")]
+        self.record("h200", "2025-12-01T10-00-abcdef0", rows)
+        self.write_predictions({}, {"case": "9x9", "bound": "issue"}, {"case": "9x9", "chip": "H100", "predicted_us": "1"})
+        page = self.page()
+        self.assertIn("### Against the prediction", page)
+        self.assertIn("| rms_norm | issue | 1 | 1.60 | 1 |\n| rms_norm | memory | 1 | 1.00 | 0 |", page)
+        self.assertIn("To be explained, 1 of 2 cells:", page)
+        self.assertIn("| rms_norm | 9x9 | bf16, f32 | rows | 5.00 | 1.00 | 8.00 | 1.60 | 4.50 | 4.50 | issue | rows_block |", page)
+        self.assertIn("| 5.00 (4.90–5.20) | 2,000 | 90.0 % | 5.00 | 1.00 | 0.250 | rows_block |", page)
+
+    def test_a_prediction_is_missed_from_25_percent_on_either_way(self):
+        measured = {"1x1": "6.2", "2x2": "6.3", "3x3": "4.1", "4x4": "3.9"}
+        rows = [cell(device="NVIDIA H200", case=case, median_us=us, p5_us=us, p95_us=us) for case, us in measured.items()]
+        self.record("h200", "2025-12-01T10-00-abcdef0", rows)
+        self.write_predictions(*({"case": case} for case in measured))
+        page = self.page()
+        missed = page.split("To be explained, 2 of 4 cells:")[1].split("### ")[0]
+        self.assertEqual(re.findall(r"\d+x\d+", missed), ["4x4", "2x2"])
+        self.write_predictions(*({"case": case, "predicted_us": us} for case, us in measured.items()))
+        self.assertIn("None of 4 cells is missed.", self.page())
+
+    def test_what_was_predicted_before_the_record_counts(self):
+        folder = self.record("h200", "2025-12-01T10-00-abcdef0", [cell(device="NVIDIA H200")])
+        self.write_predictions({"predicted_us": "5"})
+        self.write_predictions({"predicted_us": "10"}, folder=folder)
+        self.assertIn("| rms_norm | memory | 1 | 0.500 | 1 |", self.page())
+
+    def test_what_is_not_predicted(self):
+        """Other chips, processors, cells that are wrong, and other modes."""
+        self.record("a100", "2025-12-01T10-00-abcdef0", [cell(device="NVIDIA A100-SXM4-80GB")])
+        self.record("h100", "2025-12-01T10-00-abcdef0", [cell(device="NVIDIA H100 PCIe")])
+        self.record("cpu-x", "2025-12-01T10-00-abcdef0", [cell(device="H200", mode="cpu", threads="8")])
+        rows = [cell(device="NVIDIA H200", mode="stream"), cell(device="NVIDIA H200", status="wrong", max_err="2")]
+        self.record("h200", "2025-12-01T10-00-abcdef0", rows)
+        self.write_predictions({}, {"chip": "H100"}, {"mode": "cpu"})
+        page = self.page()
+        self.assertNotIn("Against the prediction", page)
+        self.assertNotIn("| predicted, µs | measured / predicted |", page)
+
+    def test_a_prediction_that_is_no_number_is_refused(self):
+        self.record("h200", "2025-12-01T10-00-abcdef0", [cell(device="NVIDIA H200")])
+        self.write_predictions({"predicted_us": "soon"})
+        self.assert_refused("prediction.csv, line 2", "soon")
+
     def test_probe(self):
         folder = self.record("chip", "2025-12-01T10-00-abcdef0", [cell()])
         (folder / "probe.csv").write_text("name,value,unit,detail\nzz,2.12345,us,a | b\naa,1234,blocks,\nbb,yes,,\n")

@@ -9,6 +9,8 @@ mod kernels;
 // Made by bindgen from kernels/params.h: the structures that kernels take by value, and the list of kernels.
 pub(crate) mod params;
 mod pointwise;
+#[cfg(test)]
+mod prediction;
 mod rows;
 mod slabs;
 

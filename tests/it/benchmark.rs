@@ -96,7 +96,8 @@ fn its_check_sees_a_wrong_element() {
 
 /// By the layers themselves, on the CPU: other tests say that they are right.
 fn right_outputs(case: &Case, numbers: &Numbers<bf16>) -> (Vec<bf16>, Option<Vec<bf16>>) {
-    use harness::tensors::{Constants, Tensors, call, prepare};
+    use harness::layer::prepare;
+    use harness::tensors::{Constants, Tensors, call};
     let zeros = || vec![bf16::ZERO; case.elements()];
     let mut tensors = Tensors {
         x: numbers.x.clone(),

@@ -1,0 +1,83 @@
+//! How many instructions a warp runs, by kernel.
+//!
+//! Counted in the machine code of sm_90 (nvcc 13.0.88, 2026-11-25), along the shortest way through each kernel, and through
+//! each of its loops, that makes so many 128-bit loads, stores, shuffles and divisions as it takes. What is called out of
+//! line, and what f32 takes where only 16 bits were counted, is estimated. The record of machine code does not have these
+//! numbers: where kernels change, they have to be counted anew.
+
+use crate::element::DType;
+use crate::norm::Activation;
+
+/// A warp's instructions. A vector is 16 bytes of each lane.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Instructions {
+    pub kernel: &'static str,
+    /// Of a 16-bit type, and of f32.
+    pub of_width: [OfWidth; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OfWidth {
+    /// Once a row, or once a block of a kernel without rows.
+    pub once: f64,
+    /// Each vector, all of the following aside.
+    pub vector: f64,
+    /// The mean of a vector, which RMSNorm does without.
+    pub mean: f64,
+    /// Of weight and bias each.
+    pub coefficient: f64,
+    /// A residual added, and the sum written.
+    pub residual: f64,
+}
+
+const fn of(kernel: &'static str, narrow: [f64; 5], wide: [f64; 5]) -> Instructions {
+    const fn of_width([once, vector, mean, coefficient, residual]: [f64; 5]) -> OfWidth {
+        OfWidth { once, vector, mean, coefficient, residual }
+    }
+    Instructions { kernel, of_width: [of_width(narrow), of_width(wide)] }
+}
+
+pub const ALL: &[Instructions] = &[
+    of("rows_group_8", [205.0, 122.0, 44.0, 22.0, 50.0], [170.0, 85.0, 22.0, 17.0, 40.0]),
+    of("rows_group_16", [205.0, 122.0, 44.0, 22.0, 50.0], [170.0, 85.0, 22.0, 17.0, 40.0]),
+    of("rows_group_32", [205.0, 122.0, 44.0, 22.0, 50.0], [170.0, 85.0, 22.0, 17.0, 40.0]),
+    of("rows_block", [250.0, 122.0, 44.0, 22.0, 50.0], [250.0, 85.0, 22.0, 17.0, 40.0]),
+    of("rows_shared", [350.0, 211.0, 44.0, 15.0, 60.0], [350.0, 112.0, 24.0, 18.0, 45.0]),
+    of("fused_rows_group_8", [230.0, 162.0, 44.0, 30.0, 50.0], [200.0, 115.0, 22.0, 22.0, 40.0]),
+    of("fused_rows_group_16", [230.0, 162.0, 44.0, 30.0, 50.0], [200.0, 115.0, 22.0, 22.0, 40.0]),
+    of("fused_rows_group_32", [230.0, 162.0, 44.0, 30.0, 50.0], [200.0, 115.0, 22.0, 22.0, 40.0]),
+    of("fused_rows_shared", [370.0, 226.0, 44.0, 20.0, 60.0], [350.0, 146.0, 24.0, 20.0, 45.0]),
+    of("fused_rows_split_moments", [120.0, 112.0, 44.0, 0.0, 25.0], [120.0, 60.0, 22.0, 0.0, 20.0]),
+    of("fused_rows_split_apply", [400.0, 150.0, 0.0, 25.0, 50.0], [400.0, 120.0, 0.0, 20.0, 40.0]),
+    of("pointwise_planes", [110.0, 152.0, 0.0, 0.0, 45.0], [110.0, 110.0, 0.0, 0.0, 40.0]),
+    of("pointwise_channels_last", [480.0, 126.0, 0.0, 0.0, 45.0], [260.0, 105.0, 0.0, 0.0, 40.0]),
+    of("channels_last_moments", [1500.0, 290.0, 0.0, 0.0, 25.0], [800.0, 151.0, 0.0, 0.0, 20.0]),
+    of("channels_last_apply", [490.0, 145.0, 0.0, 0.0, 45.0], [290.0, 133.0, 0.0, 0.0, 40.0]),
+    of("batch_statistics_planes", [250.0, 217.0, 0.0, 0.0, 25.0], [250.0, 135.0, 0.0, 0.0, 20.0]),
+    of("batch_statistics_channels_last", [1500.0, 282.0, 0.0, 0.0, 25.0], [800.0, 147.0, 0.0, 0.0, 20.0]),
+    of("probe_copy_4", [30.0, 6.0, 0.0, 0.0, 0.0], [30.0, 6.0, 0.0, 0.0, 0.0]),
+    of("probe_read_4", [30.0, 6.0, 0.0, 0.0, 0.0], [30.0, 6.0, 0.0, 0.0, 0.0]),
+];
+
+/// Of two moments into one, which a lane does for itself.
+pub const MERGE: f64 = 60.0;
+
+/// Of a vector that is no aligned 16-byte word: the call that loads it and the call that stores it.
+pub const IRREGULAR: f64 = 110.0;
+
+pub fn of_kernel(stem: &str, dtype: DType) -> OfWidth {
+    let all = ALL.iter().find(|instructions| instructions.kernel == stem);
+    let all = all.unwrap_or_else(|| panic!("{stem}: its instructions are not counted in prediction/instructions.rs"));
+    all.of_width[usize::from(dtype == DType::F32)]
+}
+
+/// Of an element, and so of each of a lane's.
+pub const fn of_activation(activation: Activation) -> f64 {
+    match activation {
+        Activation::None => 0.0,
+        Activation::Relu => 2.0,
+        Activation::Silu => 32.0,
+        Activation::Gelu => 45.0,
+        Activation::GeluTanh => 37.0,
+    }
+}

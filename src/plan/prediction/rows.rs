@@ -1,0 +1,187 @@
+//! Rows: kernels/rows.cuh.
+
+use super::call::Call;
+use super::instructions::{IRREGULAR, OfWidth};
+use super::record::l1_left;
+use super::time::Job;
+use crate::plan::Launch;
+use crate::plan::params::{self, RowsParams};
+
+const WARP: f64 = params::WN_WARP as f64;
+const CHUNK: f64 = params::WN_CHUNK as f64;
+
+pub fn job(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
+    match call.stem(launch) {
+        "fused_rows_split_moments" => moments(call, launch, p),
+        "fused_rows_split_apply" => apply(call, launch, p),
+        "fused_rows_stream" => panic!("no cell of the benchmark is planned so: describe it here"),
+        _ => held(call, launch, p),
+    }
+}
+
+/// A row that is held, by some lanes or by the blocks of a cluster.
+struct Held {
+    is_shared: bool,
+    warps: f64,
+    /// Of a block.
+    rows: f64,
+    /// Of a warp's row, one after another.
+    chunks: f64,
+    /// Of a lane.
+    vectors: f64,
+    /// Bytes of a block, read and as many written.
+    bytes: f64,
+}
+
+impl Held {
+    fn new(call: &Call, launch: &Launch, p: &RowsParams) -> Self {
+        let is_several_chunks = call.stem(launch).ends_with("rows_shared");
+        let is_shared = is_several_chunks || call.stem(launch) == "fused_rows_warp";
+        let (length, rows) = (p.length as f64, f64::from(launch.block / p.lanes));
+        let chunks = if is_several_chunks { f64::from(1 << p.leaf_shift) } else { 1.0 };
+        let vectors = if is_several_chunks {
+            chunks * CHUNK / WARP / call.vector()
+        } else {
+            (length / call.vector() / f64::from(p.lanes)).ceil()
+        };
+        let bytes = rows * call.tensors() * length * call.size() / f64::from(launch.cluster);
+        Self { is_shared, warps: f64::from(launch.block) / WARP, rows, chunks, vectors, bytes }
+    }
+}
+
+fn held(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
+    let (chip, held) = (call.chip, Held::new(call, launch, p));
+    let of = call.instructions(launch);
+    let irregular = part_irregular(call, p);
+    let instructions = of.once + held.vectors * (of_vector(call, &of, p) + irregular * IRREGULAR);
+    let coefficients = Coefficients::new(call, launch, p, &held);
+    let executed = chip.execute(instructions, held.warps);
+    let block = chip.start
+        + chip.latency(call.warmth())
+        + 2.0 * chip.through_port(held.bytes)
+        + executed
+        + reductions(call, p, &held)
+        + together(call, launch, &held)
+        + coefficients.rounds * coefficients.latency;
+    Job {
+        written: call.bytes(),
+        coefficients: f64::from(launch.grid) * coefficients.bytes_from_l2,
+        partial_sectors: irregular * call.bytes() / 32.0 * call.vector(),
+        instructions: instructions * held.warps * f64::from(launch.grid),
+        first: block,
+        executed,
+        block,
+        ..call.reading(launch, call.warmth())
+    }
+}
+
+fn of_vector(call: &Call, of: &OfWidth, p: &RowsParams) -> f64 {
+    let mean = if p.flags & params::WN_FLAG_MEAN_SQUARE == 0 { of.mean } else { 0.0 };
+    // A coefficient of f32 beside 16-bit elements is two words.
+    let words = (call.case.weight.size() as f64 / call.size()).max(1.0);
+    of.vector + mean + call.coefficients() * words * of.coefficient + call.residual(of) + call.activation()
+}
+
+/// Of the rows, those that do not begin on a 16-byte word.
+fn part_irregular(call: &Call, p: &RowsParams) -> f64 {
+    let bytes = p.x_stride * call.case.dtype.size() as u64;
+    let aligned = bytes.trailing_zeros().min(4);
+    1.0 - 1.0 / f64::from(16 >> aligned)
+}
+
+/// One chunk after another.
+fn reductions(call: &Call, p: &RowsParams, held: &Held) -> f64 {
+    let passes = if p.flags & params::WN_FLAG_MEAN_SQUARE == 0 { 2.0 } else { 1.0 };
+    let lanes = f64::from(p.lanes);
+    let tree = if held.is_shared { call.merges(2.0) } else { 0.0 };
+    held.chunks * (passes * call.shuffles(lanes) + tree)
+}
+
+/// Until all warps of a row know its moments.
+fn together(call: &Call, launch: &Launch, held: &Held) -> f64 {
+    let warps_of_row = held.warps * f64::from(launch.cluster);
+    if held.rows > 1.0 {
+        return 0.0;
+    }
+    let barrier = if launch.cluster > 1 { call.chip.cluster_barrier } else { call.chip.block_barrier };
+    call.chip.cycles(barrier) + call.merges(warps_of_row)
+}
+
+/// Weight and bias of a block.
+struct Coefficients {
+    bytes_from_l2: f64,
+    /// How often a warp waits for some of them.
+    rounds: f64,
+    latency: f64,
+}
+
+impl Coefficients {
+    fn new(call: &Call, launch: &Launch, p: &RowsParams, held: &Held) -> Self {
+        let chip = call.chip;
+        // Those of a channel are a few numbers.
+        let of_element = if p.affine == params::WN_AFFINE_PER_ELEMENT {
+            call.coefficients() * call.case.weight.size() as f64
+        } else {
+            0.0
+        };
+        let bytes = of_element * p.length as f64 / f64::from(launch.cluster);
+        let blocks = call.blocks_of_multiprocessor(launch);
+        // What is copied to shared memory passes the L1 by; loads do not.
+        let passing = if held.is_shared { bytes } else { blocks * held.bytes };
+        let fits = bytes + passing <= l1_left(1024.0 * chip.l1_bytes, blocks, launch.shared);
+        // Vectors whose coefficients a warp asks for together.
+        let unrolled = match call.stem(launch) {
+            "rows_shared" => 2.0,
+            "fused_rows_shared" | "fused_rows_warp" => 1.0,
+            _ => held.vectors,
+        };
+        Self {
+            bytes_from_l2: if fits { 0.0 } else { bytes },
+            rounds: held.vectors / unrolled,
+            latency: chip.cycles(if fits { chip.l1_latency } else { chip.l2_latency }),
+        }
+    }
+}
+
+/// The first launch of rows that nobody holds: a warp goes through its chunks one by one.
+fn moments(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
+    let (chip, of) = (call.chip, call.instructions(launch));
+    let (warps, chunks) = (f64::from(launch.block) / WARP, f64::from(1 << p.leaf_shift));
+    let vectors = CHUNK / WARP / call.vector();
+    let instructions = vectors * (of.vector + of.mean + call.residual(&of));
+    let executed = chip.execute(instructions, warps);
+    let step = chip.latency(call.warmth())
+        + chip.through_port(warps * CHUNK * call.size() * call.tensors())
+        + executed
+        + 2.0 * call.shuffles(WARP)
+        + call.merges(2.0);
+    Job {
+        instructions: f64::from(launch.grid) * warps * (of.once + chunks * instructions),
+        first: chip.start + step,
+        executed,
+        block: chip.start + chunks * step,
+        ..call.reading(launch, call.warmth())
+    }
+}
+
+/// The second: a warp merges what the first has left, and goes back through its chunks vector by vector.
+fn apply(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
+    /// Of a lane, one after another.
+    const PARTS: f64 = 8.0;
+    let (chip, of) = (call.chip, call.instructions(launch));
+    let warmth = call.warmth_of_second(true);
+    let (warps, chunks) = (f64::from(launch.block) / WARP, f64::from(1 << p.leaf_shift));
+    let vectors = chunks * CHUNK / WARP / call.vector();
+    let instructions = of_vector(call, &of, p);
+    let merged = PARTS * chip.cycles(chip.l2_latency) + call.merges(PARTS) + call.merges(WARP) + call.merges(warps);
+    let executed = chip.execute(instructions, warps);
+    let step = chip.latency(warmth) + 2.0 * chip.through_port(warps * WARP * 16.0 * call.tensors()) + executed;
+    Job {
+        written: call.bytes(),
+        instructions: f64::from(launch.grid) * warps * (of.once + vectors * instructions),
+        first: chip.start + merged + step,
+        executed,
+        block: chip.start + merged + vectors * step,
+        ..call.reading(launch, warmth)
+    }
+}
