@@ -16,8 +16,8 @@
 //     fused_rows_group_8   1..32 lanes of a warp, 8 elements a lane, in registers
 //     fused_rows_warp      a warp, in shared memory: rows of one chunk; no barrier
 //     fused_rows_shared    1..16 blocks of a cluster, in shared memory
-//     fused_rows_stream    nobody: a block reads the row once for each of its moments, and again to write, through L2
-//     fused_rows_split_*   nobody: the same by many blocks a row, in two launches with a workspace between
+//     fused_rows_long      nobody: a block reads the row once for each of its moments, and again to write, through L2; or many
+//                          blocks do, in two launches with a workspace between
 //
 // Where a row is held, it is so from x on: what it is completed to, and a y whose scale is not known yet, take its place.
 #include "fused_rows.cuh"
@@ -99,6 +99,7 @@ __device__ __forceinline__ void normalize(const WnRowsParams& p, uint64_t row, M
         if (input.is_complete) break;
         input.normalize_by(moments);
     }
+    if (mine.is_done()) return;
     FusedOutput<T> output(p, row, mine.lanes(), moments);
     Steps steps = p.scaling == WN_SCALING_ROWS ? Mine::measuring() : all_steps();
     for (;;) {
@@ -109,15 +110,16 @@ __device__ __forceinline__ void normalize(const WnRowsParams& p, uint64_t row, M
     }
 }
 
-// What is held is measured as y, which takes the place of s.
-struct HeldIsMeasured {
+// What is held is measured as y, which takes the place of s, and is written in the same launch.
+struct RowIsHeld {
+    static __device__ __forceinline__ bool is_done() { return false; }
     static __device__ __forceinline__ Steps measuring() { return Steps{true, true, false}; }
     static __device__ __forceinline__ Steps storing() { return Steps{false, false, true}; }
 };
 
 // A row of one chunk, by a team of lanes.
 template <class T, class Held>
-struct RowOfTeam : HeldIsMeasured {
+struct RowOfTeam : RowIsHeld {
     LaneTeam team;
     uint32_t count;  // none in a team that has no row
     bool mean_square;
@@ -174,7 +176,7 @@ __device__ __forceinline__ void fused_rows_warp(const WnRowsParams& p) {
 
 // A leaf of a row in shared memory.
 template <class T>
-struct LeafInShared : HeldIsMeasured {
+struct LeafInShared : RowIsHeld {
     Chunks chunks;
     Leaf leaf;
     RoomOfWarp<T> rooms;
@@ -282,27 +284,29 @@ struct LeafInMemory {
     }
 };
 
-// The leaves of a row that a warp of a block has: every so many-th.
+// What a warp has of a row in memory: every so many-th leaf. A block has the whole row; or several share it, and its moments
+// meet between two launches, in the workspace.
 template <class T>
 struct RowInMemory {
+    const WnRowsParams& p;
     Chunks chunks;
-    uint32_t leaf_shift;
     uint32_t leaves;
-    uint32_t warp;
-    uint32_t warps;
+    uint32_t first;
+    uint32_t every;
+    uint64_t row;
     RoomOfWarp<T> rooms;  // of one chunk
     Moments* parts;       // two sets by turns, as PartsOfCluster has them
     uint32_t turn;
 
     __device__ __forceinline__ RowInMemory(const WnRowsParams& p, uint4* room, Moments* parts)
-        : chunks{p.length},
-          leaf_shift(p.leaf_shift),
-          leaves(leaves_of(chunks, p.leaf_shift)),
-          warp(threadIdx.x / WN_WARP),
-          warps(blockDim.x / WN_WARP),
-          rooms(p, room, 1),
-          parts(parts),
-          turn(0) {}
+        : p(p), chunks{p.length}, leaves(leaves_of(chunks, p.leaf_shift)), rooms(p, room, 1), parts(parts), turn(0) {
+        every = blockDim.x / WN_WARP * p.splits;
+    }
+
+    __device__ __forceinline__ void begin(uint64_t split) {
+        row = split / p.splits;
+        first = static_cast<uint32_t>(split - row * p.splits) * (blockDim.x / WN_WARP) + threadIdx.x / WN_WARP;
+    }
 
     // Nothing is kept: a measured y is made again to be stored.
     static __device__ __forceinline__ Steps measuring() { return Steps{false, true, false}; }
@@ -311,22 +315,28 @@ struct RowInMemory {
     __device__ __forceinline__ void bring(const FusedInput<T>&, bool) const {}
 
     __device__ __forceinline__ Moments moments(const FusedInput<T>& input) {
-        Moments* const all = next_parts();
-        for (uint32_t leaf = warp; leaf < leaves; leaf += warps) {
-            const LeafInMemory<T> mine{input, chunks, Leaf(chunks, leaf_shift, leaf)};
+        Moments* const of_row = global<Moments>(p.parts) + row * leaves;
+        if (p.step == WN_STEP_APPLY) return merged(of_row);
+        Moments* const all = is_done() ? of_row : next_parts();
+        for (uint32_t leaf = first; leaf < leaves; leaf += every) {
+            const LeafInMemory<T> mine{input, chunks, Leaf(chunks, p.leaf_shift, leaf)};
             const Moments part = mine.moments(rooms.template chunk<true>(0));
             if (threadIdx.x % WN_WARP == 0) all[leaf] = part;
         }
+        if (is_done()) return no_moments();
         __syncthreads();
         return merge_many(all, leaves);
     }
 
+    // The first of two launches leaves moments, and no more.
+    __device__ __forceinline__ bool is_done() const { return p.step == WN_STEP_MOMENTS; }
+
     __device__ __forceinline__ uint32_t take(const Steps& steps, const FusedInput<T>& input,
                                              FusedOutput<T>& output) const {
         uint32_t amplitude = 0;
-        const uint32_t mine = warp < leaves ? (leaves - warp + warps - 1) / warps : 0;
+        const uint32_t mine = first < leaves ? (leaves - first + every - 1) / every : 0;
         for (uint32_t i = mine; i-- > 0;) {
-            const LeafInMemory<T> leaf{input, chunks, Leaf(chunks, leaf_shift, warp + i * warps)};
+            const LeafInMemory<T> leaf{input, chunks, Leaf(chunks, p.leaf_shift, first + i * every)};
             amplitude = max(amplitude, leaf.take(steps, output));
         }
         return amplitude;
@@ -335,9 +345,9 @@ struct RowInMemory {
     __device__ __forceinline__ uint32_t largest(uint32_t amplitude) {
         Moments* const all = next_parts();
         const float part = __uint_as_float(LaneTeam{WN_WARP}.largest(amplitude));
-        if (threadIdx.x % WN_WARP == 0) all[warp].count = part;
+        if (threadIdx.x % WN_WARP == 0) all[threadIdx.x / WN_WARP].count = part;
         __syncthreads();
-        return largest_of(all, warps);
+        return largest_of(all, blockDim.x / WN_WARP);
     }
 
     __device__ __forceinline__ LaneTeam lanes() const { return LaneTeam{WN_WARP}; }
@@ -349,69 +359,32 @@ private:
         turn ^= 1u;
         return all;
     }
-};
 
-template <class T>
-__device__ __forceinline__ void fused_rows_stream(const WnRowsParams& p) {
-    WN_DYNAMIC_SHARED(uint4, room);
-    WN_SHARED(Moments, parts, 2 * WN_ROWS_LEAVES);
-    RowInMemory<T> mine(p, room, parts);
-    for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) normalize<T>(p, row, mine);
-}
-
-// What a block has of a row that several share: a leaf for each of its warps.
-struct Split {
-    uint64_t row;
-    uint32_t leaf;  // of the warp
-
-    __device__ __forceinline__ Split(const WnRowsParams& p, uint64_t split) : row(split / p.splits) {
-        leaf = static_cast<uint32_t>(split - row * p.splits) * (blockDim.x / WN_WARP) + threadIdx.x / WN_WARP;
-    }
-};
-
-// The first launch leaves a part for every leaf of every row in the workspace.
-template <class T>
-__device__ __forceinline__ void fused_rows_split_moments(const WnRowsParams& p) {
-    WN_DYNAMIC_SHARED(uint4, room);
-    const RoomOfWarp<T> rooms(p, room, 1);
-    const Chunks chunks{p.length};
-    for (uint64_t number = blockIdx.x; number < p.rows * p.splits; number += gridDim.x) {
-        const Split split(p, number);
-        const FusedInput<T> input(p, split.row);
-        const LeafInMemory<T> leaf{input, chunks, Leaf(chunks, p.leaf_shift, split.leaf)};
-        if (leaf.leaf.count == 0) continue;
-        const Moments part = leaf.moments(rooms.template chunk<true>(0));
-        Moments* const parts = global<Moments>(p.parts) + split.row * leaves_of(chunks, p.leaf_shift);
-        if (threadIdx.x % WN_WARP == 0) parts[split.leaf] = part;
-    }
-}
-
-// The second launch begins with what the first one read last, which is still in L2.
-template <class T>
-__device__ __forceinline__ void fused_rows_split_apply(const WnRowsParams& p) {
-    WN_SHARED(Moments, merged, 2 * WN_ROWS_SUBTREES);
-    const Chunks chunks{p.length};
-    const uint32_t warp = threadIdx.x / WN_WARP;
-    const uint32_t leaves = leaves_of(chunks, p.leaf_shift);
-    const uint32_t subtrees = (leaves + WN_ROWS_LEAVES - 1) / WN_ROWS_LEAVES;
-    const uint64_t splits = p.rows * p.splits;
-    uint32_t turn = 0;
-    for (uint64_t done = blockIdx.x; done < splits; done += gridDim.x) {
-        const Split split(p, splits - 1 - done);
-        // The warps merge subtrees of the row, and then each of them those of all.
-        const Moments* const parts = global<const Moments>(p.parts) + split.row * leaves;
-        Moments* const all = merged + turn * WN_ROWS_SUBTREES;
-        turn ^= 1u;
-        for (uint32_t subtree = warp; subtree < subtrees; subtree += blockDim.x / WN_WARP) {
-            const uint32_t first = subtree * WN_ROWS_LEAVES;
-            const Moments part = merge_many(parts + first, min(leaves - first, static_cast<uint32_t>(WN_ROWS_LEAVES)));
+    // The warps merge subtrees of the row, and then each of them those of all.
+    __device__ __forceinline__ Moments merged(const Moments* of_row) {
+        const uint32_t subtrees = (leaves + WN_ROWS_LEAVES - 1) / WN_ROWS_LEAVES;
+        Moments* const all = next_parts();
+        for (uint32_t subtree = threadIdx.x / WN_WARP; subtree < subtrees; subtree += blockDim.x / WN_WARP) {
+            const uint32_t first_leaf = subtree * WN_ROWS_LEAVES;
+            const uint32_t count = min(leaves - first_leaf, static_cast<uint32_t>(WN_ROWS_LEAVES));
+            const Moments part = merge_many(of_row + first_leaf, count);
             if (threadIdx.x % WN_WARP == 0) all[subtree] = part;
         }
         __syncthreads();
-        const Moments moments = merge_few(all, subtrees);
-        const FusedInput<T> input(p, split.row);
-        FusedOutput<T> output(p, split.row, LaneTeam{WN_WARP}, moments);
-        LeafInMemory<T>{input, chunks, Leaf(chunks, p.leaf_shift, split.leaf)}.take(all_steps(), output);
+        return merge_few(all, subtrees);
+    }
+};
+
+// The second of two launches begins with what the first one read last, which is still in L2.
+template <class T>
+__device__ __forceinline__ void fused_rows_long(const WnRowsParams& p) {
+    WN_DYNAMIC_SHARED(uint4, room);
+    WN_SHARED(Moments, parts, 2 * WN_ROWS_LEAVES);
+    RowInMemory<T> mine(p, room, parts);
+    const uint64_t splits = p.rows * p.splits;
+    for (uint64_t done = blockIdx.x; done < splits; done += gridDim.x) {
+        mine.begin(p.step == WN_STEP_APPLY ? splits - 1 - done : done);
+        normalize<T>(p, mine.row, mine);
     }
 }
 

@@ -34,6 +34,13 @@ enum WnScaling {
     WN_SCALING_GROUPS = 3,  // made of WN_SCALE_GROUP consecutive elements of it; only of rows that are longer than that
 };
 
+// Of rows that nobody holds.
+enum WnStep {
+    WN_STEP_ALL = 0,      // the only launch
+    WN_STEP_MOMENTS = 1,  // the first of two
+    WN_STEP_APPLY = 2,
+};
+
 #define WN_I8_MAX 127.0f
 #define WN_F8_E4M3_MAX 448.0f
 // Scales are made as if the largest magnitude were at least this, so that none is zero.
@@ -73,7 +80,7 @@ enum WnRegimes {
     WN_ROWS_BLOCK_WARPS = 16,
     WN_ROWS_BLOCK_THREADS = 640,   // no block is as large: it leaves a thread 96 registers
     WN_ROWS_SHARED_THREADS = 768,  // nor here: 80 registers, and so three blocks of 256 threads on a multiprocessor
-    WN_ROWS_STREAM_THREADS = 256,  // also where rows are split; a chunk for each warp is 32 KiB
+    WN_ROWS_LONG_THREADS = 256,    // rows that nobody holds: a chunk for each warp is 32 KiB
     WN_ROWS_LEAVES = 256,          // that a warp merges: a row's where it is held, 16 warps' in each of 16 blocks
     WN_ROWS_SUBTREES = 16,         // of so many leaves, that the warps of a block merge where rows are split
     WN_POINTWISE_THREADS = 256,
@@ -136,9 +143,11 @@ typedef struct WnRowsParams {
     uint32_t y_type;       // one of WnElement
     uint32_t leaf_shift;   // a warp's leaf of a row is 2^leaf_shift chunks
     uint32_t parts_words;  // of 16 bytes: the part of shared memory that is before the chunks
-    uint32_t splits;       // blocks that share a row in the split regime
+    uint32_t splits;       // blocks that share a row that nobody holds
     uint32_t scaling;      // one of WnScaling
-    uint64_t parts;        // of the workspace, where rows are split
+    uint32_t step;         // one of WnStep
+    uint32_t reserved;
+    uint64_t parts;  // of the workspace, where there are two launches
 } WnRowsParams;
 
 // The heads of one kind, queries or keys: `count` rows of every token, one behind the other.
@@ -291,13 +300,10 @@ typedef struct WnConvolutionParams {
     ENTRY(fused_rows_group_8_##SUFFIX, WnRowsParams, (fused_rows_group_8<T>), 2 * WN_ROWS_GROUP_THREADS)               \
     ENTRY(fused_rows_warp_##SUFFIX, WnRowsParams, (fused_rows_warp<T>), WN_ROWS_SHARED_THREADS)                        \
     ENTRY(fused_rows_shared_##SUFFIX, WnRowsParams, (fused_rows_shared<T>), WN_ROWS_SHARED_THREADS)                    \
-    ENTRY(fused_rows_stream_##SUFFIX, WnRowsParams, (fused_rows_stream<T>), WN_ROWS_STREAM_THREADS)                    \
-    ENTRY(fused_rows_split_moments_##SUFFIX, WnRowsParams, (fused_rows_split_moments<T>), WN_ROWS_STREAM_THREADS)      \
-    ENTRY(fused_rows_split_apply_##SUFFIX, WnRowsParams, (fused_rows_split_apply<T>), WN_ROWS_STREAM_THREADS)
+    ENTRY(fused_rows_long_##SUFFIX, WnRowsParams, (fused_rows_long<T>), WN_ROWS_SHARED_THREADS)
 
 #define WN_HEAD_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
     ENTRY(head_rows_group_8_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 8>), 2 * WN_ROWS_GROUP_THREADS)            \
-    ENTRY(head_rows_group_16_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 16>), 2 * WN_ROWS_GROUP_THREADS)          \
     ENTRY(head_rows_group_32_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)
 
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \

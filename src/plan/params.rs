@@ -21,6 +21,10 @@ pub const WN_SCALING_STATIC: Scaling = 1;
 pub const WN_SCALING_ROWS: Scaling = 2;
 pub const WN_SCALING_GROUPS: Scaling = 3;
 pub type Scaling = u32;
+pub const WN_STEP_ALL: Step = 0;
+pub const WN_STEP_MOMENTS: Step = 1;
+pub const WN_STEP_APPLY: Step = 2;
+pub type Step = u32;
 pub const WN_AFFINE_PER_ELEMENT: Affine = 0;
 pub const WN_AFFINE_PER_CHANNEL: Affine = 1;
 pub type Affine = u32;
@@ -49,7 +53,7 @@ pub const WN_CHUNK: Regimes = 1024;
 pub const WN_ROWS_BLOCK_WARPS: Regimes = 16;
 pub const WN_ROWS_BLOCK_THREADS: Regimes = 640;
 pub const WN_ROWS_SHARED_THREADS: Regimes = 768;
-pub const WN_ROWS_STREAM_THREADS: Regimes = 256;
+pub const WN_ROWS_LONG_THREADS: Regimes = 256;
 pub const WN_ROWS_LEAVES: Regimes = 256;
 pub const WN_ROWS_SUBTREES: Regimes = 16;
 pub const WN_POINTWISE_THREADS: Regimes = 256;
@@ -128,11 +132,13 @@ pub struct RowsParams {
     pub parts_words: u32,
     pub splits: u32,
     pub scaling: u32,
+    pub step: u32,
+    pub reserved: u32,
     pub parts: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 296usize];
+    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 304usize];
     ["Alignment of RowsParams"][::std::mem::align_of::<RowsParams>() - 8usize];
     ["Offset of field: RowsParams::x"][::std::mem::offset_of!(RowsParams, x) - 0usize];
     ["Offset of field: RowsParams::residual"][::std::mem::offset_of!(RowsParams, residual) - 8usize];
@@ -173,7 +179,9 @@ const _: () = {
     ["Offset of field: RowsParams::parts_words"][::std::mem::offset_of!(RowsParams, parts_words) - 276usize];
     ["Offset of field: RowsParams::splits"][::std::mem::offset_of!(RowsParams, splits) - 280usize];
     ["Offset of field: RowsParams::scaling"][::std::mem::offset_of!(RowsParams, scaling) - 284usize];
-    ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 288usize];
+    ["Offset of field: RowsParams::step"][::std::mem::offset_of!(RowsParams, step) - 288usize];
+    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 292usize];
+    ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 296usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -493,54 +501,45 @@ pub enum Kernel {
     fused_rows_group_8_f32 = 15,
     fused_rows_warp_f32 = 16,
     fused_rows_shared_f32 = 17,
-    fused_rows_stream_f32 = 18,
-    fused_rows_split_moments_f32 = 19,
-    fused_rows_split_apply_f32 = 20,
-    fused_rows_group_8_f16 = 21,
-    fused_rows_warp_f16 = 22,
-    fused_rows_shared_f16 = 23,
-    fused_rows_stream_f16 = 24,
-    fused_rows_split_moments_f16 = 25,
-    fused_rows_split_apply_f16 = 26,
-    fused_rows_group_8_bf16 = 27,
-    fused_rows_warp_bf16 = 28,
-    fused_rows_shared_bf16 = 29,
-    fused_rows_stream_bf16 = 30,
-    fused_rows_split_moments_bf16 = 31,
-    fused_rows_split_apply_bf16 = 32,
-    head_rows_group_8_f32 = 33,
-    head_rows_group_16_f32 = 34,
-    head_rows_group_32_f32 = 35,
-    head_rows_group_8_f16 = 36,
-    head_rows_group_16_f16 = 37,
-    head_rows_group_32_f16 = 38,
-    head_rows_group_8_bf16 = 39,
-    head_rows_group_16_bf16 = 40,
-    head_rows_group_32_bf16 = 41,
-    pointwise_planes_f32 = 42,
-    pointwise_channels_last_f32 = 43,
-    pointwise_table_f32 = 44,
-    pointwise_planes_f16 = 45,
-    pointwise_channels_last_f16 = 46,
-    pointwise_table_f16 = 47,
-    pointwise_planes_bf16 = 48,
-    pointwise_channels_last_bf16 = 49,
-    pointwise_table_bf16 = 50,
-    channels_last_moments_f32 = 51,
-    channels_last_apply_f32 = 52,
-    channels_last_moments_f16 = 53,
-    channels_last_apply_f16 = 54,
-    channels_last_moments_bf16 = 55,
-    channels_last_apply_bf16 = 56,
-    batch_statistics_planes_f32 = 57,
-    batch_statistics_channels_last_f32 = 58,
-    batch_statistics_planes_f16 = 59,
-    batch_statistics_channels_last_f16 = 60,
-    batch_statistics_planes_bf16 = 61,
-    batch_statistics_channels_last_bf16 = 62,
-    convolution_direct_f32 = 63,
+    fused_rows_long_f32 = 18,
+    fused_rows_group_8_f16 = 19,
+    fused_rows_warp_f16 = 20,
+    fused_rows_shared_f16 = 21,
+    fused_rows_long_f16 = 22,
+    fused_rows_group_8_bf16 = 23,
+    fused_rows_warp_bf16 = 24,
+    fused_rows_shared_bf16 = 25,
+    fused_rows_long_bf16 = 26,
+    head_rows_group_8_f32 = 27,
+    head_rows_group_32_f32 = 28,
+    head_rows_group_8_f16 = 29,
+    head_rows_group_32_f16 = 30,
+    head_rows_group_8_bf16 = 31,
+    head_rows_group_32_bf16 = 32,
+    pointwise_planes_f32 = 33,
+    pointwise_channels_last_f32 = 34,
+    pointwise_table_f32 = 35,
+    pointwise_planes_f16 = 36,
+    pointwise_channels_last_f16 = 37,
+    pointwise_table_f16 = 38,
+    pointwise_planes_bf16 = 39,
+    pointwise_channels_last_bf16 = 40,
+    pointwise_table_bf16 = 41,
+    channels_last_moments_f32 = 42,
+    channels_last_apply_f32 = 43,
+    channels_last_moments_f16 = 44,
+    channels_last_apply_f16 = 45,
+    channels_last_moments_bf16 = 46,
+    channels_last_apply_bf16 = 47,
+    batch_statistics_planes_f32 = 48,
+    batch_statistics_channels_last_f32 = 49,
+    batch_statistics_planes_f16 = 50,
+    batch_statistics_channels_last_f16 = 51,
+    batch_statistics_planes_bf16 = 52,
+    batch_statistics_channels_last_bf16 = 53,
+    convolution_direct_f32 = 54,
 }
-pub const KERNELS: [Kernel; 64] = [
+pub const KERNELS: [Kernel; 55] = [
     Kernel::rows_group_8_f32,
     Kernel::rows_group_16_f32,
     Kernel::rows_group_32_f32,
@@ -559,29 +558,20 @@ pub const KERNELS: [Kernel; 64] = [
     Kernel::fused_rows_group_8_f32,
     Kernel::fused_rows_warp_f32,
     Kernel::fused_rows_shared_f32,
-    Kernel::fused_rows_stream_f32,
-    Kernel::fused_rows_split_moments_f32,
-    Kernel::fused_rows_split_apply_f32,
+    Kernel::fused_rows_long_f32,
     Kernel::fused_rows_group_8_f16,
     Kernel::fused_rows_warp_f16,
     Kernel::fused_rows_shared_f16,
-    Kernel::fused_rows_stream_f16,
-    Kernel::fused_rows_split_moments_f16,
-    Kernel::fused_rows_split_apply_f16,
+    Kernel::fused_rows_long_f16,
     Kernel::fused_rows_group_8_bf16,
     Kernel::fused_rows_warp_bf16,
     Kernel::fused_rows_shared_bf16,
-    Kernel::fused_rows_stream_bf16,
-    Kernel::fused_rows_split_moments_bf16,
-    Kernel::fused_rows_split_apply_bf16,
+    Kernel::fused_rows_long_bf16,
     Kernel::head_rows_group_8_f32,
-    Kernel::head_rows_group_16_f32,
     Kernel::head_rows_group_32_f32,
     Kernel::head_rows_group_8_f16,
-    Kernel::head_rows_group_16_f16,
     Kernel::head_rows_group_32_f16,
     Kernel::head_rows_group_8_bf16,
-    Kernel::head_rows_group_16_bf16,
     Kernel::head_rows_group_32_bf16,
     Kernel::pointwise_planes_f32,
     Kernel::pointwise_channels_last_f32,
@@ -606,7 +596,7 @@ pub const KERNELS: [Kernel; 64] = [
     Kernel::batch_statistics_channels_last_bf16,
     Kernel::convolution_direct_f32,
 ];
-pub const KERNEL_NAMES: [&::std::ffi::CStr; 64] = [
+pub const KERNEL_NAMES: [&::std::ffi::CStr; 55] = [
     c"rows_group_8_f32",
     c"rows_group_16_f32",
     c"rows_group_32_f32",
@@ -625,29 +615,20 @@ pub const KERNEL_NAMES: [&::std::ffi::CStr; 64] = [
     c"fused_rows_group_8_f32",
     c"fused_rows_warp_f32",
     c"fused_rows_shared_f32",
-    c"fused_rows_stream_f32",
-    c"fused_rows_split_moments_f32",
-    c"fused_rows_split_apply_f32",
+    c"fused_rows_long_f32",
     c"fused_rows_group_8_f16",
     c"fused_rows_warp_f16",
     c"fused_rows_shared_f16",
-    c"fused_rows_stream_f16",
-    c"fused_rows_split_moments_f16",
-    c"fused_rows_split_apply_f16",
+    c"fused_rows_long_f16",
     c"fused_rows_group_8_bf16",
     c"fused_rows_warp_bf16",
     c"fused_rows_shared_bf16",
-    c"fused_rows_stream_bf16",
-    c"fused_rows_split_moments_bf16",
-    c"fused_rows_split_apply_bf16",
+    c"fused_rows_long_bf16",
     c"head_rows_group_8_f32",
-    c"head_rows_group_16_f32",
     c"head_rows_group_32_f32",
     c"head_rows_group_8_f16",
-    c"head_rows_group_16_f16",
     c"head_rows_group_32_f16",
     c"head_rows_group_8_bf16",
-    c"head_rows_group_16_bf16",
     c"head_rows_group_32_bf16",
     c"pointwise_planes_f32",
     c"pointwise_channels_last_f32",

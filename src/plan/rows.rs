@@ -24,7 +24,7 @@ const WARPS_OF_FEWER: u64 = 16;
 const WARPS_OF_GROUP: u32 = params::WN_ROWS_GROUP_THREADS / WARP;
 /// Blocks for a multiprocessor where rows are split, and warps of each.
 const BLOCKS_OF_SPLIT_ROWS: u64 = 8;
-const WARPS_OF_STREAM: u32 = params::WN_ROWS_STREAM_THREADS / WARP;
+const WARPS_OF_LONG_ROW: u32 = params::WN_ROWS_LONG_THREADS / WARP;
 /// What the warps of a block can merge.
 const MOST_LEAVES_OF_SPLIT: u64 = (params::WN_ROWS_LEAVES * params::WN_ROWS_SUBTREES) as u64;
 /// Of shared memory, the driver keeps so much for each block.
@@ -73,7 +73,7 @@ impl Regime {
                 Self::block(kernels::ROWS_BLOCK, chunks as u32 * WARP, 0)
             }
             _ => Self::shared(shared, chunks, bytes_of_chunk, limits)
-                .unwrap_or_else(|| Self::stream(chunks, bytes_of_chunk)),
+                .unwrap_or_else(|| Self::long(chunks, bytes_of_chunk)),
         }
     }
 
@@ -86,10 +86,10 @@ impl Regime {
         Self { family, block: threads, lanes: threads, cluster: 1, shared: 0, leaf_shift, parts_words: 0 }
     }
 
-    fn stream(chunks: u64, bytes_of_chunk: u64) -> Self {
+    fn long(chunks: u64, bytes_of_chunk: u64) -> Self {
         let leaf_shift = chunks.div_ceil(u64::from(params::WN_ROWS_LEAVES)).next_power_of_two().ilog2();
-        let shared = WARPS_OF_STREAM * bytes_of_chunk as u32; // at most 32 KiB
-        Self { shared, ..Self::block(kernels::FUSED_ROWS_STREAM, params::WN_ROWS_STREAM_THREADS, leaf_shift) }
+        let shared = WARPS_OF_LONG_ROW * bytes_of_chunk as u32; // at most 32 KiB
+        Self { shared, ..Self::block(kernels::FUSED_ROWS_LONG, params::WN_ROWS_LONG_THREADS, leaf_shift) }
     }
 
     /// As many blocks in a cluster as make room, at first for three of them on a multiprocessor: while one waits for its
@@ -147,7 +147,7 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Plan {
     }
     let regime = Regime::of(rows, limits);
     let single = launch(rows, &regime, limits);
-    let is_held = regime.family != kernels::FUSED_ROWS_STREAM;
+    let is_held = regime.family != kernels::FUSED_ROWS_LONG;
     // What needs something of the whole row twice is left to a block.
     let is_one_step = rows.post_norm.is_none() && rows.output.scaling() != Some(Scaling::Rows);
     if is_held || !is_one_step { None } else { split(rows, &single, limits) }
@@ -194,6 +194,8 @@ fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
                 Output::Element(dtype) => element_code(dtype),
                 Output::Quantized(quantized, _) => quantized_code(quantized),
             },
+            splits: 1,
+            step: params::WN_STEP_ALL,
             scaling,
             scales_row_stride,
             scales_group_stride,
@@ -239,7 +241,7 @@ fn split(rows: &Rows, single: &Launch, limits: &Limits) -> Option<Plan> {
     let Params::Rows(params) = single.params else { return None };
     let (rows_of_all, chunks) = (rows.rows as u64, (rows.length as u64).div_ceil(CHUNK));
     let wanted = (u64::from(limits.multiprocessors) * BLOCKS_OF_SPLIT_ROWS).div_ceil(rows_of_all);
-    let warps = u64::from(WARPS_OF_STREAM);
+    let warps = u64::from(WARPS_OF_LONG_ROW);
     let leaf = chunks.div_ceil(wanted.min(MOST_LEAVES_OF_SPLIT / warps) * warps).next_power_of_two();
     let leaves = chunks.div_ceil(leaf);
     let splits = leaves.div_ceil(warps);
@@ -248,15 +250,10 @@ fn split(rows: &Rows, single: &Launch, limits: &Limits) -> Option<Plan> {
     }
     let (workspace_bytes, parts) = workspace(0, rows_of_all * leaves);
     let params = RowsParams { leaf_shift: leaf.ilog2(), splits: splits as u32, parts, ..params }; // at most 512 splits
-    let launch = |family: Family, shared| Launch {
-        kernel: family.of(rows.dtype),
-        grid: limits.grid(rows_of_all * splits, 1),
-        shared,
-        params: Params::Rows(params),
-        ..*single
-    };
-    let moments = launch(kernels::FUSED_ROWS_SPLIT_MOMENTS, single.shared);
-    let launches = [moments, launch(kernels::FUSED_ROWS_SPLIT_APPLY, 0)].map(Some);
+    let grid = limits.grid(rows_of_all * splits, 1);
+    let launch =
+        |step, shared| Some(Launch { grid, shared, params: Params::Rows(RowsParams { step, ..params }), ..*single });
+    let launches = [launch(params::WN_STEP_MOMENTS, single.shared), launch(params::WN_STEP_APPLY, 0)];
     Some(Plan { launches, workspace_bytes, otherwise: Some(*single) })
 }
 

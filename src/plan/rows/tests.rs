@@ -67,10 +67,10 @@ fn long_rows_are_split() {
             assert_eq!((launches.len(), plan.workspace_bytes, plan.otherwise), (1, 0, None), "{count} x {chunks}");
             continue;
         }
-        let kernels = [Kernel::fused_rows_split_moments_bf16, Kernel::fused_rows_split_apply_bf16];
-        assert!(launches.iter().map(|launch| launch.kernel).eq(kernels));
-        for launch in launches {
+        assert_eq!(launches.len(), 2);
+        for (launch, step) in launches.into_iter().zip([params::WN_STEP_MOMENTS, params::WN_STEP_APPLY]) {
             let Params::Rows(params) = launch.params else { panic!("rows plan rows") };
+            assert_eq!((launch.kernel, params.step), (Kernel::fused_rows_long_bf16, step));
             assert_eq!((params.splits, 1 << params.leaf_shift), (splits, leaf), "{count} x {chunks}");
             assert_eq!(u64::from(launch.grid), count as u64 * u64::from(splits));
             // A warp for each leaf, a place for each part.
@@ -79,7 +79,8 @@ fn long_rows_are_split() {
             let parts = count as u64 * leaves * size_of_part();
             assert_eq!(plan.workspace_bytes as u64, params.parts + parts);
         }
-        assert_eq!(plan.otherwise.unwrap().kernel, Kernel::fused_rows_stream_bf16);
+        let Params::Rows(alone) = plan.otherwise.unwrap().params else { panic!("rows plan rows") };
+        assert_eq!((alone.splits, alone.step), (1, params::WN_STEP_ALL));
     }
 }
 
@@ -103,7 +104,7 @@ fn regimes() {
         (4097, Kernel::rows_shared_bf16, 160, 160),
         (8192, Kernel::rows_shared_bf16, 256, 256),
         (12_288, Kernel::rows_shared_bf16, 192, 192),
-        (1 << 40, Kernel::fused_rows_stream_bf16, 256, 256),
+        (1 << 40, Kernel::fused_rows_long_bf16, 256, 256),
     ] {
         let (launch, params) = planned(&rows(3, length));
         assert_eq!((launch.kernel, launch.block, params.lanes), (kernel, block, lanes), "{length}");
@@ -157,7 +158,7 @@ fn what_is_held_fits() {
             let warps = u64::from(launch.block / WARP);
             let leaves = (chunks as u64).div_ceil(1 << params.leaf_shift);
             assert!(leaves <= u64::from(params::WN_ROWS_LEAVES));
-            if launch.kernel == kernels::FUSED_ROWS_STREAM.of(dtype) {
+            if launch.kernel == kernels::FUSED_ROWS_LONG.of(dtype) {
                 continue;
             }
             assert!(leaves <= warps * u64::from(launch.cluster));
@@ -277,7 +278,7 @@ fn fused_regimes() {
         (257, Kernel::fused_rows_warp_bf16, 256, 8 * 2048),
         (1024, Kernel::fused_rows_warp_bf16, 256, 8 * 2048),
         (1025, Kernel::fused_rows_shared_bf16, 64, 2 * 2048 + 5 * 16),
-        (1 << 40, Kernel::fused_rows_stream_bf16, 256, 8 * 2048),
+        (1 << 40, Kernel::fused_rows_long_bf16, 256, 8 * 2048),
     ] {
         let (launch, _) = planned(&relu(length));
         assert_eq!((launch.kernel, launch.block, launch.shared), (kernel, block, shared), "{length}");
