@@ -271,7 +271,6 @@ typedef struct WnConvolutionParams {
 
 #define WN_HEAD_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
     ENTRY(head_rows_group_8_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 8>), 2 * WN_ROWS_GROUP_THREADS)            \
-    ENTRY(head_rows_group_16_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 16>), 2 * WN_ROWS_GROUP_THREADS)          \
     ENTRY(head_rows_group_32_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)
 
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \

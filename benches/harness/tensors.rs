@@ -1,6 +1,8 @@
 //! A cell's numbers, its buffers on a backend, and the call.
 
-use warpnorm::{Args, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, Prepared, RmsNorm, Shape, Signature, Workspace};
+use warpnorm::{
+    Args, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, Prepared, QkNorm, RmsNorm, Shape, Signature, Workspace,
+};
 
 use super::Result;
 use super::case::{Case, Op};
@@ -89,6 +91,9 @@ pub fn prepare<P: Place>(place: &P, case: &Case) -> Result<Prepared<P>> {
     Ok(match case.op {
         Op::LayerNorm => LayerNorm::new([channels])?.activation(activation).prepare(place, &signature)?,
         Op::RmsNorm => RmsNorm::new([channels], EPS)?.activation(activation).prepare(place, &signature)?,
+        Op::QkRmsNorm { heads } => {
+            QkNorm::rms(heads, channels, EPS)?.prepare(place, &signature.key_weight(case.weight))?
+        }
         Op::GroupNorm { groups } => {
             GroupNorm::new(groups, channels)?.layout(layout).activation(activation).prepare(place, &signature)?
         }
@@ -135,13 +140,17 @@ pub fn call<P: Place, T: Real>(
     if let (Some(residual), Some(sum)) = (&residual, &mut sum) {
         args = args.residual(residual).sum(sum);
     }
+    // The keys' weight has the numbers of the queries', so that a row's answer does not depend on its kind.
+    let has_keys = matches!(case.op, Op::QkRmsNorm { .. });
     if let Some([weight, bias]) = &own {
         args = args.weight(weight);
         args = if case.has_bias() { args.bias(bias) } else { args };
+        args = if has_keys { args.key_weight(weight) } else { args };
     }
     if let Some([weight, bias]) = &f32 {
         args = args.weight(weight);
         args = if case.has_bias() { args.bias(bias) } else { args };
+        args = if has_keys { args.key_weight(weight) } else { args };
     }
     if let (Op::BatchNormInference, Some([mean, var])) = (case.op, &read) {
         args = args.running_mean(mean).running_var(var);

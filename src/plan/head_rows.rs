@@ -1,15 +1,15 @@
 //! Query and key heads as rows of one launch. See kernels/head_rows.cu.
 
-use super::kernels::{Family, HEAD_ROWS_GROUP_8, HEAD_ROWS_GROUP_16, HEAD_ROWS_GROUP_32};
+use super::kernels::{Family, HEAD_ROWS_GROUP_8, HEAD_ROWS_GROUP_32};
 use super::params::{self, HeadRowsParams};
 use super::{Launch, Limits, Params, coefficient_flags, divisor};
 use crate::problem::{HeadRows, Heads, Moments};
 
-/// Who has a head: as many lanes as LayerNorm and RMSNorm give a row of its length, for the bits depend on it.
+/// Who has a head: as many lanes as LayerNorm and RMSNorm give a row of its length, for its bits depend on them. How many
+/// elements a lane could hold makes no difference.
 fn team(length: u32) -> (Family, u32) {
     match length {
         0..=256 => (HEAD_ROWS_GROUP_8, length.div_ceil(8).next_power_of_two()),
-        257..=512 => (HEAD_ROWS_GROUP_16, params::WN_WARP),
         _ => (HEAD_ROWS_GROUP_32, params::WN_WARP),
     }
 }
@@ -97,9 +97,7 @@ mod tests {
             (128, Kernel::head_rows_group_8_bf16, 16, 3),
             (129, Kernel::head_rows_group_8_bf16, 32, 5),
             (256, Kernel::head_rows_group_8_bf16, 32, 5),
-            (257, Kernel::head_rows_group_16_bf16, 32, 5),
-            (512, Kernel::head_rows_group_16_bf16, 32, 5),
-            (513, Kernel::head_rows_group_32_bf16, 32, 5),
+            (257, Kernel::head_rows_group_32_bf16, 32, 5),
             (1024, Kernel::head_rows_group_32_bf16, 32, 5),
         ] {
             let (launch, params) = planned(&problem(1, length));
@@ -117,10 +115,8 @@ mod tests {
             let Problem::Rows(row) = row else { panic!("LayerNorm has rows") };
             let launch = *super::super::rows::plan(&row, &H200).launches().next().unwrap();
             let Params::Rows(of_rows) = launch.params else { panic!("rows plan rows") };
-            let (family, lanes) = team(length);
+            let (_, lanes) = team(length);
             assert_eq!(lanes, of_rows.lanes, "{length}");
-            let name = |kernel: Kernel| params::KERNEL_NAMES[kernel as usize].to_str().unwrap();
-            assert_eq!(name(family.of(DType::F16)), format!("head_{}", name(launch.kernel)), "{length}");
         }
     }
 
