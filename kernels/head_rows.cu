@@ -5,8 +5,11 @@
 // A token has query heads one behind the other, and key heads likewise; where its queries begin is a stride from the last
 // token's, and where its keys begin another. So q and k may be two tensors, or parts of the tensor [tokens, q + k + v, length]
 // that one GEMM writes; what is not theirs is not touched. Queries and keys have a weight and a bias [length] each. A row is
-// at most a chunk and read and written once; it is held as rows_group of rows.cuh holds one, and its bits are the same. The
-// lanes of a warp may have queries and keys at once: they differ in addresses alone.
+// at most a chunk and read and written once; lanes of a warp hold it as in rows.cu, and its bits are the same. A warp may have
+// queries and keys at once: they differ in addresses alone.
+//
+//     head_rows_group_8    1..32 lanes, 8 elements a lane: up to 256 elements, which nearly all heads have
+//     head_rows_group_32   a warp, 32 elements a lane: up to 1,024
 #include "rows.cuh"
 
 namespace wn {

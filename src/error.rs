@@ -120,7 +120,7 @@ pub enum Error {
     /// Two buffers, at least one of them written, that share memory without being the same.
     #[error(
         "`{written}` overlaps `{other}`: only `output` and `sum` may share memory with another argument, with `input` or \
-         a residual, and then exactly"
+         a residual, and `key_output` with `key_input`, and then exactly"
     )]
     Overlap {
         /// The argument that is written.

@@ -6,6 +6,10 @@ use warpnorm::{Activation, DType, Layout};
 pub enum Op {
     LayerNorm,
     RmsNorm,
+    /// Query and key heads in one tensor: rows whose weight is that of their kind.
+    QkRmsNorm {
+        heads: [usize; 2],
+    },
     GroupNorm {
         groups: usize,
     },
@@ -47,7 +51,7 @@ impl Case {
     }
 
     pub fn has_rows(&self) -> bool {
-        matches!(self.op, Op::LayerNorm | Op::RmsNorm)
+        matches!(self.op, Op::LayerNorm | Op::RmsNorm | Op::QkRmsNorm { .. })
     }
 
     /// Positions of a sample: the product of the spatial axes.
@@ -64,13 +68,21 @@ impl Case {
         self.extents[1]
     }
 
+    pub fn subtracts_mean(&self) -> bool {
+        !matches!(self.op, Op::RmsNorm | Op::QkRmsNorm { .. })
+    }
+
     /// RMSNorm has none where it is used.
     pub fn has_bias(&self) -> bool {
-        self.op != Op::RmsNorm
+        self.subtracts_mean()
     }
 
     /// The shape as the layer takes it.
     pub fn shape(&self) -> Vec<usize> {
+        if let Op::QkRmsNorm { heads: [q_heads, k_heads] } = self.op {
+            let heads = q_heads + k_heads;
+            return vec![self.extents[0] / heads, heads, self.extents[1]];
+        }
         if self.has_rows() || self.layout == Layout::Nchw {
             return self.extents.clone();
         }
@@ -84,6 +96,7 @@ impl Case {
             (Op::LayerNorm, true) => "add_layer_norm",
             (Op::RmsNorm, false) => "rms_norm",
             (Op::RmsNorm, true) => "add_rms_norm",
+            (Op::QkRmsNorm { .. }, _) => "qk_rms_norm",
             (Op::GroupNorm { .. }, _) => "group_norm",
             (Op::InstanceNorm, _) => "instance_norm",
             (Op::BatchNormInference, _) => "batch_norm_inference",
@@ -101,6 +114,9 @@ impl Case {
         let mut words = Vec::new();
         if let Op::GroupNorm { groups } = self.op {
             words.push(format!("g{groups}"));
+        }
+        if let Op::QkRmsNorm { heads: [q_heads, k_heads] } = self.op {
+            words.push(format!("q{q_heads}k{k_heads}"));
         }
         if self.residual && !self.has_rows() {
             words.push("residual".to_owned());
@@ -154,7 +170,10 @@ impl Case {
             left = (left / *extent).max(1);
         }
         if self.has_rows() {
-            self.extents[0] = self.extents[0].min(3);
+            self.extents[0] = match self.op {
+                Op::QkRmsNorm { heads } => heads.iter().sum(),
+                _ => self.extents[0].min(3),
+            };
             return self;
         }
         if let Op::GroupNorm { groups } = self.op {

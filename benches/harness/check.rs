@@ -42,7 +42,7 @@ fn compared(case: &Case) -> Vec<usize> {
 
 fn unit_length(case: &Case) -> usize {
     match case.op {
-        Op::LayerNorm | Op::RmsNorm => case.channels(),
+        Op::LayerNorm | Op::RmsNorm | Op::QkRmsNorm { .. } => case.channels(),
         Op::GroupNorm { groups } => case.channels() / groups * case.spatial(),
         Op::InstanceNorm => case.spatial(),
         Op::BatchNormInference => 4096,
@@ -93,7 +93,7 @@ fn unit_err<T: Real>(case: &Case, numbers: &Numbers<T>, y: &[T], unit: usize) ->
         };
         s.iter().enumerate().map(element).collect()
     } else {
-        oracle::row(&s, eps, case.op != Op::RmsNorm, &affine, case.activation)
+        oracle::row(&s, eps, case.subtracts_mean(), &affine, case.activation)
     };
     members.iter().zip(&expected).map(|(&i, expected)| fraction(y[i], expected)).fold(0.0, f64::max)
 }

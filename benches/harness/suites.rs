@@ -9,6 +9,11 @@ const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
 const LN: Op = Op::LayerNorm;
 const RMS: Op = Op::RmsNorm;
 
+/// The heads of so many tokens: 32 of queries and 8 of keys, of 128 elements.
+fn heads(tokens: usize) -> Case {
+    rows(Op::QkRmsNorm { heads: [32, 8] }, tokens * 40, 128)
+}
+
 fn rows(op: Op, rows: usize, columns: usize) -> Case {
     Case::new(op, &[rows, columns], DType::Bf16)
 }
@@ -45,6 +50,7 @@ pub fn rows_on_gpu() -> Vec<Case> {
             [512, 4096, 16_384, 65_536, 262_144].map(|length| Case { dtype, weight: dtype, ..rows(LN, 0, length) });
         cases.extend(long.map(|case| Case { extents: vec![(1 << 27) / case.extents[1], case.extents[1]], ..case }));
     }
+    cases.push(heads(8192));
     // Few waves: the fixed cost shows.
     cases.extend([256, 512, 1024].map(|length| rows(RMS, 32_768, length)));
     // Rows of which only every other one, or every eighth, begins on a 16-byte word.
@@ -72,6 +78,7 @@ pub fn decode() -> Vec<Case> {
         let plain = [(16, 512), (16, 2048), (1, 4096), (1, 7168), (16, 16_384), (64, 8192)];
         cases.extend(plain.map(|(m, n)| Case { warm, ..rows(RMS, m, n) }));
         cases.push(Case { warm, ..rows(LN, 1, 4096) });
+        cases.push(Case { warm, ..heads(16) });
         cases.extend([(1, 7168), (64, 7168)].map(|(m, n)| Case { warm, residual: true, ..rows(RMS, m, n) }));
     }
     cases
@@ -130,6 +137,7 @@ pub fn cpu() -> Vec<Case> {
             cases.extend([LN, RMS].map(|op| Case::new(op, &extents, dtype)));
             cases.push(Case { residual: true, ..Case::new(RMS, &extents, dtype) });
         }
+        cases.extend([16, 8192].map(|tokens| Case { dtype, weight: dtype, ..heads(tokens) }));
         for extents in sizes_of_images {
             let group_norm = Case::new(Op::GroupNorm { groups: 32 }, &extents, dtype);
             cases.push(group_norm.clone());

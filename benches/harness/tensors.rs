@@ -103,13 +103,17 @@ pub fn call<P: Place, T: Real>(
     if let (Some(residual), Some(sum)) = (&residual, &mut sum) {
         args = args.residual(residual).sum(sum);
     }
+    // The keys' weight has the numbers of the queries', so that a row's answer does not depend on its kind.
+    let has_keys = matches!(case.op, Op::QkRmsNorm { .. });
     if let Some([weight, bias]) = &own {
         args = args.weight(weight);
         args = if case.has_bias() { args.bias(bias) } else { args };
+        args = if has_keys { args.key_weight(weight) } else { args };
     }
     if let Some([weight, bias]) = &f32 {
         args = args.weight(weight);
         args = if case.has_bias() { args.bias(bias) } else { args };
+        args = if has_keys { args.key_weight(weight) } else { args };
     }
     if let (Op::BatchNormInference, Some([mean, var])) = (case.op, &read) {
         args = args.running_mean(mean).running_var(var);

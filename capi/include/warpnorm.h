@@ -168,13 +168,14 @@ typedef enum wn_kind {
     WN_KIND_GROUP_NORM = 3,
     WN_KIND_INSTANCE_NORM = 4,
     WN_KIND_BATCH_NORM = 5,
+    WN_KIND_QK_NORM = 6,
 } wn_kind;
 
 // Options of a layer, to be combined by `|`.
 typedef enum wn_layer_flag {
-    // RMSNorm: the stored weight is an offset from 1.
+    // RMSNorm, QkNorm: the stored weight is an offset from 1.
     WN_LAYER_FLAG_WEIGHT_PLUS_ONE = 1,
-    // All but BatchNorm: the stored scale of a sample is an offset from 1.
+    // All but BatchNorm and QkNorm: the stored scale of a sample is an offset from 1.
     WN_LAYER_FLAG_SCALE_PLUS_ONE = 2,
     // InstanceNorm: mean and variance are running statistics, given with each call.
     WN_LAYER_FLAG_TRACK_RUNNING_STATS = 4,
@@ -182,6 +183,8 @@ typedef enum wn_layer_flag {
     WN_LAYER_FLAG_BATCH_STATISTICS = 8,
     // BatchNorm: running statistics are the average of all batches; `momentum` is not looked at.
     WN_LAYER_FLAG_CUMULATIVE_AVERAGE = 16,
+    // QkNorm: the mean is not subtracted, as in RMSNorm.
+    WN_LAYER_FLAG_MEAN_SQUARE = 32,
 } wn_layer_flag;
 
 // What a call has beside its input and output, to be combined by `|`.
@@ -202,6 +205,11 @@ typedef enum wn_signature_flag {
     WN_SIGNATURE_FLAG_NUM_BATCHES_TRACKED = 64,
     // LayerNorm, RMSNorm: another residual is added behind the first.
     WN_SIGNATURE_FLAG_SECOND_RESIDUAL = 128,
+    // QkNorm: queries and keys are tensors of their own, `key_output` being that of the keys. Without it they are in one,
+    // `[tokens, q_heads + k_heads and more, head_dim]`, of which the rest is not touched.
+    WN_SIGNATURE_FLAG_KEY_OUTPUT = 256,
+    // QkNorm: the same, and there is no input of the keys' own.
+    WN_SIGNATURE_FLAG_KEY_IN_PLACE = 512,
 } wn_signature_flag;
 
 // Layers that absorb maps.
@@ -237,8 +245,8 @@ typedef struct wn_call wn_call;
 // Where calls run: the CPU, or a CUDA context with the kernels in it. Any thread may use it, and several at once.
 typedef struct wn_device wn_device;
 
-// A layer. Filled by `wn_layer_norm`, `wn_rms_norm`, `wn_group_norm`, `wn_instance_norm` or `wn_batch_norm`, after which
-// layout, activation, flags, eps and momentum may be changed.
+// A layer. Filled by `wn_layer_norm`, `wn_rms_norm`, `wn_group_norm`, `wn_instance_norm`, `wn_batch_norm`,
+// `wn_qk_rms_norm` or `wn_qk_layer_norm`, after which layout, activation, flags, eps and momentum may be changed.
 typedef struct wn_layer {
     // One of `wn_kind`.
     int32_t kind;
@@ -256,6 +264,10 @@ typedef struct wn_layer {
     int64_t num_channels;
     // GroupNorm.
     int64_t num_groups;
+    // QkNorm: heads of queries and of keys that a token has, and the elements of one, at most 1,024.
+    int64_t q_heads;
+    int64_t k_heads;
+    int64_t head_dim;
     // Added to the variance, inside the root.
     double eps;
     // BatchNorm by batch statistics: the share of a batch in the new running statistics.
@@ -295,6 +307,12 @@ typedef struct wn_signature {
     int64_t second_residual_row_stride;
     int64_t sum_row_stride;
     int64_t output_row_stride;
+    // QkNorm: types of the keys' weight and bias; `weight` and `bias` are then the queries'.
+    int32_t key_weight;
+    int32_t key_bias;
+    // QkNorm: elements between tokens, as the strides above are those of queries, or of queries and keys in one tensor.
+    int64_t key_input_row_stride;
+    int64_t key_output_row_stride;
 } wn_signature;
 
 // The buffers of a call, in the device's memory. Null for what the signature has not: `wn_tensors tensors = {0};` is a
@@ -322,6 +340,11 @@ typedef struct wn_tensors {
     int64_t *num_batches_tracked;
     // f32 `[3, C]`.
     const float *channel_table;
+    // QkNorm: null, or the keys' output: in place.
+    const void *key_input;
+    void *key_output;
+    const void *key_weight;
+    const void *key_bias;
     // Memory that `wn_workspace_init` has prepared. Calls that may run at the same time need one each.
     void *workspace;
     // At least what `wn_call_workspace_bytes` says.
@@ -501,6 +524,21 @@ enum wn_status wn_instance_norm(struct wn_layer *layer, int64_t num_channels);
 
 // BatchNorm of `num_channels` channels by running statistics, with an eps of 1e-5, in NCHW.
 enum wn_status wn_batch_norm(struct wn_layer *layer, int64_t num_channels);
+
+// RMSNorm of the heads of attention, queries and keys in one launch; each head has at most 1,024 elements. Its eps has no
+// default: models differ.
+enum wn_status wn_qk_rms_norm(struct wn_layer *layer,
+                              int64_t q_heads,
+                              int64_t k_heads,
+                              int64_t head_dim,
+                              double eps);
+
+// LayerNorm of the heads of attention, queries and keys in one launch; each head has at most 1,024 elements. With an eps of
+// 1e-5.
+enum wn_status wn_qk_layer_norm(struct wn_layer *layer,
+                                int64_t q_heads,
+                                int64_t k_heads,
+                                int64_t head_dim);
 
 // A call on tensors of this shape and type, without anything beside input and output.
 enum wn_status wn_signature_init(struct wn_signature *signature, int64_t rank, const int64_t *shape, int32_t dtype);

@@ -103,9 +103,9 @@ public:
     Layer activation(wn_activation activation) const { return with([=](wn_layer& l) { l.activation = activation; }); }
     Layer layout(wn_layout layout) const { return with([=](wn_layer& l) { l.layout = layout; }); }
     Layer eps(double eps) const { return with([=](wn_layer& l) { l.eps = eps; }); }
-    // RMSNorm: the stored weight is an offset from 1.
+    // RMSNorm, QkNorm: the stored weight is an offset from 1.
     Layer weight_plus_one() const { return flag(WN_LAYER_FLAG_WEIGHT_PLUS_ONE); }
-    // All but BatchNorm: the stored scale of a sample is an offset from 1.
+    // All but BatchNorm and QkNorm: the stored scale of a sample is an offset from 1.
     Layer scale_plus_one() const { return flag(WN_LAYER_FLAG_SCALE_PLUS_ONE); }
     // InstanceNorm: by running statistics.
     Layer track_running_stats() const { return flag(WN_LAYER_FLAG_TRACK_RUNNING_STATS); }
@@ -164,6 +164,19 @@ inline Layer batch_norm(std::int64_t num_channels) {
     return Layer(layer);
 }
 
+// The heads of attention, queries and keys in one launch.
+inline Layer qk_rms_norm(std::int64_t q_heads, std::int64_t k_heads, std::int64_t head_dim, double eps) {
+    wn_layer layer;
+    check(wn_qk_rms_norm(&layer, q_heads, k_heads, head_dim, eps));
+    return Layer(layer);
+}
+
+inline Layer qk_layer_norm(std::int64_t q_heads, std::int64_t k_heads, std::int64_t head_dim) {
+    wn_layer layer;
+    check(wn_qk_layer_norm(&layer, q_heads, k_heads, head_dim));
+    return Layer(layer);
+}
+
 // What a call looks like before there are buffers.
 class Signature {
 public:
@@ -187,11 +200,18 @@ public:
     Signature& channel_table() { return flag(WN_SIGNATURE_FLAG_CHANNEL_TABLE); }
     Signature& update_running_statistics() { return flag(WN_SIGNATURE_FLAG_UPDATE_RUNNING_STATISTICS); }
     Signature& num_batches_tracked() { return flag(WN_SIGNATURE_FLAG_NUM_BATCHES_TRACKED); }
+    // QkNorm: queries and keys are tensors of their own.
+    Signature& key_output() { return flag(WN_SIGNATURE_FLAG_KEY_OUTPUT); }
+    Signature& key_in_place() { return flag(WN_SIGNATURE_FLAG_KEY_IN_PLACE); }
+    Signature& key_weight(wn_dtype dtype) { return signature_.key_weight = dtype, *this; }
+    Signature& key_bias(wn_dtype dtype) { return signature_.key_bias = dtype, *this; }
     // Elements between the starts of rows.
     Signature& input_row_stride(std::int64_t stride) { return signature_.input_row_stride = stride, *this; }
     Signature& residual_row_stride(std::int64_t stride) { return signature_.residual_row_stride = stride, *this; }
     Signature& sum_row_stride(std::int64_t stride) { return signature_.sum_row_stride = stride, *this; }
     Signature& output_row_stride(std::int64_t stride) { return signature_.output_row_stride = stride, *this; }
+    Signature& key_input_row_stride(std::int64_t stride) { return signature_.key_input_row_stride = stride, *this; }
+    Signature& key_output_row_stride(std::int64_t stride) { return signature_.key_output_row_stride = stride, *this; }
 
     const wn_signature* get() const noexcept { return &signature_; }
 
@@ -225,6 +245,10 @@ public:
     }
     Tensors& num_batches_tracked(std::int64_t* count) { return tensors_.num_batches_tracked = count, *this; }
     Tensors& channel_table(const float* table) { return tensors_.channel_table = table, *this; }
+    Tensors& key_input(const void* keys) { return tensors_.key_input = keys, *this; }
+    Tensors& key_output(void* keys) { return tensors_.key_output = keys, *this; }
+    Tensors& key_weight(const void* weight) { return tensors_.key_weight = weight, *this; }
+    Tensors& key_bias(const void* bias) { return tensors_.key_bias = bias, *this; }
     Tensors& workspace(void* memory, std::uint64_t bytes) {
         return tensors_.workspace = memory, tensors_.workspace_bytes = bytes, *this;
     }

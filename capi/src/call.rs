@@ -131,9 +131,12 @@ fn addresses(tensors: &wn_tensors) -> Result<Addresses> {
         running_var: written(tensors.running_var.cast()),
         num_batches_tracked: written(tensors.num_batches_tracked.cast()),
         channel_table: read(tensors.channel_table.cast()),
+        key_input: read(tensors.key_input),
+        key_output: written(tensors.key_output),
+        key_weight: read(tensors.key_weight),
+        key_bias: read(tensors.key_bias),
         workspace: written(tensors.workspace),
         workspace_bytes: usize::try_from(tensors.workspace_bytes)
             .map_err(|_| Refusal::value(format!("`workspace_bytes` is {}", tensors.workspace_bytes)))?,
-        ..Addresses::default()
     })
 }

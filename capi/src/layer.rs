@@ -2,7 +2,7 @@
 
 use warpnorm_rs::raw::{Call, Device};
 use warpnorm_rs::{
-    Activation, BatchNorm, DType, GroupNorm, InstanceNorm, LayerNorm, Layout, QuantizedType, RmsNorm, Rounding,
+    Activation, BatchNorm, DType, GroupNorm, InstanceNorm, LayerNorm, Layout, QkNorm, QuantizedType, RmsNorm, Rounding,
     Scaling, Shape, Signature,
 };
 
@@ -21,6 +21,9 @@ const BLANK: wn_layer = wn_layer {
     normalized_shape: [0; 8],
     num_channels: 0,
     num_groups: 0,
+    q_heads: 0,
+    k_heads: 0,
+    head_dim: 0,
     eps: 1e-5,
     momentum: 0.1,
     reserved: [0; 4],
@@ -79,6 +82,36 @@ pub unsafe extern "C" fn wn_batch_norm(layer: *mut wn_layer, num_channels: i64) 
     guarded(|| unsafe { put_checked(layer, filled) })
 }
 
+/// RMSNorm of the heads of attention, queries and keys in one launch; each head has at most 1,024 elements. Its eps has no
+/// default: models differ.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wn_qk_rms_norm(
+    layer: *mut wn_layer,
+    q_heads: i64,
+    k_heads: i64,
+    head_dim: i64,
+    eps: f64,
+) -> wn_status {
+    let (kind, flags) = (wn_kind::QkNorm as i32, wn_layer_flag::MeanSquare as u32);
+    let filled = wn_layer { kind, flags, q_heads, k_heads, head_dim, eps, ..BLANK };
+    // SAFETY: as the caller promised.
+    guarded(|| unsafe { put_checked(layer, filled) })
+}
+
+/// LayerNorm of the heads of attention, queries and keys in one launch; each head has at most 1,024 elements. With an eps of
+/// 1e-5.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wn_qk_layer_norm(
+    layer: *mut wn_layer,
+    q_heads: i64,
+    k_heads: i64,
+    head_dim: i64,
+) -> wn_status {
+    let filled = wn_layer { kind: wn_kind::QkNorm as i32, q_heads, k_heads, head_dim, ..BLANK };
+    // SAFETY: as the caller promised.
+    guarded(|| unsafe { put_checked(layer, filled) })
+}
+
 /// A call on tensors of this shape and type, without anything beside input and output.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_signature_init(
@@ -113,6 +146,10 @@ pub unsafe extern "C" fn wn_signature_init(
             second_residual_row_stride: 0,
             sum_row_stride: 0,
             output_row_stride: 0,
+            key_weight: 0,
+            key_bias: 0,
+            key_input_row_stride: 0,
+            key_output_row_stride: 0,
         };
         // SAFETY: as the caller promised.
         unsafe { put(signature, filled, "signature") }
@@ -243,6 +280,7 @@ pub(crate) enum Layer {
     GroupNorm(GroupNorm),
     InstanceNorm(InstanceNorm),
     BatchNorm(BatchNorm),
+    QkNorm(QkNorm),
 }
 
 impl Layer {
@@ -252,6 +290,7 @@ impl Layer {
         const GROUP_NORM: i32 = wn_kind::GroupNorm as i32;
         const INSTANCE_NORM: i32 = wn_kind::InstanceNorm as i32;
         const BATCH_NORM: i32 = wn_kind::BatchNorm as i32;
+        const QK_NORM: i32 = wn_kind::QkNorm as i32;
 
         if layer.reserved != [0; 4] {
             return Err(Refusal::value("`reserved` of the layer is not zero"));
@@ -304,6 +343,20 @@ impl Layer {
                 let momentum = (!has(wn_layer_flag::CumulativeAverage)).then_some(layer.momentum);
                 Ok(Self::BatchNorm(norm.batch_statistics(has(wn_layer_flag::BatchStatistics)).momentum(momentum)?))
             }
+            QK_NORM => {
+                allow(&[wn_layer_flag::MeanSquare, wn_layer_flag::WeightPlusOne])?;
+                no_layout("QkNorm")?;
+                if activation != Activation::None {
+                    return Err(Refusal::value("QkNorm has no activation"));
+                }
+                let heads = [extent(layer.q_heads, "q_heads")?, extent(layer.k_heads, "k_heads")?];
+                let head_dim = extent(layer.head_dim, "head_dim")?;
+                let norm = match has(wn_layer_flag::MeanSquare) {
+                    true => QkNorm::rms(heads, head_dim, eps)?,
+                    false => QkNorm::layer(heads, head_dim)?.eps(eps)?,
+                };
+                Ok(Self::QkNorm(norm.weight_plus_one(has(wn_layer_flag::WeightPlusOne))))
+            }
             kind => Err(Refusal::value(format!("`kind` is {kind}, which is no layer: fill it by wn_layer_norm, say"))),
         }
     }
@@ -315,6 +368,7 @@ impl Layer {
             Self::GroupNorm(layer) => layer.prepare_raw(on, signature)?,
             Self::InstanceNorm(layer) => layer.prepare_raw(on, signature)?,
             Self::BatchNorm(layer) => layer.prepare_raw(on, signature)?,
+            Self::QkNorm(layer) => layer.prepare_raw(on, signature)?,
         })
     }
 
@@ -356,6 +410,8 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
         Flag::UpdateRunningStatistics as u32,
         Flag::NumBatchesTracked as u32,
         Flag::SecondResidual as u32,
+        Flag::KeyOutput as u32,
+        Flag::KeyInPlace as u32,
     ];
     known(given.flags, all.into_iter(), "the signature")?;
     let has = |flag: Flag| given.flags & flag as u32 != 0;
@@ -374,7 +430,7 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
     if let Some((quantized, scaling)) = quantized {
         signature = signature.quantized_output(quantized, scaling);
     }
-    let types: [(_, _, WithType); 10] = [
+    let types: [(_, _, WithType); 12] = [
         ("weight", given.weight, Signature::weight),
         ("bias", given.bias, Signature::bias),
         ("scale", given.scale, Signature::scale),
@@ -385,13 +441,15 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
         ("post_norm_weight", given.post_norm_weight, Signature::post_norm_weight),
         ("post_norm_bias", given.post_norm_bias, Signature::post_norm_bias),
         ("output", if quantized.is_some() { 0 } else { given.output }, Signature::output),
+        ("key_weight", given.key_weight, Signature::key_weight),
+        ("key_bias", given.key_bias, Signature::key_bias),
     ];
     for (argument, code, set) in types {
         if let Some(dtype) = optional_type(code, argument)? {
             signature = set(signature, dtype);
         }
     }
-    let options: [(_, WithOption); 8] = [
+    let options: [(_, WithOption); 10] = [
         (has(Flag::Residual), Signature::residual),
         (has(Flag::SecondResidual), Signature::second_residual),
         (sum, Signature::sum),
@@ -400,16 +458,20 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
         (has(Flag::ChannelTable), Signature::channel_table),
         (has(Flag::UpdateRunningStatistics), Signature::update_running_statistics),
         (has(Flag::NumBatchesTracked), Signature::num_batches_tracked),
+        (has(Flag::KeyOutput), Signature::key_output),
+        (has(Flag::KeyInPlace), Signature::key_in_place),
     ];
     for (_, set) in options.into_iter().filter(|(is_set, _)| *is_set) {
         signature = set(signature);
     }
-    let strides: [(_, _, WithStride); 5] = [
+    let strides: [(_, _, WithStride); 7] = [
         ("input_row_stride", given.input_row_stride, Signature::input_row_stride),
         ("residual_row_stride", given.residual_row_stride, Signature::residual_row_stride),
         ("second_residual_row_stride", given.second_residual_row_stride, Signature::second_residual_row_stride),
         ("sum_row_stride", given.sum_row_stride, Signature::sum_row_stride),
         ("output_row_stride", given.output_row_stride, Signature::output_row_stride),
+        ("key_input_row_stride", given.key_input_row_stride, Signature::key_input_row_stride),
+        ("key_output_row_stride", given.key_output_row_stride, Signature::key_output_row_stride),
     ];
     for (argument, stride, set) in strides {
         match extent(stride, argument)? {

@@ -160,15 +160,16 @@ pub enum wn_kind {
     GroupNorm = 3,
     InstanceNorm = 4,
     BatchNorm = 5,
+    QkNorm = 6,
 }
 
 /// Options of a layer, to be combined by `|`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum wn_layer_flag {
-    /// RMSNorm: the stored weight is an offset from 1.
+    /// RMSNorm, QkNorm: the stored weight is an offset from 1.
     WeightPlusOne = 1,
-    /// All but BatchNorm: the stored scale of a sample is an offset from 1.
+    /// All but BatchNorm and QkNorm: the stored scale of a sample is an offset from 1.
     ScalePlusOne = 2,
     /// InstanceNorm: mean and variance are running statistics, given with each call.
     TrackRunningStats = 4,
@@ -176,16 +177,18 @@ pub enum wn_layer_flag {
     BatchStatistics = 8,
     /// BatchNorm: running statistics are the average of all batches; `momentum` is not looked at.
     CumulativeAverage = 16,
+    /// QkNorm: the mean is not subtracted, as in RMSNorm.
+    MeanSquare = 32,
     /// LayerNorm, RMSNorm: the input has a norm of its own before the residual is added.
-    PostNorm = 32,
+    PostNorm = 64,
     /// LayerNorm, RMSNorm: each step before the norm is rounded to the input's type.
-    RoundSteps = 64,
+    RoundSteps = 128,
     /// LayerNorm, RMSNorm: that, and the normalized value before the weight multiplies it.
-    RoundNormalized = 128,
+    RoundNormalized = 256,
 }
 
-/// A layer. Filled by `wn_layer_norm`, `wn_rms_norm`, `wn_group_norm`, `wn_instance_norm` or `wn_batch_norm`, after which
-/// layout, activation, flags, eps and momentum may be changed.
+/// A layer. Filled by `wn_layer_norm`, `wn_rms_norm`, `wn_group_norm`, `wn_instance_norm`, `wn_batch_norm`,
+/// `wn_qk_rms_norm` or `wn_qk_layer_norm`, after which layout, activation, flags, eps and momentum may be changed.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct wn_layer {
@@ -205,6 +208,10 @@ pub struct wn_layer {
     pub num_channels: i64,
     /// GroupNorm.
     pub num_groups: i64,
+    /// QkNorm: heads of queries and of keys that a token has, and the elements of one, at most 1,024.
+    pub q_heads: i64,
+    pub k_heads: i64,
+    pub head_dim: i64,
     /// Added to the variance, inside the root.
     pub eps: f64,
     /// BatchNorm by batch statistics: the share of a batch in the new running statistics.
@@ -233,6 +240,11 @@ pub enum wn_signature_flag {
     NumBatchesTracked = 64,
     /// LayerNorm, RMSNorm: another residual is added behind the first.
     SecondResidual = 128,
+    /// QkNorm: queries and keys are tensors of their own, `key_output` being that of the keys. Without it they are in one,
+    /// `[tokens, q_heads + k_heads and more, head_dim]`, of which the rest is not touched.
+    KeyOutput = 256,
+    /// QkNorm: the same, and there is no input of the keys' own.
+    KeyInPlace = 512,
 }
 
 /// What a call looks like before there are buffers. Filled by `wn_signature_init`, after which everything may be changed.
@@ -275,6 +287,12 @@ pub struct wn_signature {
     pub second_residual_row_stride: i64,
     pub sum_row_stride: i64,
     pub output_row_stride: i64,
+    /// QkNorm: types of the keys' weight and bias; `weight` and `bias` are then the queries'.
+    pub key_weight: i32,
+    pub key_bias: i32,
+    /// QkNorm: elements between tokens, as the strides above are those of queries, or of queries and keys in one tensor.
+    pub key_input_row_stride: i64,
+    pub key_output_row_stride: i64,
 }
 
 /// The buffers of a call, in the device's memory. Null for what the signature has not: `wn_tensors tensors = {0};` is a
@@ -308,6 +326,11 @@ pub struct wn_tensors {
     pub num_batches_tracked: *mut i64,
     /// f32 `[3, C]`.
     pub channel_table: *const f32,
+    /// QkNorm: null, or the keys' output: in place.
+    pub key_input: *const c_void,
+    pub key_output: *mut c_void,
+    pub key_weight: *const c_void,
+    pub key_bias: *const c_void,
     /// Memory that `wn_workspace_init` has prepared. Calls that may run at the same time need one each.
     pub workspace: *mut c_void,
     /// At least what `wn_call_workspace_bytes` says.

@@ -314,6 +314,20 @@ class Numpy(Functions):
             self.check(y, reference(x, (1,), 1.0, 0.0), "a prepared call")
         self.refused("WN_STATUS_MISSING", "output", call.launch, input=x.ctypes.data)
 
+    def test_heads(self):
+        qkv, weights = noise(3, 7, 16), noise(2, 16, seed=1)
+        made = warpnorm.layer("qk_rms_norm", q_heads=4, k_heads=2, head_dim=16, eps=1e-6)
+        signed = warpnorm.signature(qkv.shape, "float32", weight="float32", key_weight="float32", in_place=True)
+        call = warpnorm.prepare(warpnorm.Device.cpu(), made, signed)
+        expected = qkv.astype(numpy.float64)
+        expected[:, :6] /= numpy.sqrt((expected[:, :6] ** 2).mean(-1, keepdims=True) + 1e-6)
+        expected[:, :4] *= weights[0]
+        expected[:, 4:6] *= weights[1]
+        call.launch(output=qkv.ctypes.data, weight=weights[0].ctypes.data, key_weight=weights[1].ctypes.data)
+        numpy.testing.assert_allclose(qkv, expected, rtol=1e-5, atol=1e-6)
+        self.refused("WN_STATUS_INVALID_VALUE", "eps", warpnorm.layer, "qk_rms_norm", q_heads=1, k_heads=1, head_dim=16)
+        self.refused("WN_STATUS_TOO_LARGE", "head_dim", warpnorm.layer, "qk_layer_norm", q_heads=1, k_heads=1, head_dim=2048)
+
     def test_empty(self):
         self.assertEqual(warpnorm.layer_norm(numpy.zeros((0, 4), numpy.float32), 4).shape, (0, 4))
 

@@ -23,13 +23,14 @@ _NONE, _F32, _F16, _BF16, _F64, _I8, _F8 = range(7)
 _DTYPES = {"float32": _F32, "float16": _F16, "bfloat16": _BF16, "float64": _F64, "int8": _I8, "float8_e4m3fn": _F8}
 _SIZES = {_F32: 4, _F16: 2, _BF16: 2, _F64: 8, _I8: 1, _F8: 1}
 _SCALINGS = {None: 0, "static": 1, "rows": 2, "groups": 3, "groups_by_column": 4}
-_ROUNDINGS = {None: 0, "steps": 64, "normalized": 128}
+_ROUNDINGS = {None: 0, "steps": 128, "normalized": 256}
 _LAYOUTS = {"NCHW": 0, "NHWC": 1}
 _ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3, "gelu_tanh": 4}
 _LAYER_NORM, _RMS_NORM, _GROUP_NORM, _INSTANCE_NORM, _BATCH_NORM = range(1, 6)
 _WEIGHT_PLUS_ONE, _SCALE_PLUS_ONE, _TRACK_RUNNING_STATS, _BATCH_STATISTICS, _CUMULATIVE = 1, 2, 4, 8, 16
-_POST_NORM = 32
+_POST_NORM = 64
 _RESIDUAL, _SUM, _SUM_IN_RESIDUAL, _IN_PLACE, _CHANNEL_TABLE, _UPDATE, _COUNT, _SECOND_RESIDUAL = 1, 2, 4, 8, 16, 32, 64, 128
+_KEY_OUTPUT, _KEY_IN_PLACE = 256, 512
 
 
 class Error(Exception):
@@ -48,7 +49,7 @@ class _Layer(ctypes.Structure):
     _fields_ = [
         ("kind", c_int32), ("layout", c_int32), ("activation", c_int32), ("flags", c_uint32),
         ("normalized_rank", c_int64), ("normalized_shape", c_int64 * 8), ("num_channels", c_int64),
-        ("num_groups", c_int64), ("eps", c_double), ("momentum", c_double), ("reserved", c_int64 * 4),
+        ("num_groups", c_int64), ("q_heads", c_int64), ("k_heads", c_int64), ("head_dim", c_int64), ("eps", c_double), ("momentum", c_double), ("reserved", c_int64 * 4),
     ]
 
 
@@ -59,6 +60,8 @@ class _Signature(ctypes.Structure):
         ("input_bias", c_int32), ("output", c_int32), ("post_norm_weight", c_int32), ("post_norm_bias", c_int32),
         ("scaling", c_int32), ("reserved", c_int32), ("input_row_stride", c_int64), ("residual_row_stride", c_int64),
         ("second_residual_row_stride", c_int64), ("sum_row_stride", c_int64), ("output_row_stride", c_int64),
+        ("key_weight", c_int32), ("key_bias", c_int32), ("key_input_row_stride", c_int64),
+        ("key_output_row_stride", c_int64),
     ]
 
 
@@ -66,7 +69,8 @@ class _Tensors(ctypes.Structure):
     _fields_ = [
         (name, c_void_p)
         for name in "input output residual second_residual sum weight bias scale shift channel_bias gate input_bias "
-        "post_norm_weight post_norm_bias scales running_mean running_var num_batches_tracked channel_table workspace".split()
+        "post_norm_weight post_norm_bias scales running_mean running_var num_batches_tracked channel_table key_input "
+        "key_output key_weight key_bias workspace".split()
     ] + [("workspace_bytes", c_uint64), ("reserved", c_void_p * 4)]
 
 
@@ -94,6 +98,8 @@ _FUNCTIONS = {
     "wn_group_norm": [POINTER(_Layer), c_int64, c_int64],
     "wn_instance_norm": [POINTER(_Layer), c_int64],
     "wn_batch_norm": [POINTER(_Layer), c_int64],
+    "wn_qk_rms_norm": [POINTER(_Layer), c_int64, c_int64, c_int64, c_double],
+    "wn_qk_layer_norm": [POINTER(_Layer), c_int64, c_int64, c_int64],
     "wn_signature_init": [POINTER(_Signature), c_int64, POINTER(c_int64), c_int32],
     "wn_device_cpu": [POINTER(c_void_p)],
     "wn_device_cuda": [c_int32, POINTER(c_void_p)],
@@ -209,18 +215,18 @@ class Layer:
         self._raw = raw
 
 
-def layer(kind, *, normalized_shape=None, num_channels=None, num_groups=None, eps=None, layout="NCHW", activation=None,
-          weight_plus_one=False, scale_plus_one=False, post_norm=False, rounding=None, track_running_stats=False,
-          batch_statistics=False, momentum=0.1):
-    """A layer of kind "layer_norm", "rms_norm", "group_norm", "instance_norm" or "batch_norm". ``rounding`` is None for once,
-    "steps" or "normalized"; ``momentum=None`` is the average of all batches."""
+def layer(kind, *, normalized_shape=None, num_channels=None, num_groups=None, q_heads=None, k_heads=None, head_dim=None,
+          eps=None, layout="NCHW", activation=None, weight_plus_one=False, scale_plus_one=False, post_norm=False,
+          rounding=None, track_running_stats=False, batch_statistics=False, momentum=0.1):
+    """A layer of kind "layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm", or, for the query and key heads
+    of attention, "qk_rms_norm" or "qk_layer_norm". ``rounding`` is None for once, "steps" or "normalized"; ``momentum=None``
+    is the average of all batches."""
     raw = _Layer()
     library = load()
     if kind == "layer_norm":
         _check(library.wn_layer_norm(byref(raw), *_extents(normalized_shape)))
     elif kind == "rms_norm":
-        if eps is None:
-            raise _invalid("rms_norm has no default eps: models differ")
+        _check_eps(kind, eps)
         _check(library.wn_rms_norm(byref(raw), *_extents(normalized_shape), eps))
     elif kind == "group_norm":
         _check(library.wn_group_norm(byref(raw), num_groups, num_channels))
@@ -228,6 +234,11 @@ def layer(kind, *, normalized_shape=None, num_channels=None, num_groups=None, ep
         _check(library.wn_instance_norm(byref(raw), num_channels))
     elif kind == "batch_norm":
         _check(library.wn_batch_norm(byref(raw), num_channels))
+    elif kind == "qk_rms_norm":
+        _check_eps(kind, eps)
+        _check(library.wn_qk_rms_norm(byref(raw), q_heads, k_heads, head_dim, eps))
+    elif kind == "qk_layer_norm":
+        _check(library.wn_qk_layer_norm(byref(raw), q_heads, k_heads, head_dim))
     else:
         raise _invalid(f"no layer is called {kind!r}")
     raw.layout = _code(_LAYOUTS, layout, "layout")
@@ -239,9 +250,14 @@ def layer(kind, *, normalized_shape=None, num_channels=None, num_groups=None, ep
         (track_running_stats, _TRACK_RUNNING_STATS), (batch_statistics, _BATCH_STATISTICS),
         (momentum is None, _CUMULATIVE), (post_norm, _POST_NORM),
     ]
-    raw.flags = sum(flag for is_set, flag in options if is_set) | _code(_ROUNDINGS, rounding, "rounding")
+    raw.flags |= sum(flag for is_set, flag in options if is_set) | _code(_ROUNDINGS, rounding, "rounding")
     raw.momentum = 0.0 if momentum is None else momentum
     return Layer(raw)
+
+
+def _check_eps(kind, eps):
+    if eps is None:
+        raise _invalid(f"{kind} has no default eps: models differ")
 
 
 def _code(codes, value, argument):
@@ -260,27 +276,31 @@ class Signature:
 def signature(shape, dtype, *, weight=None, bias=None, scale=None, shift=None, channel_bias=None, gate=None,
               input_bias=None, post_norm_weight=None, post_norm_bias=None, output=None, scaling=None, residual=False,
               second_residual=False, sum=False, sum_in_residual=False, in_place=False, channel_table=False,
-              update_running_statistics=False, num_batches_tracked=False, input_row_stride=0, residual_row_stride=0, second_residual_row_stride=0,
-              sum_row_stride=0, output_row_stride=0):
+              update_running_statistics=False, num_batches_tracked=False, input_row_stride=0, residual_row_stride=0,
+              second_residual_row_stride=0, sum_row_stride=0, output_row_stride=0, key_weight=None, key_bias=None,
+              key_output=False, key_in_place=False, key_input_row_stride=0, key_output_row_stride=0):
     """Types are "float32", "float16", "bfloat16", or None for what there is not; strides in elements, 0 for none. An output of
     "int8" or "float8_e4m3fn" has a scaling: "static", "rows", "groups" or "groups_by_column"."""
     raw = _Signature()
     _check(load().wn_signature_init(byref(raw), *_extents(shape), _code(_DTYPES, dtype, "dtype")))
     coefficients = dict(weight=weight, bias=bias, scale=scale, shift=shift, channel_bias=channel_bias, gate=gate,
                         input_bias=input_bias, post_norm_weight=post_norm_weight, post_norm_bias=post_norm_bias,
-                        output=output)
+                        output=output, key_weight=key_weight, key_bias=key_bias)
     for name, found in coefficients.items():
         setattr(raw, name, _NONE if found is None else _code(_DTYPES, found, name))
     options = [
         (residual or sum or sum_in_residual, _RESIDUAL), (sum, _SUM), (sum_in_residual, _SUM_IN_RESIDUAL),
         (in_place, _IN_PLACE), (channel_table, _CHANNEL_TABLE), (update_running_statistics, _UPDATE),
-        (num_batches_tracked, _COUNT), (second_residual, _SECOND_RESIDUAL),
+        (num_batches_tracked, _COUNT), (second_residual, _SECOND_RESIDUAL), (key_output, _KEY_OUTPUT),
+        (key_in_place, _KEY_IN_PLACE),
     ]
     for is_set, flag in options:
         raw.flags |= flag if is_set else 0
     raw.scaling = _code(_SCALINGS, scaling, "scaling")
     strides = dict(input_row_stride=input_row_stride, residual_row_stride=residual_row_stride,
-                   sum_row_stride=sum_row_stride, output_row_stride=output_row_stride)
+                   second_residual_row_stride=second_residual_row_stride, sum_row_stride=sum_row_stride,
+                   output_row_stride=output_row_stride, key_input_row_stride=key_input_row_stride,
+                   key_output_row_stride=key_output_row_stride)
     for name, stride in strides.items():
         setattr(raw, name, stride)
     return Signature(raw)
@@ -300,7 +320,8 @@ class Call:
     def launch(self, stream=0, *, workspace=0, workspace_bytes=0, **addresses):
         """Launches on a stream (an integer, as torch's ``stream.cuda_stream``), by addresses (integers, as ``data_ptr()``):
         input, output, residual, second_residual, sum, weight, bias, scale, shift, channel_bias, gate, input_bias,
-        post_norm_weight, post_norm_bias, scales, running_mean, running_var, num_batches_tracked, channel_table."""
+        post_norm_weight, post_norm_bias, scales, running_mean, running_var, num_batches_tracked, channel_table, key_input,
+        key_output, key_weight, key_bias."""
         self.launch_tensors(_Tensors(workspace=workspace, workspace_bytes=workspace_bytes, **addresses), stream)
 
     def launch_tensors(self, tensors, stream=0):

@@ -66,6 +66,7 @@ fn its_check_sees_a_wrong_element() {
     let cases = [
         Case { residual: true, ..Case::new(Op::LayerNorm, &[5, 700], DType::Bf16) },
         Case::new(Op::RmsNorm, &[5, 700], DType::Bf16),
+        Case::new(Op::QkRmsNorm { heads: [3, 2] }, &[10, 80], DType::Bf16),
         Case::new(Op::GroupNorm { groups: 2 }, &[2, 6, 5, 5], DType::Bf16),
         Case::new(Op::InstanceNorm, &[2, 3, 9, 9], DType::Bf16),
         Case { layout: Layout::Nhwc, ..Case::new(Op::BatchNormInference, &[2, 24, 15, 14], DType::Bf16) },

@@ -1,6 +1,6 @@
 //! QkNorm: every type, weight, layout and head on both backends, against f64 and against the bits of LayerNorm and RMSNorm.
 
-mod call;
+pub mod call;
 mod refusals;
 
 use emulator::{Emulator, Variant};

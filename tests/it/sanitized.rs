@@ -10,6 +10,7 @@ use crate::call::{Call, Coefficient, Inputs, Layer, PerTensor, Residual, expecte
 use crate::data::{bits, normal, stored};
 use crate::device::{self, Device};
 use crate::place::{Place as _, Real};
+use crate::qk_norm;
 
 /// Nothing that a sanitizer looks at: if this fails under one, it cannot work on this machine.
 #[test]
@@ -52,6 +53,20 @@ fn run<T: Real>(cuda: &Cuda) {
     for call in calls() {
         let inputs = Inputs::<T>::normal(&call, 3);
         verify(cuda, &call, &inputs, &expected(&call, &inputs));
+    }
+}
+
+/// Queries and keys, plain, and off alignment with all that they may have.
+fn run_heads<T: Real>(cuda: &Cuda) {
+    use qk_norm::call::{Call, Inputs, Layout, Norm, verify};
+    for head_dim in [80, 300, 700] {
+        let plain = Call::new(Norm::Rms { weight_plus_one: true }, [3, 2, 1], head_dim, 2);
+        let (weights, biases) = ([Coefficient::F32; 2], [Coefficient::Own; 2]);
+        let surrounded =
+            Call { norm: Norm::Layer, layout: Layout::FromPacked, weights, biases, offset: 1, gap: 3, ..plain };
+        for call in [plain, surrounded] {
+            verify(cuda, &call, &Inputs::<T>::normal(&call, 3));
+        }
     }
 }
 
@@ -125,6 +140,9 @@ fn every_kernel_once_on_cuda() {
     run::<f32>(&device.cuda);
     run::<f16>(&device.cuda);
     run::<bf16>(&device.cuda);
+    run_heads::<f32>(&device.cuda);
+    run_heads::<f16>(&device.cuda);
+    run_heads::<bf16>(&device.cuda);
     run_unheld::<f32>(&device);
     run_unheld::<f16>(&device);
     run_unheld::<bf16>(&device);

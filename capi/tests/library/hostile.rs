@@ -140,7 +140,7 @@ fn absurd_numbers_of_layers() {
         unfit(&place, &layer, &signed, status, words);
     };
     let invalid = || wn_status::InvalidValue;
-    for code in [0, 6, -1, i32::MIN, i32::MAX] {
+    for code in [0, 7, -1, i32::MIN, i32::MAX] {
         spoiled(&|layer| layer.kind = code, invalid(), "kind");
     }
     for code in [5, -1, i32::MIN, i32::MAX] {
@@ -199,9 +199,11 @@ fn absurd_numbers_of_signatures() {
         spoiled(&|signed| signed.gate = code, invalid(), "gate");
         spoiled(&|signed| signed.input_bias = code, invalid(), "input_bias");
         spoiled(&|signed| signed.output = code, invalid(), "output");
+        spoiled(&|signed| signed.key_weight = code, invalid(), "key_weight");
+        spoiled(&|signed| signed.key_bias = code, invalid(), "key_bias");
     }
     spoiled(&|signed| signed.weight = wn_dtype::F16 as i32, wn_status::ElementType, "weight");
-    for flags in [256, 1 << 31, u32::MAX] {
+    for flags in [1024, 1 << 31, u32::MAX] {
         spoiled(&|signed| signed.flags = flags, invalid(), "flags");
     }
     let (sum, in_residual) = (wn_signature_flag::Sum as u32, wn_signature_flag::SumInResidual as u32);
@@ -219,6 +221,8 @@ fn absurd_numbers_of_signatures() {
     spoiled(&|signed| signed.second_residual_row_stride = -1, invalid(), "second_residual_row_stride");
     spoiled(&|signed| signed.sum_row_stride = i64::MIN, invalid(), "sum_row_stride");
     spoiled(&|signed| signed.output_row_stride = -1, invalid(), "output_row_stride");
+    spoiled(&|signed| signed.key_input_row_stride = -1, invalid(), "key_input_row_stride");
+    spoiled(&|signed| signed.key_output_row_stride = -1, invalid(), "key_output_row_stride");
 }
 
 #[test]
@@ -260,6 +264,10 @@ fn buffers() {
         spoiled(&|tensors| tensors.running_var = spare.cast(), unexpected(), "running_var");
         spoiled(&|tensors| tensors.num_batches_tracked = spare.cast(), unexpected(), "num_batches_tracked");
         spoiled(&|tensors| tensors.channel_table = spare.cast(), unexpected(), "channel_table");
+        spoiled(&|tensors| tensors.key_input = spare, unexpected(), "key_input");
+        spoiled(&|tensors| tensors.key_output = spare, unexpected(), "key_output");
+        spoiled(&|tensors| tensors.key_weight = spare, unexpected(), "key_weight");
+        spoiled(&|tensors| tensors.key_bias = spare, unexpected(), "key_bias");
         spoiled(&|tensors| tensors.reserved[0] = spare, wn_status::InvalidValue, "reserved");
         spoiled(&|tensors| tensors.input = tensors.input.wrapping_byte_add(1), wn_status::Misaligned, "input");
         spoiled(&|tensors| tensors.output = tensors.output.wrapping_byte_sub(4), wn_status::Overlap, "input");

@@ -49,6 +49,8 @@ library! {
     wn_group_norm(*mut wn_layer, i64, i64) -> i32;
     wn_instance_norm(*mut wn_layer, i64) -> i32;
     wn_batch_norm(*mut wn_layer, i64) -> i32;
+    wn_qk_rms_norm(*mut wn_layer, i64, i64, i64, f64) -> i32;
+    wn_qk_layer_norm(*mut wn_layer, i64, i64, i64) -> i32;
     wn_signature_init(*mut wn_signature, i64, *const i64, i32) -> i32;
     wn_prepare(*const Device, *const wn_layer, *const wn_signature, *mut *mut Call) -> i32;
     wn_prepare_channel_table(*const Device, *const wn_layer, i32, i32, *mut *mut Call) -> i32;

@@ -3,6 +3,7 @@
 
 mod c;
 mod folding;
+mod heads;
 mod hostile;
 mod layers;
 mod load;
