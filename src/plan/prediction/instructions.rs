@@ -1,9 +1,9 @@
 //! How many instructions a warp runs, by kernel.
 //!
-//! Counted in the machine code of sm_90 (nvcc 13.0.88, 2026-11-25), along the shortest way through each kernel, and through
-//! each of its loops, that makes so many 128-bit loads, stores, shuffles and divisions as it takes. What is called out of
-//! line, and what f32 takes where only 16 bits were counted, is estimated. The record of machine code does not have these
-//! numbers: where kernels change, they have to be counted anew.
+//! Counted by hand from what `scripts/shortest-ways` finds in the machine code of sm_90 (nvcc 13.0.88, 2026-11-25): the
+//! shortest way through each kernel, and through each of its loops, that makes the 128-bit loads and stores, the shuffles
+//! and the divisions that must be made. What is called out of line, and what f32 takes where only 16 bits were counted, is
+//! estimated. The record of machine code does not have these numbers: where kernels change, they have to be counted anew.
 
 use crate::element::DType;
 use crate::norm::Activation;
