@@ -59,6 +59,11 @@ fn host_cost(criterion: &mut Criterion) {
         // SAFETY: buffers of this device, as long as the signature says.
         bencher.iter(|| unsafe { call.launch(black_box(&addresses), handle).expect("a launch") });
     });
+    let call = layer.prepare_raw(&device.clone().programmatic_launch(true), &signature).expect("a call");
+    group.bench_function("raw, layer norm, by programmatic launch", |bencher| {
+        // SAFETY: buffers of this device, as long as the signature says.
+        bencher.iter(|| unsafe { call.launch(black_box(&addresses), handle).expect("a launch") });
+    });
     let call = fused.prepare_raw(&device, &fused_signature).expect("a call");
     group.bench_function("raw, rms norm with residual and sum", |bencher| {
         // SAFETY: buffers of this device, as long as the signature says.

@@ -97,15 +97,15 @@ __device__ __forceinline__ void store(float* shared, unsigned rank, float value)
 
 }  // namespace cluster
 
-// Programmatic dependent launch: waits until the kernels before this one in the stream have finished and their writes
-// are visible. Immediate where the launch did not ask for overlap.
+// Programmatic dependent launch, for WN_DEFINE alone: no kernel calls these itself. Waits until the kernel before this one
+// in the stream has finished and its writes are visible. Immediate where the launch did not ask for overlap.
 __device__ __forceinline__ void pdl_wait() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-// Lets the next kernel of the stream begin, up to its own pdl_wait.
+// Lets the next kernel of the stream begin, up to its own pdl_wait, as soon as every block of this one has come here.
 __device__ __forceinline__ void pdl_trigger() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -135,6 +135,40 @@ __device__ __forceinline__ f16 from_float<f16>(float value) {
 template <>
 __device__ __forceinline__ bf16 from_float<bf16>(float value) {
     return to_bf16(value);
+}
+
+// To eight bits: to nearest even, held to the type's range. NaN becomes 0.
+__device__ __forceinline__ uint8_t to_i8(float value) {
+#if defined(__CUDACC__)
+    int32_t result;
+    asm("cvt.rni.sat.s8.f32 %0, %1;" : "=r"(result) : "f"(value));
+    return static_cast<uint8_t>(result);
+#else
+    if (!(value == value)) return 0;
+    return static_cast<uint8_t>(static_cast<int32_t>(rintf(value < -128.0f ? -128.0f : value > 127.0f ? 127.0f : value)));
+#endif
+}
+
+// The same, to four bits of exponent and three of fraction, without infinities. NaN stays.
+__device__ __forceinline__ uint8_t to_f8_e4m3(float value) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 890
+    uint16_t pair;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0f), "f"(value));
+    return static_cast<uint8_t>(pair);
+#else
+    const uint32_t bits = __float_as_uint(value);
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    const uint32_t sign = bits >> 24 & 0x80u;
+    if (magnitude > 0x7f800000u) return 0x7f;
+    if (magnitude > 0x43e00000u) return static_cast<uint8_t>(sign | 0x7eu);  // beyond 448
+    if (magnitude < 0x3c800000u) {
+        // Below 2^-6 neighbours are 2^-9 apart, as they are from 2^14 on in f32: the adder rounds.
+        const float shifted = __uint_as_float(magnitude) + 16384.0f;
+        return static_cast<uint8_t>(sign | (__float_as_uint(shifted) - 0x46800000u));
+    }
+    const uint32_t rounded = magnitude + 0x7ffffu + (magnitude >> 20 & 1u);
+    return static_cast<uint8_t>(sign | ((rounded >> 20) - (120u << 3)));  // exponents count from 7 in place of 127
+#endif
 }
 
 // Tells the compiler that a pointer is to global memory: LDG and STG instead of generic accesses. (An assumption, not a
@@ -193,7 +227,8 @@ __device__ __forceinline__ float from_lane(float value, uint32_t lane) {
 }
 
 // The value of the lane whose number differs by the bits of `mask`. Every lane of the warp must call.
-__device__ __forceinline__ float from_lane_xor(float value, uint32_t mask) {
+template <class Word>
+__device__ __forceinline__ Word from_lane_xor(Word value, uint32_t mask) {
     return __shfl_xor_sync(0xffffffffu, value, static_cast<int>(mask));
 }
 
@@ -214,6 +249,13 @@ __device__ __forceinline__ uint64_t divide(uint64_t number, const WnDivisor& by)
 }  // namespace wn
 
 // Defines one kernel of the lists in params.h; the body's name comes in parentheses, since it may hold commas.
-#define WN_DEFINE(NAME, PARAMS, BODY, MAX_THREADS) \
-    WN_KERNEL(NAME, MAX_THREADS, const __grid_constant__ PARAMS p) { WN_UNWRAP BODY(p); }
+//
+// Every kernel waits before its body, whatever it touches, and lets the next one begin only then: what begins early begins
+// after all that came before this kernel, and has this one alone to wait for (docs/design.md, "Kernels that overlap").
+#define WN_DEFINE(NAME, PARAMS, BODY, MAX_THREADS)                   \
+    WN_KERNEL(NAME, MAX_THREADS, const __grid_constant__ PARAMS p) { \
+        pdl_wait();                                                  \
+        pdl_trigger();                                               \
+        WN_UNWRAP BODY(p);                                           \
+    }
 #define WN_UNWRAP(...) __VA_ARGS__

@@ -105,6 +105,11 @@ struct LaneTeam {
         }
     }
 
+    __device__ __forceinline__ uint32_t largest(uint32_t value) const {
+        for (uint32_t mask = lanes / 2; mask > 0; mask /= 2) value = max(value, from_lane_xor(value, mask));
+        return value;
+    }
+
     // Neighbours first: the aligned binary tree over the lanes.
     __device__ __forceinline__ Moments merge_all(Moments mine) const {
         for (uint32_t mask = 1; mask < lanes; mask *= 2) {

@@ -22,7 +22,22 @@ enum WnElement {
     WN_ELEMENT_F32 = 1,
     WN_ELEMENT_F16 = 2,
     WN_ELEMENT_BF16 = 3,
+    WN_ELEMENT_I8 = 4,
+    WN_ELEMENT_F8_E4M3 = 5,
 };
+
+// Whose the scale of a quantized output is.
+enum WnScaling {
+    WN_SCALING_NONE = 0,
+    WN_SCALING_STATIC = 1,  // the caller's, one for the tensor
+    WN_SCALING_ROWS = 2,    // made of the row
+    WN_SCALING_GROUPS = 3,  // made of WN_SCALE_GROUP consecutive elements of it; only of rows that are longer than that
+};
+
+#define WN_I8_MAX 127.0f
+#define WN_F8_E4M3_MAX 448.0f
+// Scales are made as if the largest magnitude were at least this, so that none is zero.
+#define WN_LEAST_AMPLITUDE 1e-10f
 
 // How weight and bias are indexed.
 enum WnAffine {
@@ -42,18 +57,25 @@ enum WnFlags {
     WN_FLAG_SCALE_PLUS_ONE = 256,  // the stored scale is an offset from 1
     WN_FLAG_GATE_F32 = 512,
     WN_FLAG_INPUT_BIAS_F32 = 1024,
-    WN_FLAG_HELD_AS_STORED = 2048,  // rows in shared memory: nothing is added to x, and it is held in its own type
+    WN_FLAG_HELD_AS_STORED = 2048,  // rows in shared memory: x is held in its own type, for nothing takes its place
+    WN_FLAG_POST_NORM = 4096,       // rows: the input has a norm of its own
+    WN_FLAG_POST_WEIGHT_F32 = 8192,
+    WN_FLAG_POST_BIAS_F32 = 16384,
+    WN_FLAG_ROUND_STEPS = 32768,       // rows: each step before the norm is rounded to the input's type
+    WN_FLAG_ROUND_NORMALIZED = 65536,  // rows: so is what a norm multiplies by its weight
 };
 
 enum WnRegimes {
     WN_WARP = 32,
     WN_ROWS_GROUP_THREADS = 256,   // a block of the regimes that give a row to 1..32 lanes of a warp; two fit by registers
+    WN_SCALE_GROUP = 128,          // elements of a row that have a scale of their own
     WN_CHUNK = 1024,               // elements of a row that a warp takes at a time
     WN_ROWS_BLOCK_WARPS = 16,
     WN_ROWS_BLOCK_THREADS = 640,   // no block is as large: it leaves a thread 96 registers
     WN_ROWS_SHARED_THREADS = 768,  // nor here: 80 registers, and so three blocks of 256 threads on a multiprocessor
-    WN_ROWS_STREAM_THREADS = 512,  // also where rows are split
+    WN_ROWS_STREAM_THREADS = 256,  // also where rows are split; a chunk for each warp is 32 KiB
     WN_ROWS_LEAVES = 256,          // that a warp merges: a row's where it is held, 16 warps' in each of 16 blocks
+    WN_ROWS_SUBTREES = 16,         // of so many leaves, that the warps of a block merge where rows are split
     WN_POINTWISE_THREADS = 256,
     WN_POINTWISE_VECTORS = 4,      // vectors in flight per thread
     WN_SLAB_THREADS = 256,
@@ -78,7 +100,7 @@ typedef struct WnModulation {
     uint64_t channel_bias;  // per channel alone: is added to the input, before the moments
 } WnModulation;
 
-// kernels/rows.cuh: moments over one contiguous stretch, a row.
+// kernels/rows.cu and fused_rows.cu: moments over one contiguous stretch, a row.
 typedef struct WnRowsParams {
     uint64_t x;
     uint64_t residual;  // added to x before the moments
@@ -101,6 +123,11 @@ typedef struct WnRowsParams {
     uint64_t gate;             // [samples, length]: multiplies that
     uint64_t second_residual;  // is added behind the residual
     uint64_t second_residual_stride;
+    uint64_t post_weight;  // [length]: of the input's own norm
+    uint64_t post_bias;
+    uint64_t scales;  // f32: read, or written
+    uint64_t scales_row_stride;
+    uint64_t scales_group_stride;
     uint32_t lanes;  // threads that share a row in the group regimes: a power of two up to 32
     uint32_t affine;
     uint32_t activation;
@@ -110,9 +137,34 @@ typedef struct WnRowsParams {
     uint32_t leaf_shift;   // a warp's leaf of a row is 2^leaf_shift chunks
     uint32_t parts_words;  // of 16 bytes: the part of shared memory that is before the chunks
     uint32_t splits;       // blocks that share a row in the split regime
-    uint32_t reserved;
-    uint64_t parts;        // there: of the workspace
+    uint32_t scaling;      // one of WnScaling
+    uint64_t parts;        // of the workspace, where rows are split
 } WnRowsParams;
+
+// The heads of one kind, queries or keys: `count` rows of every token, one behind the other.
+typedef struct WnHeads {
+    uint64_t x;
+    uint64_t y;
+    uint64_t weight;
+    uint64_t bias;
+    uint64_t x_stride;  // between tokens
+    uint64_t y_stride;
+    uint64_t count;
+    uint32_t flags;  // whether weight and bias are f32
+    uint32_t reserved;
+} WnHeads;
+
+// kernels/head_rows.cu: both kinds of heads as rows of one launch.
+typedef struct WnHeadRowsParams {
+    WnHeads query;
+    WnHeads key;
+    uint64_t rows;    // heads of all tokens
+    WnDivisor heads;  // of a token: its queries, then its keys
+    uint32_t length;  // of a head
+    uint32_t lanes;   // as in WnRowsParams
+    uint32_t flags;
+    float eps;
+} WnHeadRowsParams;
 
 // How slabs of [pixels, channels] are shared by blocks: see kernels/channel_moments.cuh. For planes, whose channels lie one
 // behind another, `length` is that of a plane, and a round is a vector of a channel.
@@ -228,21 +280,25 @@ typedef struct WnConvolutionParams {
 
 // Every kernel, once, its name beginning with its file's. A column is ENTRY(name, parameter struct, body, largest block): the .cu files expand it to define
 // and register the kernels, the enumeration below numbers them for the host, where bindgen also takes their names.
-#define WN_HELD_ROWS_KERNELS_OF(ENTRY, PREFIX, FUSED, SUFFIX, T)                                                       \
-    ENTRY(PREFIX##_group_8_##SUFFIX, WnRowsParams, (rows_group<T, FUSED, 8>), 2 * WN_ROWS_GROUP_THREADS)               \
-    ENTRY(PREFIX##_group_16_##SUFFIX, WnRowsParams, (rows_group<T, FUSED, 16>), 2 * WN_ROWS_GROUP_THREADS)             \
-    ENTRY(PREFIX##_group_32_##SUFFIX, WnRowsParams, (rows_group<T, FUSED, 32>), 2 * WN_ROWS_GROUP_THREADS)             \
-    ENTRY(PREFIX##_shared_##SUFFIX, WnRowsParams, (rows_shared<T, FUSED>), WN_ROWS_SHARED_THREADS)
-
 #define WN_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                           \
-    WN_HELD_ROWS_KERNELS_OF(ENTRY, rows, false, SUFFIX, T)                                                             \
-    ENTRY(rows_block_##SUFFIX, WnRowsParams, (rows_block<T>), WN_ROWS_BLOCK_THREADS)
+    ENTRY(rows_group_8_##SUFFIX, WnRowsParams, (rows_group<T, 8>), 2 * WN_ROWS_GROUP_THREADS)                          \
+    ENTRY(rows_group_16_##SUFFIX, WnRowsParams, (rows_group<T, 16>), 2 * WN_ROWS_GROUP_THREADS)                        \
+    ENTRY(rows_group_32_##SUFFIX, WnRowsParams, (rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)                        \
+    ENTRY(rows_block_##SUFFIX, WnRowsParams, (rows_block<T>), WN_ROWS_BLOCK_THREADS)                                   \
+    ENTRY(rows_shared_##SUFFIX, WnRowsParams, (rows_shared<T>), WN_ROWS_SHARED_THREADS)
 
 #define WN_FUSED_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                     \
-    WN_HELD_ROWS_KERNELS_OF(ENTRY, fused_rows, true, SUFFIX, T)                                                        \
-    ENTRY(fused_rows_stream_##SUFFIX, WnRowsParams, (rows_stream<T>), WN_ROWS_STREAM_THREADS)                          \
-    ENTRY(fused_rows_split_moments_##SUFFIX, WnRowsParams, (rows_split_moments<T>), WN_ROWS_STREAM_THREADS)            \
-    ENTRY(fused_rows_split_apply_##SUFFIX, WnRowsParams, (rows_split_apply<T>), WN_ROWS_STREAM_THREADS)
+    ENTRY(fused_rows_group_8_##SUFFIX, WnRowsParams, (fused_rows_group_8<T>), 2 * WN_ROWS_GROUP_THREADS)               \
+    ENTRY(fused_rows_warp_##SUFFIX, WnRowsParams, (fused_rows_warp<T>), WN_ROWS_SHARED_THREADS)                        \
+    ENTRY(fused_rows_shared_##SUFFIX, WnRowsParams, (fused_rows_shared<T>), WN_ROWS_SHARED_THREADS)                    \
+    ENTRY(fused_rows_stream_##SUFFIX, WnRowsParams, (fused_rows_stream<T>), WN_ROWS_STREAM_THREADS)                    \
+    ENTRY(fused_rows_split_moments_##SUFFIX, WnRowsParams, (fused_rows_split_moments<T>), WN_ROWS_STREAM_THREADS)      \
+    ENTRY(fused_rows_split_apply_##SUFFIX, WnRowsParams, (fused_rows_split_apply<T>), WN_ROWS_STREAM_THREADS)
+
+#define WN_HEAD_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
+    ENTRY(head_rows_group_8_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 8>), 2 * WN_ROWS_GROUP_THREADS)            \
+    ENTRY(head_rows_group_16_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 16>), 2 * WN_ROWS_GROUP_THREADS)          \
+    ENTRY(head_rows_group_32_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)
 
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
     ENTRY(pointwise_planes_##SUFFIX, WnPointwiseParams, (pointwise_planes<T>), WN_POINTWISE_THREADS)                   \
@@ -258,6 +314,11 @@ typedef struct WnConvolutionParams {
     WN_FUSED_ROWS_KERNELS_OF(ENTRY, f32, float)                                                                        \
     WN_FUSED_ROWS_KERNELS_OF(ENTRY, f16, f16)                                                                          \
     WN_FUSED_ROWS_KERNELS_OF(ENTRY, bf16, bf16)
+
+#define WN_HEAD_ROWS_KERNELS(ENTRY)                                                                                    \
+    WN_HEAD_ROWS_KERNELS_OF(ENTRY, f32, float)                                                                         \
+    WN_HEAD_ROWS_KERNELS_OF(ENTRY, f16, f16)                                                                           \
+    WN_HEAD_ROWS_KERNELS_OF(ENTRY, bf16, bf16)
 
 #define WN_POINTWISE_KERNELS(ENTRY)                                                                                    \
     WN_POINTWISE_KERNELS_OF(ENTRY, f32, float)                                                                         \
@@ -288,7 +349,7 @@ typedef struct WnConvolutionParams {
 
 #define WN_NUMBER_KERNEL(NAME, PARAMS, BODY, MAX_THREADS) WN_KERNEL_##NAME,
 enum WnKernel {
-    WN_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_FUSED_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_POINTWISE_KERNELS(WN_NUMBER_KERNEL) WN_CHANNELS_LAST_KERNELS(WN_NUMBER_KERNEL)
+    WN_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_FUSED_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_HEAD_ROWS_KERNELS(WN_NUMBER_KERNEL) WN_POINTWISE_KERNELS(WN_NUMBER_KERNEL) WN_CHANNELS_LAST_KERNELS(WN_NUMBER_KERNEL)
         WN_BATCH_STATISTICS_KERNELS(WN_NUMBER_KERNEL) WN_CONVOLUTION_KERNELS(WN_NUMBER_KERNEL)
 };
 #undef WN_NUMBER_KERNEL

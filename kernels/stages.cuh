@@ -34,6 +34,8 @@ struct Input {
     Stretch<const T> residual;
     Stretch<T> sum;
 
+    __device__ __forceinline__ const Stretch<const T>& stored() const { return x; }
+
     // x + residual in f32, unrounded, for the vector at `first`.
     __device__ __forceinline__ void load(uint64_t first, float (&out)[kVector<T>]) const {
         wn::load(x.start, x.length, first, out);

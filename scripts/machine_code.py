@@ -53,6 +53,13 @@ ACCESSES = {
     "ATOM": ("store", True),
 }
 
+# Programmatic dependent launch is there from this capability on, and its wait is this instruction.
+PROGRAMMATIC = 90
+WAIT = "ACQBULK"
+# What may not come before the wait, beside accesses: a function might make some; a kernel that returns without waiting, or
+# lets the next one begin, leaves that one with nothing to wait for.
+NOT_BEFORE_WAIT = {*ACCESSES, "CALL", "EXIT", "PREEXIT"}
+
 # What is resident on a multiprocessor at most: warps, blocks, bytes of shared memory. (CUDA C++ Programming Guide,
 # "Technical Specifications per Compute Capability".)
 Limits = collections.namedtuple("Limits", "warps blocks shared")
@@ -220,6 +227,20 @@ def main_loop(kernel):
             loop.update(flow)
             pending += calls.values()
     return loop
+
+
+def before_wait(kernel):
+    """The instructions that a kernel comes to without having waited for the kernel before it, and must not."""
+    found, entered, pending = [], set(), [0]
+    while pending and capability(kernel.architecture) >= PROGRAMMATIC:
+        address = pending.pop()
+        name = kernel.code[address].opcode.split(".")[0]
+        if address in entered or name == WAIT:
+            continue
+        entered.add(address)
+        found += [f"{name} at {address:#x}"] if name in NOT_BEFORE_WAIT else []
+        pending += successors(kernel, address)
+    return found
 
 
 def slow_path(function):

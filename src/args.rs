@@ -3,6 +3,7 @@
 use crate::backend::sealed::Token;
 use crate::backend::{Backend, Sink, Source};
 use crate::element::Element;
+use crate::quantization::{Quantized, Scaling};
 use crate::shape::Shape;
 use crate::tensors::{Tensor, Tensors};
 use crate::workspace::Workspace;
@@ -54,10 +55,17 @@ enum Argument {
     ChannelBias,
     Gate,
     InputBias,
+    PostNormWeight,
+    PostNormBias,
+    Scales,
     RunningMean,
     RunningVar,
     NumBatchesTracked,
     ChannelTable,
+    KeyInput,
+    KeyOutput,
+    KeyWeight,
+    KeyBias,
     Workspace,
 }
 
@@ -80,6 +88,10 @@ impl<B: Backend> std::fmt::Debug for Args<'_, B> {
             .field("output", &self.tensors.output)
             .field("weight", &self.tensors.weight)
             .field("bias", &self.tensors.bias)
+            .field("key_input", &self.tensors.key_input)
+            .field("key_output", &self.tensors.key_output)
+            .field("key_weight", &self.tensors.key_weight)
+            .field("key_bias", &self.tensors.key_bias)
             .finish_non_exhaustive()
     }
 }
@@ -105,6 +117,41 @@ impl<'a, B: Backend> Args<'a, B> {
     /// Where the result goes; also the input, if there is no other.
     pub fn output<T: Element>(mut self, y: &'a mut (impl Sink<B, T> + ?Sized)) -> Self {
         self.tensors.output = self.keep(Argument::Output, y.write(self.on, Token));
+        self
+    }
+
+    /// LayerNorm, RMSNorm: where the result goes, quantized: `q = round(y / scale)`, by
+    /// [`static_scale`](Self::static_scale) or [`scales`](Self::scales). There must be an input then.
+    ///
+    /// ```
+    /// use warpnorm::{Args, Cpu, F8E4M3, Quantized, RmsNorm, Scaling};
+    ///
+    /// let x: Vec<f32> = (0..512).map(|i| (i as f32 * 0.1).sin()).collect();
+    /// let (mut q, mut scales) = ([F8E4M3::default(); 512], [0.0_f32; 2]);
+    /// let args = Args::new(&Cpu, [2, 256]).input(&x).quantized_output(&mut q).scales(Scaling::Rows, &mut scales);
+    /// RmsNorm::new([256], 1e-6)?.forward(args)?;
+    /// let largest = q.iter().map(|q| q.dequantize()).fold(0.0, f32::max);
+    /// assert!(largest == 448.0 && scales[0] > 0.0); // y is about q · scale of its row
+    /// # Ok::<(), warpnorm::Error>(())
+    /// ```
+    pub fn quantized_output<Q: Quantized>(mut self, q: &'a mut (impl Sink<B, Q> + ?Sized)) -> Self {
+        self.tensors.output = self.keep(Argument::Output, q.write(self.on, Token));
+        self
+    }
+
+    /// The scale of a quantized output: one number, on the device where the tensors are.
+    pub fn static_scale(mut self, scale: &'a (impl Source<B, f32> + ?Sized)) -> Self {
+        self.tensors.scaling = Some(Scaling::Static);
+        self.tensors.scales = self.keep(Argument::Scales, scale.read(self.on, Token));
+        self
+    }
+
+    /// Receives the scales of a quantized output, which are made of what belongs to each of them: its largest magnitude, at
+    /// least 1e-10, by the type's largest value (127, 448). Where an element is NaN, so is its scale. With
+    /// [`Scaling::Static`] nothing is made, and the number is read.
+    pub fn scales(mut self, scaling: Scaling, scales: &'a mut (impl Sink<B, f32> + ?Sized)) -> Self {
+        self.tensors.scaling = Some(scaling);
+        self.tensors.scales = self.keep(Argument::Scales, scales.write(self.on, Token));
         self
     }
 
@@ -177,6 +224,19 @@ impl<'a, B: Backend> Args<'a, B> {
         self
     }
 
+    /// LayerNorm, RMSNorm with [`post_norm`](crate::RmsNorm::post_norm): the weight of the input's own norm, shaped as the
+    /// weight, of the input's type or f32. Without one it is 1.
+    pub fn post_norm_weight<T: Element>(mut self, weight: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.post_norm_weight = self.keep(Argument::PostNormWeight, weight.read(self.on, Token));
+        self
+    }
+
+    /// The bias of the input's own norm, likewise. Without one it is 0.
+    pub fn post_norm_bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.post_norm_bias = self.keep(Argument::PostNormBias, bias.read(self.on, Token));
+        self
+    }
+
     /// LayerNorm, RMSNorm: what multiplies the input before the residual is added, `[shape[0], normalized_shape…]`, of the
     /// input's type or f32. `(input + input_bias) · gate + residual`, each step rounded to f32: the gated residual of a
     /// diffusion transformer, and what `sum` receives.
@@ -228,7 +288,34 @@ impl<'a, B: Backend> Args<'a, B> {
         self
     }
 
-    /// Elements between the starts of the input's rows, where that is more than a row's length.
+    /// QkNorm: the keys `[…, k_heads, head_dim]`, of the queries' type, where they are a tensor of their own. Without them the
+    /// keys are normalized in place, in `key_output`.
+    pub fn key_input<T: Element>(mut self, keys: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.key_input = self.keep(Argument::KeyInput, keys.read(self.on, Token));
+        self
+    }
+
+    /// QkNorm: where the keys go, if queries and keys are tensors of their own. Without it they are in one, `input` and
+    /// `output`.
+    pub fn key_output<T: Element>(mut self, keys: &'a mut (impl Sink<B, T> + ?Sized)) -> Self {
+        self.tensors.key_output = self.keep(Argument::KeyOutput, keys.write(self.on, Token));
+        self
+    }
+
+    /// QkNorm: the keys' weight `[head_dim]`, of the input's type or f32; `weight` is then that of the queries.
+    pub fn key_weight<T: Element>(mut self, weight: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.key_weight = self.keep(Argument::KeyWeight, weight.read(self.on, Token));
+        self
+    }
+
+    /// QkNorm: the keys' bias `[head_dim]`, of the input's type or f32; `bias` is then that of the queries.
+    pub fn key_bias<T: Element>(mut self, bias: &'a (impl Source<B, T> + ?Sized)) -> Self {
+        self.tensors.key_bias = self.keep(Argument::KeyBias, bias.read(self.on, Token));
+        self
+    }
+
+    /// Elements between the starts of the input's rows, where that is more than a row's length. To QkNorm, all that a tensor
+    /// has of one token is a row.
     pub fn input_row_stride(mut self, elements: usize) -> Self {
         self.tensors.strides.input = Some(elements);
         self
@@ -255,6 +342,18 @@ impl<'a, B: Backend> Args<'a, B> {
     /// Elements between the starts of the output's rows; in place, also of the input's.
     pub fn output_row_stride(mut self, elements: usize) -> Self {
         self.tensors.strides.output = Some(elements);
+        self
+    }
+
+    /// QkNorm: elements between tokens in `key_input`, where that is more than its heads.
+    pub fn key_input_row_stride(mut self, elements: usize) -> Self {
+        self.tensors.strides.key_input = Some(elements);
+        self
+    }
+
+    /// QkNorm: elements between tokens in `key_output`; in place, also of the keys that are read.
+    pub fn key_output_row_stride(mut self, elements: usize) -> Self {
+        self.tensors.strides.key_output = Some(elements);
         self
     }
 }

@@ -125,17 +125,24 @@ fn difference(found: &Signature, prepared: &Signature) -> Option<Error> {
         found.channel_bias, prepared.channel_bias => "channel_bias";
         found.gate, prepared.gate => "gate";
         found.input_bias, prepared.input_bias => "input_bias";
+        found.post_norm_weight, prepared.post_norm_weight => "post_norm_weight";
+        found.post_norm_bias, prepared.post_norm_bias => "post_norm_bias";
         found.residual, prepared.residual => "residual";
         found.second_residual, prepared.second_residual => "second_residual";
         found.sum, prepared.sum => "sum";
         found.channel_table, prepared.channel_table => "channel_table";
         found.updates, prepared.updates => "update_running_statistics";
         found.counts, prepared.counts => "num_batches_tracked";
+        found.key_weight, prepared.key_weight => "key_weight";
+        found.key_bias, prepared.key_bias => "key_bias";
+        found.key_output, prepared.key_output => "key_output";
         found_strides.input, prepared_strides.input => "input_row_stride";
         found_strides.residual, prepared_strides.residual => "residual_row_stride";
         found_strides.second_residual, prepared_strides.second_residual => "second_residual_row_stride";
         found_strides.sum, prepared_strides.sum => "sum_row_stride";
         found_strides.output, prepared_strides.output => "output_row_stride";
+        found_strides.key_input, prepared_strides.key_input => "key_input_row_stride";
+        found_strides.key_output, prepared_strides.key_output => "key_output_row_stride";
     }
     None
 }

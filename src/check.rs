@@ -1,10 +1,11 @@
 //! Buffers against a problem: lengths, types, alignment and overlap, all before anything is launched.
 
-use crate::element::DType;
+use crate::element::{DType, Kind};
 use crate::error::{Error, Result};
 use crate::problem::{
-    Affine, BatchStatistics, Buffers, ChannelTable, ChannelsLast, Constants, Pointwise, Problem, Rows,
+    Affine, BatchStatistics, Buffers, ChannelTable, ChannelsLast, Constants, HeadRows, Pointwise, Problem, Rows,
 };
+use crate::quantization::Scaling;
 use crate::tensors::{Tensor, Tensors};
 
 /// The elements that a call touches in one buffer: `rows` stretches of `length`, `stride` apart.
@@ -88,6 +89,7 @@ pub(crate) fn check(layer: &'static str, problem: &Problem, args: &Tensors) -> R
     refuse_foreign(layer, problem, args)?;
     match problem {
         Problem::Rows(rows) => check_rows(layer, rows, args),
+        Problem::HeadRows(heads) => check_head_rows(layer, heads, args),
         Problem::ChannelsLast(tensor) => check_channels_last(layer, tensor, args),
         Problem::BatchStatistics(batch) => check_batch_statistics(layer, batch, args),
         Problem::Pointwise(pointwise) => check_pointwise(layer, pointwise, args),
@@ -115,12 +117,31 @@ fn refuse_foreign(layer: &'static str, problem: &Problem, args: &Tensors) -> Res
         refuse(layer, "gate", args.gate, BY_ELEMENTS)?;
         refuse(layer, "input_bias", args.input_bias, BY_ELEMENTS)?;
         refuse(layer, "second_residual", args.second_residual, BY_ELEMENTS)?;
+        refuse(layer, "post_norm_weight", args.post_norm_weight, BY_ELEMENTS)?;
+        refuse(layer, "post_norm_bias", args.post_norm_bias, BY_ELEMENTS)?;
+        refuse(layer, "scales", args.scales, BY_ELEMENTS)?;
     }
     if !by_channels && !by_elements {
         refuse(layer, "scale", args.scale, BY_SAMPLES)?;
         refuse(layer, "shift", args.shift, BY_SAMPLES)?;
     }
+    if !matches!(problem, Problem::HeadRows(_)) {
+        refuse_keys(layer, args, ": QkNorm takes it")?;
+        refuse(layer, "key_weight", args.key_weight, ": QkNorm takes it")?;
+        refuse(layer, "key_bias", args.key_bias, ": QkNorm takes it")?;
+    }
     Ok(())
+}
+
+/// Keys that are a tensor of their own, and what belongs to one.
+fn refuse_keys(layer: &'static str, args: &Tensors, hint: &'static str) -> Result<()> {
+    refuse(layer, "key_input", args.key_input, hint)?;
+    refuse(layer, "key_output", args.key_output, hint)?;
+    let given = [("key_input_row_stride", args.strides.key_input), ("key_output_row_stride", args.strides.key_output)];
+    match given.into_iter().find(|(_, stride)| stride.is_some()) {
+        Some((argument, _)) => Err(Error::Unexpected { layer, argument, hint }),
+        None => Ok(()),
+    }
 }
 
 const OWN_MOMENTS: &str = ": it normalizes by the moments of its input";
@@ -131,10 +152,10 @@ fn check_channels_last(layer: &'static str, tensor: &ChannelsLast, args: &Tensor
     refuse(layer, "channel_table", args.channel_table, OWN_MOMENTS)?;
     let extent = Extent::flat(tensor.samples * tensor.spatial * tensor.channels);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, [tensor.dtype; 2], [extent; 4])?;
+    let mut buffers = regions.tensors(layer, args, [Kind::Element(tensor.dtype); 2], [extent; 4])?;
     let coefficient = Extent::flat(tensor.channels);
-    buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
-    buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
+    buffers.weight = regions.optional("weight", args.weight, coefficient)?;
+    buffers.bias = regions.optional("bias", args.bias, coefficient)?;
     regions.modulation(args, tensor.samples * tensor.channels, &mut buffers)?;
     regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
@@ -155,11 +176,11 @@ fn check_batch_statistics(layer: &'static str, batch: &BatchStatistics, args: &T
     refuse(layer, "channel_table", args.channel_table, HINT)?;
     let extent = Extent::flat(batch.samples * batch.spatial * batch.channels);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, [batch.dtype; 2], [extent; 4])?;
+    let mut buffers = regions.tensors(layer, args, [Kind::Element(batch.dtype); 2], [extent; 4])?;
     let channels = Extent::flat(batch.channels);
-    buffers.weight = regions.optional("weight", args.weight, channels, None)?;
-    buffers.bias = regions.optional("bias", args.bias, channels, None)?;
-    let f32 = Some(DType::F32);
+    buffers.weight = regions.optional("weight", args.weight, channels)?;
+    buffers.bias = regions.optional("bias", args.bias, channels)?;
+    let f32 = Some(Kind::Element(DType::F32));
     for (argument, operand, address) in [
         ("running_mean", args.running_mean, &mut buffers.running_mean),
         ("running_var", args.running_var, &mut buffers.running_var),
@@ -190,19 +211,31 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
     let extent = |stride| Extent { rows: rows.rows, length: rows.length, stride };
     let extents = [rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride].map(extent);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, [rows.dtype, rows.output], extents)?;
+    let mut buffers = regions.tensors(layer, args, [Kind::Element(rows.dtype), rows.output.kind()], extents)?;
     let coefficient = Extent::flat(coefficients);
-    buffers.weight = regions.optional("weight", args.weight, coefficient, None)?;
-    buffers.bias = regions.optional("bias", args.bias, coefficient, None)?;
-    buffers.input_bias = regions.optional("input_bias", args.input_bias, coefficient, None)?;
+    buffers.weight = regions.optional("weight", args.weight, coefficient)?;
+    buffers.bias = regions.optional("bias", args.bias, coefficient)?;
+    buffers.input_bias = regions.optional("input_bias", args.input_bias, coefficient)?;
     if let Some(operand) = args.second_residual {
         if args.residual.is_none() {
             let hint = " without a residual: one alone is the residual";
             return Err(Error::Unexpected { layer, argument: "second_residual", hint });
         }
-        let dtype = Some(rows.dtype);
+        let kind = Some(Kind::Element(rows.dtype));
         buffers.second_residual =
-            regions.operand("second_residual", operand, extent(rows.second_residual_stride), dtype, false)?;
+            regions.operand("second_residual", operand, extent(rows.second_residual_stride), kind, false)?;
+    }
+    if rows.post_norm.is_none() {
+        const HINT: &str = ": it has no post_norm";
+        refuse(layer, "post_norm_weight", args.post_norm_weight, HINT)?;
+        refuse(layer, "post_norm_bias", args.post_norm_bias, HINT)?;
+    }
+    buffers.post_norm_weight = regions.optional("post_norm_weight", args.post_norm_weight, coefficient)?;
+    buffers.post_norm_bias = regions.optional("post_norm_bias", args.post_norm_bias, coefficient)?;
+    if let Some(scaling) = rows.output.scaling() {
+        let scales = args.scales.ok_or(Error::Missing { layer, argument: "scales" })?;
+        let (extent, f32) = (Extent::flat(scaling.scales(rows.rows, rows.length)), Kind::Element(DType::F32));
+        buffers.scales = regions.operand("scales", scales, extent, Some(f32), scaling != Scaling::Static)?;
     }
     regions.modulation(args, of_samples, &mut buffers)?;
     regions.workspace(args.workspace, &mut buffers)?;
@@ -210,9 +243,50 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
     Ok(buffers)
 }
 
+fn check_head_rows(layer: &'static str, heads: &HeadRows, args: &Tensors) -> Result<Buffers> {
+    const ALONE: &str = ": heads are normalized as they are";
+    const PACKED: &str = " without a key_output: queries and keys are in one tensor then";
+    refuse(layer, "running_mean", args.running_mean, OWN_MOMENTS)?;
+    refuse(layer, "running_var", args.running_var, OWN_MOMENTS)?;
+    refuse(layer, "channel_table", args.channel_table, OWN_MOMENTS)?;
+    refuse(layer, "residual", args.residual, ALONE)?;
+    refuse(layer, "sum", args.sum, ALONE)?;
+    let mut regions = Regions::default();
+    let extent = |length, stride| Extent { rows: heads.tokens, length, stride };
+    let [of_query, of_key] = [heads.query, heads.key].map(|of_kind| {
+        let length = heads.packed.unwrap_or(of_kind.count * heads.length);
+        [extent(length, of_kind.x_stride), extent(length, of_kind.y_stride)]
+    });
+    let [x, y] = of_query;
+    let mut buffers = regions.tensors(layer, args, [Kind::Element(heads.dtype); 2], [x, x, y, y])?;
+    if heads.packed.is_some() {
+        refuse_keys(layer, args, PACKED)?;
+        let bytes_of_queries = (heads.query.count * heads.length * heads.dtype.size()) as u64;
+        (buffers.key_x, buffers.key_y) =
+            [buffers.x, buffers.y].map(|address| address.saturating_add(bytes_of_queries)).into();
+    } else {
+        let [x, y] = of_key;
+        let types = Some(Kind::Element(heads.dtype));
+        let output = args.key_output.ok_or(Error::Missing { layer, argument: "key_output" })?;
+        buffers.key_y = regions.operand("key_output", output, y, types, true)?;
+        buffers.key_x = match args.key_input {
+            Some(operand) => regions.operand("key_input", operand, x, types, false)?,
+            None => buffers.key_y,
+        };
+    }
+    let coefficient = Extent::flat(heads.length);
+    buffers.weight = regions.optional("weight", args.weight, coefficient)?;
+    buffers.bias = regions.optional("bias", args.bias, coefficient)?;
+    buffers.key_weight = regions.optional("key_weight", args.key_weight, coefficient)?;
+    buffers.key_bias = regions.optional("key_bias", args.key_bias, coefficient)?;
+    regions.workspace(args.workspace, &mut buffers)?;
+    regions.check_overlaps()?;
+    Ok(buffers)
+}
+
 fn check_pointwise(layer: &'static str, map: &Pointwise, args: &Tensors) -> Result<Buffers> {
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, [map.dtype; 2], [Extent::flat(map.length); 4])?;
+    let mut buffers = regions.tensors(layer, args, [Kind::Element(map.dtype); 2], [Extent::flat(map.length); 4])?;
     if map.constants == Constants::Table {
         const HINT: &str = " beside a channel_table, which holds it already";
         refuse(layer, "running_mean", args.running_mean, HINT)?;
@@ -239,7 +313,8 @@ fn check_table(layer: &'static str, table: &ChannelTable, args: &Tensors) -> Res
     let mut buffers = Buffers::default();
     regions.statistics(layer, args, table.channels, &mut buffers)?;
     let output = args.output.ok_or(Error::Missing { layer, argument: "output" })?;
-    buffers.y = regions.operand("output", output, Extent::flat(3 * table.channels), Some(DType::F32), true)?;
+    buffers.y =
+        regions.operand("output", output, Extent::flat(3 * table.channels), Some(Kind::Element(DType::F32)), true)?;
     regions.workspace(args.workspace, &mut buffers)?;
     regions.check_overlaps()?;
     Ok(buffers)
@@ -277,14 +352,14 @@ impl Regions {
         argument: &'static str,
         operand: Tensor,
         extent: Extent,
-        dtype: Option<DType>,
+        kind: Option<Kind>,
         written: bool,
     ) -> Result<u64> {
         if operand.elsewhere {
             return Err(Error::Device { argument });
         }
-        if let (Some(expected), Some(found)) = (dtype, operand.dtype)
-            && expected != found
+        if let (Some(expected), Kind::Element(found)) = (kind, operand.kind)
+            && expected != operand.kind
         {
             return Err(Error::ElementType { argument, found, expected: expected.name() });
         }
@@ -298,7 +373,7 @@ impl Regions {
         {
             return Err(Error::Length { argument, found, expected });
         }
-        let size = operand.dtype.map_or(size_of::<i64>(), DType::size);
+        let size = operand.kind.size();
         if expected > 0 && !operand.address.is_multiple_of(size as u64) {
             return Err(Error::Misaligned { argument, address: operand.address, size });
         }
@@ -314,26 +389,20 @@ impl Regions {
         extent: Extent,
     ) -> Result<u64> {
         let operand = operand.ok_or(Error::Missing { layer, argument })?;
-        self.operand(argument, operand, extent, Some(DType::F32), false)
+        self.operand(argument, operand, extent, Some(Kind::Element(DType::F32)), false)
     }
 
-    fn optional(
-        &mut self,
-        argument: &'static str,
-        operand: Option<Tensor>,
-        extent: Extent,
-        dtype: Option<DType>,
-    ) -> Result<u64> {
-        operand.map_or(Ok(0), |operand| self.operand(argument, operand, extent, dtype, false))
+    fn optional(&mut self, argument: &'static str, operand: Option<Tensor>, extent: Extent) -> Result<u64> {
+        operand.map_or(Ok(0), |operand| self.operand(argument, operand, extent, None, false))
     }
 
     /// What differs from sample to sample.
     fn modulation(&mut self, args: &Tensors, elements: usize, buffers: &mut Buffers) -> Result<()> {
         let extent = Extent::flat(elements);
-        buffers.scale = self.optional("scale", args.scale, extent, None)?;
-        buffers.shift = self.optional("shift", args.shift, extent, None)?;
-        buffers.channel_bias = self.optional("channel_bias", args.channel_bias, extent, None)?;
-        buffers.gate = self.optional("gate", args.gate, extent, None)?;
+        buffers.scale = self.optional("scale", args.scale, extent)?;
+        buffers.shift = self.optional("shift", args.shift, extent)?;
+        buffers.channel_bias = self.optional("channel_bias", args.channel_bias, extent)?;
+        buffers.gate = self.optional("gate", args.gate, extent)?;
         Ok(())
     }
 
@@ -358,12 +427,12 @@ impl Regions {
         &mut self,
         layer: &'static str,
         args: &Tensors,
-        [dtype, output_type]: [DType; 2],
+        [kind, output_kind]: [Kind; 2],
         [x, residual, sum, y]: [Extent; 4],
     ) -> Result<Buffers> {
-        let types = Some(dtype);
+        let types = Some(kind);
         let output = args.output.ok_or(Error::Missing { layer, argument: "output" })?;
-        let y = self.operand("output", output, y, Some(output_type), true)?;
+        let y = self.operand("output", output, y, Some(output_kind), true)?;
         let mut buffers = Buffers { y, ..Buffers::default() };
         buffers.x = match args.input {
             Some(operand) => self.operand("input", operand, x, types, false)?,
@@ -399,8 +468,8 @@ impl Regions {
         let extent = Extent::flat(channels);
         buffers.running_mean = self.required(layer, "running_mean", args.running_mean, extent)?;
         buffers.running_var = self.required(layer, "running_var", args.running_var, extent)?;
-        buffers.weight = self.optional("weight", args.weight, extent, None)?;
-        buffers.bias = self.optional("bias", args.bias, extent, None)?;
+        buffers.weight = self.optional("weight", args.weight, extent)?;
+        buffers.bias = self.optional("bias", args.bias, extent)?;
         Ok(())
     }
 
@@ -410,9 +479,12 @@ impl Regions {
         let regions = self.list.iter().flatten().enumerate();
         for (index, region) in regions.clone().filter(|(index, _)| self.written >> index & 1 == 1) {
             for (_, other) in regions.clone().filter(|&(other, _)| other != index) {
-                let in_place = matches!(other.argument, "input" | "residual" | "second_residual")
-                    && matches!(region.argument, "output" | "sum")
-                    && region.same_elements(other);
+                let may_be_one = match region.argument {
+                    "output" | "sum" => matches!(other.argument, "input" | "residual" | "second_residual"),
+                    "key_output" => other.argument == "key_input",
+                    _ => false,
+                };
+                let in_place = may_be_one && region.same_elements(other);
                 if !in_place && !region.apart(other) {
                     return Err(Error::Overlap { written: region.argument, other: other.argument });
                 }

@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 
 use half::{bf16, f16};
 
+use crate::quantization::QuantizedType;
+
 /// The type of a tensor's elements, as a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -43,7 +45,7 @@ impl std::fmt::Display for DType {
     }
 }
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Sealed {}
     impl Sealed for i64 {}
     impl Sealed for f32 {}
@@ -51,26 +53,68 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
-/// A type that buffers are made of: every [`Element`], and `i64`, in which batches are counted.
+/// What a buffer is made of.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Elements of a tensor.
+    Element(DType),
+    /// Those of a quantized output.
+    Quantized(QuantizedType),
+    /// Numbers of batches.
+    Count,
+    /// A workspace.
+    Bytes,
+}
+
+impl Kind {
+    pub(crate) const fn dtype(self) -> Option<DType> {
+        match self {
+            Self::Element(dtype) => Some(dtype),
+            Self::Quantized(_) | Self::Count | Self::Bytes => None,
+        }
+    }
+
+    /// Bytes of one.
+    pub(crate) const fn size(self) -> usize {
+        match self {
+            Self::Element(dtype) => dtype.size(),
+            Self::Quantized(_) | Self::Bytes => 1,
+            Self::Count => size_of::<i64>(),
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Element(dtype) => dtype.name(),
+            Self::Quantized(quantized) => quantized.name(),
+            Self::Count => "i64",
+            Self::Bytes => "bytes",
+        }
+    }
+}
+
+/// A type that buffers are made of: every [`Element`], every [`Quantized`](crate::Quantized), and `i64`, in which batches
+/// are counted.
 pub trait Stored: sealed::Sealed + Copy + 'static {
-    /// The element type as a value; `None` for what is no element.
+    /// The type as a value.
     #[doc(hidden)]
-    const STORED: Option<DType>;
+    const STORED: Kind;
 }
 
 macro_rules! stored {
-    ($($type:ty => $dtype:expr;)*) => {
+    ($($type:ty => $kind:expr;)*) => {
         $(impl Stored for $type {
-            const STORED: Option<DType> = $dtype;
+            const STORED: Kind = $kind;
         })*
     };
 }
 
 stored! {
-    f32 => Some(DType::F32);
-    f16 => Some(DType::F16);
-    bf16 => Some(DType::Bf16);
-    i64 => None;
+    f32 => Kind::Element(DType::F32);
+    f16 => Kind::Element(DType::F16);
+    bf16 => Kind::Element(DType::Bf16);
+    i64 => Kind::Count;
 }
 
 /// A type that tensors are made of: `f32`, [`f16`](half::f16) or [`bf16`](half::bf16).

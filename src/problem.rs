@@ -3,17 +3,42 @@
 //! A [`Problem`] is all that a backend needs beside addresses. The CUDA backend makes launches of it
 //! ([`plan`](crate::plan)), the CPU backend runs it as it is.
 
-use crate::element::DType;
-use crate::norm::Activation;
+use crate::element::{DType, Kind};
+use crate::norm::{Activation, Rounding};
+use crate::quantization::{QuantizedType, Scaling};
 use crate::shape::Layout;
 
 /// Weight or bias: its type, if there is one.
 pub type Coefficient = Option<DType>;
 
+/// What a result is stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    Element(DType),
+    Quantized(QuantizedType, Scaling),
+}
+
+impl Output {
+    pub(crate) const fn kind(self) -> Kind {
+        match self {
+            Self::Element(dtype) => Kind::Element(dtype),
+            Self::Quantized(quantized, _) => Kind::Quantized(quantized),
+        }
+    }
+
+    pub(crate) const fn scaling(self) -> Option<Scaling> {
+        match self {
+            Self::Element(_) => None,
+            Self::Quantized(_, scaling) => Some(scaling),
+        }
+    }
+}
+
 /// A validated computation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Problem {
     Rows(Rows),
+    HeadRows(HeadRows),
     ChannelsLast(ChannelsLast),
     BatchStatistics(BatchStatistics),
     Pointwise(Pointwise),
@@ -24,7 +49,7 @@ impl Problem {
     /// Whether running statistics are among its tensors, for what is known before there are any.
     pub(crate) fn takes_statistics(&self, moves_them: bool) -> bool {
         match self {
-            Self::Rows(_) | Self::ChannelsLast(_) => false,
+            Self::Rows(_) | Self::HeadRows(_) | Self::ChannelsLast(_) => false,
             Self::BatchStatistics(_) => moves_them,
             Self::Pointwise(map) => map.constants != Constants::Table,
             Self::ChannelTable(_) => true,
@@ -33,13 +58,12 @@ impl Problem {
 }
 
 /// `y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)` with
-/// `s = (x + input_bias) * gate + residual + second_residual`, over rows.
+/// `s = v * gate + residual + second_residual`, over rows, where `v` is `x + input_bias` or a norm of that.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rows {
     /// Type of x, the residuals and the sum.
     pub dtype: DType,
-    /// Type of y.
-    pub output: DType,
+    pub output: Output,
     pub rows: usize,
     /// Elements of a row.
     pub length: usize,
@@ -51,8 +75,11 @@ pub struct Rows {
     pub affine: Affine,
     pub weight: Coefficient,
     pub bias: Coefficient,
-    /// The stored weight is an offset from 1. Only with a weight.
+    /// The stored weights are offsets from 1. Only with a weight.
     pub weight_plus_one: bool,
+    /// The input's own norm. Only with an affine per element.
+    pub post_norm: Option<PostNorm>,
+    pub rounding: Rounding,
     pub modulation: Modulation,
     /// `length` of them. Only with an affine per element.
     pub input_bias: Coefficient,
@@ -69,11 +96,20 @@ pub struct Rows {
 impl Rows {
     /// Whether anything surrounds the norm but one residual, its sum, and a weight and bias by the position.
     pub(crate) fn is_fused(&self) -> bool {
-        let is_surrounded = self.activation != Activation::None || self.output != self.dtype;
+        let is_surrounded = self.activation != Activation::None || self.output != Output::Element(self.dtype);
         let is_biased = self.input_bias.is_some() || self.second_residual;
         let is_modulated = self.modulation != Modulation::default();
-        is_surrounded || is_biased || is_modulated || matches!(self.affine, Affine::PerChannel { .. })
+        let is_otherwise = self.post_norm.is_some() || self.rounding != Rounding::Once;
+        let is_by_channel = matches!(self.affine, Affine::PerChannel { .. });
+        is_surrounded || is_biased || is_modulated || is_otherwise || is_by_channel
     }
+}
+
+/// Weight and bias of the input's own norm, by the position in the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PostNorm {
+    pub weight: Coefficient,
+    pub bias: Coefficient,
 }
 
 /// What a row is normalized by.
@@ -107,6 +143,38 @@ pub struct Modulation {
     pub gate: Coefficient,
     /// The stored scale is an offset from 1. Only with a scale.
     pub scale_plus_one: bool,
+}
+
+/// The query and key heads of attention, each a row: `y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadRows {
+    /// Type of x and y.
+    pub dtype: DType,
+    pub tokens: usize,
+    /// Elements of a head: a row.
+    pub length: usize,
+    pub moments: Moments,
+    pub query: Heads,
+    pub key: Heads,
+    /// Elements of a token in the one tensor that has its queries, its keys and perhaps more; `None` where queries and keys
+    /// are tensors of their own.
+    pub packed: Option<usize>,
+    /// The stored weights are offsets from 1. Only with weights.
+    pub weight_plus_one: bool,
+    pub eps: f32,
+}
+
+/// The heads of one kind: `count` of a token, one behind the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Not 0.
+    pub count: usize,
+    /// `length` of them, as of the bias.
+    pub weight: Coefficient,
+    pub bias: Coefficient,
+    /// Elements between tokens.
+    pub x_stride: usize,
+    pub y_stride: usize,
 }
 
 /// As [`Rows`] with an affine per channel, over the groups of a tensor `[samples, spatial, channels]`: those of a sample
@@ -195,12 +263,21 @@ pub struct Buffers {
     pub channel_bias: u64,
     pub gate: u64,
     pub input_bias: u64,
+    pub post_norm_weight: u64,
+    pub post_norm_bias: u64,
+    /// Read or written, as the output's scaling says.
+    pub scales: u64,
     /// Read, or by batch statistics moved.
     pub running_mean: u64,
     pub running_var: u64,
     /// One i64.
     pub num_batches_tracked: u64,
     pub table: u64,
+    /// Where there are keys beside queries, they are these; the queries are `x`, `y`, `weight` and `bias`.
+    pub key_x: u64,
+    pub key_y: u64,
+    pub key_weight: u64,
+    pub key_bias: u64,
     pub workspace: u64,
     /// Bytes of the workspace.
     pub workspace_bytes: usize,

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use crate::check::check;
 use crate::cpu;
 use crate::cuda::{Context, Cuda};
-use crate::element::DType;
+use crate::element::{DType, Kind};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, plan};
 use crate::problem::Problem;
@@ -59,7 +59,13 @@ pub struct Device(Place);
 #[derive(Debug, Clone)]
 enum Place {
     Cpu,
-    Cuda(Arc<Context>),
+    Cuda { context: Arc<Context>, programmatic: bool },
+}
+
+impl Place {
+    fn cuda(context: Context) -> Self {
+        Self::Cuda { context: Arc::new(context), programmatic: false }
+    }
 }
 
 impl Device {
@@ -75,7 +81,7 @@ impl Device {
     /// # Errors
     /// As of [`Cuda::open`].
     pub fn cuda(ordinal: usize) -> Result<Self> {
-        Ok(Self(Place::Cuda(Arc::new(Context::primary(ordinal)?))))
+        Ok(Self(Place::cuda(Context::primary(ordinal)?)))
     }
 
     /// The CUDA context that is current to the calling thread, whoever made it. One that is not the primary one of its device
@@ -84,13 +90,23 @@ impl Device {
     /// # Errors
     /// [`Error::NoContext`] if there is none; else as of [`Cuda::on`].
     pub fn current() -> Result<Self> {
-        Ok(Self(Place::Cuda(Arc::new(Context::current()?))))
+        Ok(Self(Place::cuda(Context::current()?)))
+    }
+
+    /// Whether calls that are prepared on it from now on may be launched before what is before them on the stream has
+    /// finished: see [`Cuda::programmatic_launch`]. The CPU does nothing of the kind.
+    #[must_use]
+    pub fn programmatic_launch(self, wanted: bool) -> Self {
+        match self.0 {
+            Place::Cpu => self,
+            Place::Cuda { context, .. } => Self(Place::Cuda { context, programmatic: wanted }),
+        }
     }
 
     /// Whether it is a GPU.
     #[must_use]
     pub const fn is_cuda(&self) -> bool {
-        matches!(self.0, Place::Cuda(_))
+        matches!(self.0, Place::Cuda { .. })
     }
 
     /// `CPU`, or a GPU's name and compute capability, as in `NVIDIA H200 (sm_90)`.
@@ -100,7 +116,7 @@ impl Device {
     pub fn name(&self) -> Result<String> {
         match &self.0 {
             Place::Cpu => Ok("CPU".to_owned()),
-            Place::Cuda(context) => context.device_name(),
+            Place::Cuda { context, .. } => context.device_name(),
         }
     }
 
@@ -130,23 +146,23 @@ impl Device {
                 Ok(())
             }
             // SAFETY: as the caller promised.
-            Place::Cuda(context) => unsafe { context.clear(address, bytes, stream.cast()) },
+            Place::Cuda { context, .. } => unsafe { context.clear(address, bytes, stream.cast()) },
         }
     }
 
     pub(crate) fn prepare(&self, layer: &'static str, signature: &Signature, problem: Problem) -> Call {
         let plan = match &self.0 {
             Place::Cpu => Plan::NONE,
-            Place::Cuda(context) => plan(&problem, &context.limits()),
+            Place::Cuda { context, .. } => plan(&problem, &context.limits()),
         };
         Call { layer, signature: *signature, problem, plan, place: self.0.clone() }
     }
 }
 
-/// The context of a typed backend, with its kernels.
+/// The context of a typed backend, with its kernels, and launching as it does.
 impl From<&Cuda> for Device {
     fn from(cuda: &Cuda) -> Self {
-        Self(Place::Cuda(cuda.context().clone()))
+        Self(Place::Cuda { context: cuda.context().clone(), programmatic: cuda.is_programmatic() })
     }
 }
 
@@ -169,6 +185,10 @@ pub struct Addresses {
     pub channel_bias: u64,
     pub gate: u64,
     pub input_bias: u64,
+    pub post_norm_weight: u64,
+    pub post_norm_bias: u64,
+    /// f32: of a quantized output; written, unless its scaling is the static one.
+    pub scales: u64,
     /// f32; written by batch statistics.
     pub running_mean: u64,
     /// f32; written by batch statistics.
@@ -176,6 +196,11 @@ pub struct Addresses {
     /// One i64.
     pub num_batches_tracked: u64,
     pub channel_table: u64,
+    /// 0, or the address of `key_output`: in place.
+    pub key_input: u64,
+    pub key_output: u64,
+    pub key_weight: u64,
+    pub key_bias: u64,
     /// Memory that [`Device::init_workspace`] has prepared, for one call at a time.
     pub workspace: u64,
     /// Its size: at least [`Call::workspace_bytes`].
@@ -225,8 +250,10 @@ impl Call {
                 unsafe { cpu::run(&self.problem, &buffers) };
                 Ok(())
             }
-            // SAFETY: as the caller promised, and the check has found them apart.
-            Place::Cuda(context) => unsafe { context.submit(&self.plan, &buffers, stream.cast()) },
+            Place::Cuda { context, programmatic } => {
+                // SAFETY: as the caller promised, and the check has found them apart.
+                unsafe { context.submit(&self.plan, &buffers, stream.cast(), *programmatic) }
+            }
         }
     }
 
@@ -238,10 +265,9 @@ impl Call {
         let f32 = |wanted: bool| wanted.then_some(DType::F32);
         let statistics = self.problem.takes_statistics(signature.updates);
         // In place may be said by the signature, which sees to the strides, or by an address, where they are equal.
-        let (input, in_place) = match addresses.input {
-            0 => (addresses.output, signature.is_in_place()),
-            input => (input, signature.is_in_place() && input == addresses.output),
-        };
+        let (input, in_place) = input_of(addresses.input, addresses.output, signature.is_in_place());
+        let (key_input, key_in_place) =
+            input_of(addresses.key_input, addresses.key_output, signature.is_key_in_place());
         let is_table = matches!(self.problem, Problem::ChannelTable(_));
         let sum = match addresses.sum {
             sum if signature.is_sum_in_residual() && sum == addresses.residual => 0,
@@ -250,14 +276,14 @@ impl Call {
         let workspace = Tensor {
             address: addresses.workspace,
             len: Some(addresses.workspace_bytes),
-            dtype: None,
+            kind: Kind::Bytes,
             elsewhere: false,
         };
         Ok(Tensors {
-            output: given.tensor(
+            output: given.stored(
                 "output",
                 addresses.output,
-                if is_table { f32(true) } else { Some(signature.output) },
+                Some(if is_table { Kind::Element(DType::F32) } else { signature.output.kind() }),
             )?,
             input: match () {
                 () if is_table => given.absent("input", addresses.input)?,
@@ -279,14 +305,42 @@ impl Call {
             channel_bias: given.tensor("channel_bias", addresses.channel_bias, signature.channel_bias)?,
             gate: given.tensor("gate", addresses.gate, signature.gate)?,
             input_bias: given.tensor("input_bias", addresses.input_bias, signature.input_bias)?,
+            post_norm_weight: given.tensor(
+                "post_norm_weight",
+                addresses.post_norm_weight,
+                signature.post_norm_weight,
+            )?,
+            post_norm_bias: given.tensor("post_norm_bias", addresses.post_norm_bias, signature.post_norm_bias)?,
+            scaling: signature.output.scaling(),
+            scales: given.tensor("scales", addresses.scales, f32(signature.output.scaling().is_some()))?,
             running_mean: given.tensor("running_mean", addresses.running_mean, f32(statistics))?,
             running_var: given.tensor("running_var", addresses.running_var, f32(statistics))?,
-            num_batches_tracked: given.counter(addresses.num_batches_tracked, signature.counts)?,
+            num_batches_tracked: given.stored(
+                "num_batches_tracked",
+                addresses.num_batches_tracked,
+                signature.counts.then_some(Kind::Count),
+            )?,
             channel_table: given.tensor("channel_table", addresses.channel_table, f32(signature.channel_table))?,
+            key_output: given.tensor("key_output", addresses.key_output, data.filter(|_| signature.key_output))?,
+            key_input: match () {
+                () if !signature.key_output => given.absent("key_input", addresses.key_input)?,
+                () if key_in_place => None,
+                () => given.tensor("key_input", key_input, data)?,
+            },
+            key_weight: given.tensor("key_weight", addresses.key_weight, signature.key_weight)?,
+            key_bias: given.tensor("key_bias", addresses.key_bias, signature.key_bias)?,
             workspace: (addresses.workspace != 0).then_some(workspace),
             updates: signature.updates,
             ..Tensors::new(signature.shape)
         })
+    }
+}
+
+/// Where an input lies, and whether there is none beside the output.
+fn input_of(input: u64, output: u64, is_in_place: bool) -> (u64, bool) {
+    match input {
+        0 => (output, is_in_place),
+        input => (input, is_in_place && input == output),
     }
 }
 
@@ -298,11 +352,15 @@ struct Given {
 impl Given {
     /// `None` for what the signature has not.
     fn tensor(&self, argument: &'static str, address: u64, dtype: Option<DType>) -> Result<Option<Tensor>> {
-        match (address, dtype) {
+        self.stored(argument, address, dtype.map(Kind::Element))
+    }
+
+    fn stored(&self, argument: &'static str, address: u64, kind: Option<Kind>) -> Result<Option<Tensor>> {
+        match (address, kind) {
             (0, None) => Ok(None),
             (_, None) => self.absent(argument, address),
             (0, Some(_)) => Err(Error::Missing { layer: self.layer, argument }),
-            _ => Ok(Some(Tensor { address, len: None, dtype, elsewhere: false })),
+            (_, Some(kind)) => Ok(Some(Tensor { address, len: None, kind, elsewhere: false })),
         }
     }
 
@@ -311,15 +369,6 @@ impl Given {
         match address {
             0 => Ok(None),
             _ => Err(Error::Unexpected { layer: self.layer, argument, hint: HINT }),
-        }
-    }
-
-    fn counter(&self, address: u64, wanted: bool) -> Result<Option<Tensor>> {
-        const ARGUMENT: &str = "num_batches_tracked";
-        match (address, wanted) {
-            (0, true) => Err(Error::Missing { layer: self.layer, argument: ARGUMENT }),
-            (_, true) => Ok(Some(Tensor { address, len: None, dtype: None, elsewhere: false })),
-            (_, false) => self.absent(ARGUMENT, address),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What a call looks like before there are buffers.
 
 use crate::element::DType;
+use crate::problem::Output;
+use crate::quantization::{QuantizedType, Scaling};
 use crate::shape::Shape;
 
 /// Shape, element types and optional tensors of a call: what [`prepare`](crate::LayerNorm::prepare) needs to know.
@@ -15,7 +17,7 @@ use crate::shape::Shape;
 pub struct Signature {
     pub(crate) shape: Shape,
     pub(crate) dtype: DType,
-    pub(crate) output: DType,
+    pub(crate) output: Output,
     pub(crate) weight: Option<DType>,
     pub(crate) bias: Option<DType>,
     pub(crate) scale: Option<DType>,
@@ -23,14 +25,20 @@ pub struct Signature {
     pub(crate) channel_bias: Option<DType>,
     pub(crate) gate: Option<DType>,
     pub(crate) input_bias: Option<DType>,
+    pub(crate) post_norm_weight: Option<DType>,
+    pub(crate) post_norm_bias: Option<DType>,
     pub(crate) residual: bool,
     pub(crate) second_residual: bool,
     pub(crate) sum: bool,
     pub(crate) channel_table: bool,
     pub(crate) updates: bool,
     pub(crate) counts: bool,
+    pub(crate) key_weight: Option<DType>,
+    pub(crate) key_bias: Option<DType>,
+    pub(crate) key_output: bool,
     strides: Strides,
     in_place: bool,
+    key_in_place: bool,
     sum_in_residual: bool,
 }
 
@@ -42,6 +50,8 @@ pub(crate) struct Strides {
     pub second_residual: Option<usize>,
     pub sum: Option<usize>,
     pub output: Option<usize>,
+    pub key_input: Option<usize>,
+    pub key_output: Option<usize>,
 }
 
 impl Signature {
@@ -50,7 +60,7 @@ impl Signature {
         Self {
             shape: shape.into(),
             dtype,
-            output: dtype,
+            output: Output::Element(dtype),
             weight: None,
             bias: None,
             scale: None,
@@ -58,27 +68,35 @@ impl Signature {
             channel_bias: None,
             gate: None,
             input_bias: None,
+            post_norm_weight: None,
+            post_norm_bias: None,
             residual: false,
             second_residual: false,
             sum: false,
             channel_table: false,
             updates: false,
             counts: false,
+            key_weight: None,
+            key_bias: None,
+            key_output: false,
             strides: Strides::default(),
             in_place: false,
+            key_in_place: false,
             sum_in_residual: false,
         }
     }
 
     /// The strides of all tensors: one that is the same buffer as another has the other's.
     pub(crate) fn strides(&self) -> Strides {
-        let Strides { input, residual, second_residual, sum, output } = self.strides;
+        let Strides { input, residual, second_residual, sum, output, key_input, key_output } = self.strides;
         Strides {
             input: if self.in_place { output } else { input },
             residual,
             second_residual,
             sum: if self.sum_in_residual { residual } else { sum },
             output,
+            key_input: if self.key_in_place { key_output } else { key_input },
+            key_output,
         }
     }
 
@@ -90,6 +108,10 @@ impl Signature {
 
     pub(crate) const fn is_in_place(&self) -> bool {
         self.in_place
+    }
+
+    pub(crate) const fn is_key_in_place(&self) -> bool {
+        self.key_in_place
     }
 
     pub(crate) const fn is_sum_in_residual(&self) -> bool {
@@ -104,7 +126,14 @@ impl Signature {
     /// LayerNorm, RMSNorm: the output is of this type, and not of the input's. The result is rounded once, to this type. In
     /// place only where both types are of one size.
     pub const fn output(mut self, dtype: DType) -> Self {
-        self.output = dtype;
+        self.output = Output::Element(dtype);
+        self
+    }
+
+    /// LayerNorm, RMSNorm: the output is quantized to this type, by scales that are given or made as the scaling says. Not in
+    /// place.
+    pub const fn quantized_output(mut self, quantized: QuantizedType, scaling: Scaling) -> Self {
+        self.output = Output::Quantized(quantized, scaling);
         self
     }
 
@@ -147,6 +176,18 @@ impl Signature {
     /// A bias is added to the input, of this type: the input's, or f32.
     pub const fn input_bias(mut self, dtype: DType) -> Self {
         self.input_bias = Some(dtype);
+        self
+    }
+
+    /// There is a weight of the input's own norm, of this type: the input's, or f32.
+    pub const fn post_norm_weight(mut self, dtype: DType) -> Self {
+        self.post_norm_weight = Some(dtype);
+        self
+    }
+
+    /// There is a bias of the input's own norm, of this type: the input's, or f32.
+    pub const fn post_norm_bias(mut self, dtype: DType) -> Self {
+        self.post_norm_bias = Some(dtype);
         self
     }
 
@@ -200,6 +241,31 @@ impl Signature {
         self
     }
 
+    /// QkNorm: the keys have a weight of this type: the input's, or f32.
+    pub const fn key_weight(mut self, dtype: DType) -> Self {
+        self.key_weight = Some(dtype);
+        self
+    }
+
+    /// QkNorm: the keys have a bias of this type: the input's, or f32.
+    pub const fn key_bias(mut self, dtype: DType) -> Self {
+        self.key_bias = Some(dtype);
+        self
+    }
+
+    /// QkNorm: queries and keys are tensors of their own.
+    pub const fn key_output(mut self) -> Self {
+        self.key_output = true;
+        self
+    }
+
+    /// QkNorm: the same, and there is no input of the keys' own.
+    pub const fn key_in_place(mut self) -> Self {
+        self.key_output = true;
+        self.key_in_place = true;
+        self
+    }
+
     /// Elements between the starts of the input's rows.
     pub const fn input_row_stride(mut self, elements: usize) -> Self {
         self.strides.input = Some(elements);
@@ -227,6 +293,18 @@ impl Signature {
     /// Elements between the starts of the output's rows; in place, also of the input's.
     pub const fn output_row_stride(mut self, elements: usize) -> Self {
         self.strides.output = Some(elements);
+        self
+    }
+
+    /// QkNorm: elements between tokens in the keys' input.
+    pub const fn key_input_row_stride(mut self, elements: usize) -> Self {
+        self.strides.key_input = Some(elements);
+        self
+    }
+
+    /// QkNorm: elements between tokens in the keys' output; in place, also in their input.
+    pub const fn key_output_row_stride(mut self, elements: usize) -> Self {
+        self.strides.key_output = Some(elements);
         self
     }
 }

@@ -445,6 +445,15 @@ enum wn_status wn_device_cuda(int32_t ordinal,
 // device and its calls.
 enum wn_status wn_device_current(struct wn_device **device);
 
+// The same device once more, with the same kernels; but calls that are prepared on `other` may be launched before what is before
+// them on the stream has finished, if `wanted` is not 0: CUDA's programmatic dependent launch. The results are the same, and
+// what a launch costs the GPU is hidden, which matters where calls are short. A kernel of this library waits for the one
+// before it to finish before it reads or writes anything, weights included. Without effect on the CPU, and on chips before
+// compute capability 9.0; in a CUDA graph it needs a driver of CUDA 12.3 or newer.
+enum wn_status wn_device_programmatic_launch(const struct wn_device *device,
+                                             int32_t wanted,
+                                             struct wn_device **other);
+
 // Lets a device go; null is nothing to do. Calls that were prepared on it stay valid.
 enum wn_status wn_device_destroy(struct wn_device *device);
 

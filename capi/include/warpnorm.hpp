@@ -63,6 +63,13 @@ public:
         return Device(device);
     }
 
+    // The same device, on which calls may be launched before what is before them on the stream has finished.
+    Device programmatic_launch(bool wanted = true) const {
+        wn_device* device = nullptr;
+        check(wn_device_programmatic_launch(get(), wanted, &device));
+        return Device(device);
+    }
+
     bool is_cuda() const {
         std::int32_t answer = 0;
         check(wn_device_is_cuda(get(), &answer));

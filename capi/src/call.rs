@@ -124,6 +124,9 @@ fn addresses(tensors: &wn_tensors) -> Result<Addresses> {
         channel_bias: read(tensors.channel_bias),
         gate: read(tensors.gate),
         input_bias: read(tensors.input_bias),
+        post_norm_weight: read(tensors.post_norm_weight),
+        post_norm_bias: read(tensors.post_norm_bias),
+        scales: written(tensors.scales.cast()),
         running_mean: written(tensors.running_mean.cast()),
         running_var: written(tensors.running_var.cast()),
         num_batches_tracked: written(tensors.num_batches_tracked.cast()),
@@ -131,5 +134,6 @@ fn addresses(tensors: &wn_tensors) -> Result<Addresses> {
         workspace: written(tensors.workspace),
         workspace_bytes: usize::try_from(tensors.workspace_bytes)
             .map_err(|_| Refusal::value(format!("`workspace_bytes` is {}", tensors.workspace_bytes)))?,
+        ..Addresses::default()
     })
 }

@@ -79,6 +79,23 @@ pub unsafe extern "C" fn wn_device_current(device: *mut *mut wn_device) -> wn_st
     guarded(|| unsafe { hand_out(device, || Ok(wn_device(raw::Device::current()?)), "device") })
 }
 
+/// The same device once more, with the same kernels; but calls that are prepared on `other` may be launched before what is before
+/// them on the stream has finished, if `wanted` is not 0: CUDA's programmatic dependent launch. The results are the same, and
+/// what a launch costs the GPU is hidden, which matters where calls are short. A kernel of this library waits for the one
+/// before it to finish before it reads or writes anything, weights included. Without effect on the CPU, and on chips before
+/// compute capability 9.0; in a CUDA graph it needs a driver of CUDA 12.3 or newer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wn_device_programmatic_launch(
+    device: *const wn_device,
+    wanted: i32,
+    other: *mut *mut wn_device,
+) -> wn_status {
+    // SAFETY: as the caller promised.
+    let make = || Ok(wn_device(unsafe { given(device, "device")? }.0.clone().programmatic_launch(wanted != 0)));
+    // SAFETY: as the caller promised.
+    guarded(|| unsafe { hand_out(other, make, "other") })
+}
+
 /// Lets a device go; null is nothing to do. Calls that were prepared on it stay valid.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wn_device_destroy(device: *mut wn_device) -> wn_status {

@@ -2,13 +2,14 @@
 
 use warpnorm_rs::raw::{Call, Device};
 use warpnorm_rs::{
-    Activation, BatchNorm, DType, GroupNorm, InstanceNorm, LayerNorm, Layout, RmsNorm, Shape, Signature,
+    Activation, BatchNorm, DType, GroupNorm, InstanceNorm, LayerNorm, Layout, QuantizedType, RmsNorm, Rounding,
+    Scaling, Shape, Signature,
 };
 
 use crate::device::put;
 use crate::status::{Refusal, Result, guarded, wn_status};
 use crate::types::{
-    wn_activation, wn_dtype, wn_kind, wn_layer, wn_layer_flag, wn_layout, wn_signature, wn_signature_flag,
+    wn_activation, wn_dtype, wn_kind, wn_layer, wn_layer_flag, wn_layout, wn_scaling, wn_signature, wn_signature_flag,
 };
 
 const BLANK: wn_layer = wn_layer {
@@ -103,6 +104,10 @@ pub unsafe extern "C" fn wn_signature_init(
             gate: 0,
             input_bias: 0,
             output: 0,
+            post_norm_weight: 0,
+            post_norm_bias: 0,
+            scaling: 0,
+            reserved: 0,
             input_row_stride: 0,
             residual_row_stride: 0,
             second_residual_row_stride: 0,
@@ -176,6 +181,30 @@ pub(crate) fn optional_type(code: i32, argument: &str) -> Result<Option<DType>> 
     }
 }
 
+/// Of an output: `None` if that is quantized.
+fn output(code: i32, scaling: i32) -> Result<Option<(QuantizedType, Scaling)>> {
+    const I8: i32 = wn_dtype::I8 as i32;
+    const F8E4M3: i32 = wn_dtype::F8E4M3 as i32;
+    const NONE: i32 = wn_scaling::None as i32;
+    const STATIC: i32 = wn_scaling::Static as i32;
+    const ROWS: i32 = wn_scaling::Rows as i32;
+    const GROUPS: i32 = wn_scaling::Groups as i32;
+    const GROUPS_BY_COLUMN: i32 = wn_scaling::GroupsByColumn as i32;
+    let quantized = match code {
+        I8 => QuantizedType::I8,
+        F8E4M3 => QuantizedType::F8E4M3,
+        _ if scaling == NONE => return Ok(None),
+        _ => return Err(Refusal::value(format!("`scaling` is {scaling}, for an output that is not quantized"))),
+    };
+    match scaling {
+        STATIC => Ok(Some((quantized, Scaling::Static))),
+        ROWS => Ok(Some((quantized, Scaling::Rows))),
+        GROUPS => Ok(Some((quantized, Scaling::Groups))),
+        GROUPS_BY_COLUMN => Ok(Some((quantized, Scaling::GroupsByColumn))),
+        _ => Err(Refusal::value(format!("`scaling` is {scaling}, which is none for a quantized output"))),
+    }
+}
+
 fn layout(code: i32) -> Result<Layout> {
     const NCHW: i32 = wn_layout::Nchw as i32;
     const NHWC: i32 = wn_layout::Nhwc as i32;
@@ -201,6 +230,10 @@ fn activation(code: i32) -> Result<Activation> {
         _ => Err(Refusal::value(format!("`activation` is {code}, which is no activation"))),
     }
 }
+
+/// What LayerNorm and RMSNorm may have.
+const OF_ROWS: [wn_layer_flag; 4] =
+    [wn_layer_flag::ScalePlusOne, wn_layer_flag::PostNorm, wn_layer_flag::RoundSteps, wn_layer_flag::RoundNormalized];
 
 /// A descriptor that was checked.
 #[allow(clippy::enum_variant_names, reason = "these are the layers' names")]
@@ -228,21 +261,28 @@ impl Layer {
         let channels = || extent(layer.num_channels, "num_channels");
         let allow = |flags: &[wn_layer_flag]| known(layer.flags, flags.iter().map(|&flag| flag as u32), "the layer");
         let has = |flag: wn_layer_flag| layer.flags & flag as u32 != 0;
+        let rounding = match () {
+            () if has(wn_layer_flag::RoundNormalized) => Rounding::Normalized,
+            () if has(wn_layer_flag::RoundSteps) => Rounding::Steps,
+            () => Rounding::Once,
+        };
         let no_layout = |name| match layout {
             Layout::Nchw => Ok(()),
             Layout::Nhwc => Err(Refusal::value(format!("{name} has no layout: its moments run over trailing axes"))),
         };
         match layer.kind {
             LAYER_NORM => {
-                allow(&[wn_layer_flag::ScalePlusOne])?;
+                allow(&OF_ROWS)?;
                 no_layout("LayerNorm")?;
                 let norm = LayerNorm::new(normalized()?)?.eps(eps)?.activation(activation);
+                let norm = norm.post_norm(has(wn_layer_flag::PostNorm)).rounding(rounding);
                 Ok(Self::LayerNorm(norm.scale_plus_one(has(wn_layer_flag::ScalePlusOne))))
             }
             RMS_NORM => {
-                allow(&[wn_layer_flag::WeightPlusOne, wn_layer_flag::ScalePlusOne])?;
+                allow(&[&OF_ROWS[..], &[wn_layer_flag::WeightPlusOne]].concat())?;
                 no_layout("RMSNorm")?;
                 let norm = RmsNorm::new(normalized()?, eps)?.activation(activation);
+                let norm = norm.post_norm(has(wn_layer_flag::PostNorm)).rounding(rounding);
                 let norm = norm.scale_plus_one(has(wn_layer_flag::ScalePlusOne));
                 Ok(Self::RmsNorm(norm.weight_plus_one(has(wn_layer_flag::WeightPlusOne))))
             }
@@ -327,7 +367,14 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
         return Err(Refusal::value("a sum without a residual would be a copy of the input"));
     }
     let mut signature = Signature::new(shape(given.rank, &given.shape, "shape")?, tensor_type(given.dtype)?);
-    let types: [(_, _, WithType); 8] = [
+    if given.reserved != 0 {
+        return Err(Refusal::value("`reserved` of the signature is not zero"));
+    }
+    let quantized = output(given.output, given.scaling)?;
+    if let Some((quantized, scaling)) = quantized {
+        signature = signature.quantized_output(quantized, scaling);
+    }
+    let types: [(_, _, WithType); 10] = [
         ("weight", given.weight, Signature::weight),
         ("bias", given.bias, Signature::bias),
         ("scale", given.scale, Signature::scale),
@@ -335,7 +382,9 @@ pub(crate) fn signature(given: &wn_signature) -> Result<Signature> {
         ("channel_bias", given.channel_bias, Signature::channel_bias),
         ("gate", given.gate, Signature::gate),
         ("input_bias", given.input_bias, Signature::input_bias),
-        ("output", given.output, Signature::output),
+        ("post_norm_weight", given.post_norm_weight, Signature::post_norm_weight),
+        ("post_norm_bias", given.post_norm_bias, Signature::post_norm_bias),
+        ("output", if quantized.is_some() { 0 } else { given.output }, Signature::output),
     ];
     for (argument, code, set) in types {
         if let Some(dtype) = optional_type(code, argument)? {

@@ -109,6 +109,25 @@ pub enum wn_dtype {
     Bf16 = 3,
     /// Only for what is folded.
     F64 = 4,
+    /// Only for a quantized output.
+    I8 = 5,
+    /// Likewise: four bits of exponent, three of fraction, no infinities.
+    F8E4M3 = 6,
+}
+
+/// What belongs to one scale of a quantized output, `q = round(y / scale)`, and who makes it.
+#[repr(C)]
+pub enum wn_scaling {
+    /// The output is not quantized.
+    None = 0,
+    /// The whole tensor: one number, given by the caller.
+    Static = 1,
+    /// A row: `[rows]`, written.
+    Rows = 2,
+    /// 128 consecutive elements of a row: `[rows, ceil(length / 128)]`, written.
+    Groups = 3,
+    /// The same: `[ceil(length / 128), rows]`.
+    GroupsByColumn = 4,
 }
 
 /// Where the channels lie in memory.
@@ -157,6 +176,12 @@ pub enum wn_layer_flag {
     BatchStatistics = 8,
     /// BatchNorm: running statistics are the average of all batches; `momentum` is not looked at.
     CumulativeAverage = 16,
+    /// LayerNorm, RMSNorm: the input has a norm of its own before the residual is added.
+    PostNorm = 32,
+    /// LayerNorm, RMSNorm: each step before the norm is rounded to the input's type.
+    RoundSteps = 64,
+    /// LayerNorm, RMSNorm: that, and the normalized value before the weight multiplies it.
+    RoundNormalized = 128,
 }
 
 /// A layer. Filled by `wn_layer_norm`, `wn_rms_norm`, `wn_group_norm`, `wn_instance_norm` or `wn_batch_norm`, after which
@@ -237,6 +262,13 @@ pub struct wn_signature {
     pub input_bias: i32,
     /// LayerNorm, RMSNorm: type of the output; 0 for that of the others.
     pub output: i32,
+    /// LayerNorm, RMSNorm with `WN_LAYER_FLAG_POST_NORM`, `normalized_shape`: weight and bias of the input's own norm.
+    pub post_norm_weight: i32,
+    pub post_norm_bias: i32,
+    /// Of an output that is quantized: one of `wn_scaling`.
+    pub scaling: i32,
+    /// Zero.
+    pub reserved: i32,
     /// LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
     pub input_row_stride: i64,
     pub residual_row_stride: i64,
@@ -264,6 +296,10 @@ pub struct wn_tensors {
     pub channel_bias: *const c_void,
     pub gate: *const c_void,
     pub input_bias: *const c_void,
+    pub post_norm_weight: *const c_void,
+    pub post_norm_bias: *const c_void,
+    /// Of a quantized output; written, unless the scaling is the static one.
+    pub scales: *mut f32,
     /// f32 `[C]`; written only where the signature says that they are moved.
     pub running_mean: *mut f32,
     /// f32 `[C]`; written only where the signature says that they are moved.

@@ -63,14 +63,17 @@ CONTROL(size_t) emu_take_report(char* buffer, size_t bytes) {
 }
 CONTROL(size_t) emu_calls(char* buffer, size_t bytes) { return give(driver::calls_text(), buffer, bytes); }
 
-// One kernel a line: name, file, largest block, launches so far, and the sizes of its parameters.
+// One kernel a line: name, file, largest block, launches so far, programmatic ones among them, and the sizes of its
+// parameters.
 CONTROL(size_t) emu_kernels(char* buffer, size_t bytes) {
     const driver::Call call(__func__);
     std::string text;
     for (const KernelDescription& kernel : kernel_table()) {
         const std::string file = kernel.file;
+        const driver::LaunchCounts& counts = driver::objects().launches_of[&kernel];
         text += std::string(kernel.name) + " " + file.substr(file.rfind('/') + 1) + " " +
-                std::to_string(kernel.max_threads) + " " + std::to_string(driver::objects().launches_of[&kernel]);
+                std::to_string(kernel.max_threads) + " " + std::to_string(counts.all) + " " +
+                std::to_string(counts.programmatic);
         for (unsigned i = 0; i < kernel.parameter_count; i++) text += " " + std::to_string(kernel.parameters[i].size);
         text += "\n";
     }

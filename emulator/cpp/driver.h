@@ -184,6 +184,10 @@ class Handles {
     std::set<T*> live_;
 };
 
+struct LaunchCounts {
+    uint64_t all = 0, programmatic = 0;
+};
+
 // Never destroyed: other threads may still call while the process exits.
 struct Objects {
     // Of all contexts, their null streams too.
@@ -194,7 +198,7 @@ struct Objects {
     std::set<Function*> functions;
     Random order{0};
     uint64_t launches = 0;
-    std::map<const emu::KernelDescription*, uint64_t> launches_of;
+    std::map<const emu::KernelDescription*, LaunchCounts> launches_of;
     std::vector<std::pair<char*, size_t>> pinned;
     // The contexts of what cuMemAlloc gave. Memory of the device's pool (cuMemAllocAsync) belongs to none.
     std::map<DeviceAddress, Context*> owners;

@@ -48,6 +48,7 @@ enum AttributeId {
 struct Request {
     dim3 grid, block, cluster{1, 1, 1};
     bool cooperative = false;
+    bool programmatic = false;
     unsigned dynamic_shared = 0;
     void* stream = nullptr;
 };
@@ -76,11 +77,13 @@ const char* find_mistake(const Function& function, const Request& r, int* result
     *result = invalid_cluster_size;
     if (cluster == 0) return "the cluster is empty";
     if (cluster > 1 && !profile().clusters) return "the device has no clusters";
+    if (cluster > 1 && profile().code < 90) return "the kernel's code is of a time before clusters";
     if (cluster > 16 || (cluster > 8 && !function.non_portable_cluster)) return "the cluster is larger than 8";
     if (r.grid.x % r.cluster.x || r.grid.y % r.cluster.y || r.grid.z % r.cluster.z) {
         return "the grid is not a multiple of the cluster";
     }
     *result = not_supported;
+    if (r.programmatic && profile().code < 90) return "the kernel's code is of a time before programmatic launches";
     if (r.cooperative && cluster > 1) return "cooperative launches of clusters are not emulated";
     if (!r.cooperative) return nullptr;
     *result = cooperative_launch_too_large;
@@ -169,11 +172,14 @@ int launch(const char* name, void* handle, const Request& request, void* const* 
     launch->block = request.block;
     launch->cluster = request.cluster;
     launch->cooperative = request.cooperative;
+    launch->programmatic = request.programmatic;
     launch->dynamic_shared = request.dynamic_shared;
     launch->shared_limit = static_cast<uint32_t>(profile().shared_per_block_optin);
     if (const int error = copy_parameters(*function, parameters, *launch)) return error;
     const uint64_t number = ++objects().launches;
-    ++objects().launches_of[function->kernel];
+    auto& counts = objects().launches_of[function->kernel];
+    ++counts.all;
+    counts.programmatic += request.programmatic;
     launch->seed = emu::settings.seed * 0x9E3779B97F4A7C15ull + number;
     if (!stream->capture && can_be_bare(*function->kernel)) bare::remember(function, request.stream);
     // Both are asked when it runs: a graph may have been captured before.
@@ -225,12 +231,7 @@ CU cuLaunchKernelEx(const LaunchConfiguration* configuration, void* function, vo
                                    attribute.value.dimensions[2]};
                 break;
             case cooperative: request.cooperative = attribute.value.number != 0; break;
-            case programmatic_stream_serialization:
-                // Emulated as plain stream order, which is always allowed. The chip must support it all the same.
-                if (attribute.value.number && profile().major < 9) {
-                    return add(not_supported, "programmatic stream serialization needs compute capability 9.0");
-                }
-                break;
+            case programmatic_stream_serialization: request.programmatic = attribute.value.number != 0; break;
             case ignore:
             case cluster_scheduling_policy:
             case priority: break;

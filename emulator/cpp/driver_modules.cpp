@@ -142,10 +142,10 @@ CU cuFuncGetAttribute(int* value, int attribute, void* handle) {
     switch (attribute) {
         case 0: *value = static_cast<int>(function->kernel->max_threads); break;  // MAX_THREADS_PER_BLOCK
         case 4: *value = 32; break;                                               // NUM_REGS
-        case 5:
-        case 6: *value = profile().major * 10 + profile().minor; break;  // PTX_VERSION, BINARY_VERSION
-        case 8: *value = function->max_dynamic_shared; break;            // MAX_DYNAMIC_SHARED_SIZE_BYTES
-        case 14: *value = function->non_portable_cluster; break;         // NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+        case 5: *value = profile().code; break;                                   // PTX_VERSION
+        case 6: *value = profile().major * 10 + profile().minor; break;           // BINARY_VERSION
+        case 8: *value = function->max_dynamic_shared; break;                     // MAX_DYNAMIC_SHARED_SIZE_BYTES
+        case 14: *value = function->non_portable_cluster; break;                  // NON_PORTABLE_CLUSTER_SIZE_ALLOWED
         default: *value = 0;
     }
     return success;

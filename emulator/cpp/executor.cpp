@@ -175,6 +175,10 @@ void Executor::finish(Fiber* fiber) {
     Warp& warp = *fiber->warp;
     Block& block = *fiber->block;
     const uint32_t bit = 1u << fiber->lane;
+    if (fiber->may_run_early) {
+        fail(reports::launch_failed, fiber->site, {},
+             "a thread of a programmatic launch has returned without waiting for the kernel before");
+    }
     fiber->finished = true;
     warp.finished |= bit;
     warp.ready &= ~bit;
@@ -257,6 +261,7 @@ void Executor::prepare_block(const Launch& launch, Block& block, uint64_t number
         fiber.number = rank * threads + i;
         fiber.lane = i % 32;
         fiber.finished = fiber.in_call = false;
+        fiber.may_run_early = launch.programmatic;
         fiber.wait = Wait::nothing;
         fiber.site = {};
         fiber.arrived = fiber.passed = 0;

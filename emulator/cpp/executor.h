@@ -43,6 +43,7 @@ struct alignas(64) Fiber {
     Wait wait;
     bool finished;
     bool in_call;  // between a kernel's call at `site` and its return: what the watchdog may then name
+    bool may_run_early;  // of a programmatic launch, and has not yet waited for the kernel before
 
     uint3 index;
     // How many cluster barriers this thread has arrived at, and how many it has passed.
@@ -112,6 +113,7 @@ struct Launch {
     const KernelDescription* kernel = nullptr;
     dim3 grid, block, cluster;
     bool cooperative = false;
+    bool programmatic = false;  // may begin before the kernel before it in the stream has finished
     uint32_t dynamic_shared = 0;
     uint32_t shared_limit = 0;  // of a block, static and dynamic together
     std::vector<uint64_t> storage;

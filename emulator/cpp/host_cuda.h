@@ -69,6 +69,7 @@ enum class Exchange : uint8_t { synchronize, read_lane, read_xor, read_down, rea
 uint64_t exchange(Exchange kind, uint32_t mask, uint64_t value, int argument, int width, Site site);
 void block_barrier(Site site);
 void spin_yield(Site site);
+void wait_for_prerequisites();
 
 uint32_t cluster_rank();
 uint32_t cluster_size();
@@ -167,9 +168,10 @@ EMU_UNCHECKED inline void store(float* address, unsigned rank, float value, emu:
 
 }  // namespace cluster
 
-// Programmatic dependent launch is emulated as plain stream order, so there is nothing to wait for.
-inline void pdl_wait() {}
-inline void pdl_trigger() {}
+// A programmatic launch is emulated in plain stream order, so there is nothing to wait for; but that a kernel of one waits,
+// and does so before it touches memory, is checked. What it lets begin early is not emulated.
+EMU_UNCHECKED inline void pdl_wait() { emu::wait_for_prerequisites(); }
+EMU_UNCHECKED inline void pdl_trigger() {}
 
 }  // namespace wn
 

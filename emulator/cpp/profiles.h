@@ -12,6 +12,7 @@ struct Profile {
     int shared_per_block, shared_per_block_optin, shared_per_multiprocessor;
     int threads_per_multiprocessor, blocks_per_multiprocessor;
     bool clusters;
+    int code;  // what the kernels' code was compiled for, which older PTX keeps
     bool memory_pools;
     int l2_bytes;
     // What cuModuleLoadData answers to an image; 0: it loads.

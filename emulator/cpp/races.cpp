@@ -78,9 +78,18 @@ bool ordered(uint32_t segment, const Block& block) {
          earlier_write ? "wrote" : "read");
 }
 
+void check_has_waited(unsigned bytes, const char* verb, Place place) {
+    if (!current->may_run_early) return;
+    fail(reports::launch_failed, place, {},
+         "missing wait: %u-byte %s of device memory by a thread of a programmatic launch that has not waited for the "
+         "kernel before",
+         bytes, verb);
+}
+
 void global_access(uint64_t address, unsigned bytes, bool write, Place place) {
     Allocation* const a = memory::find(address);
     const char* const verb = write ? "write" : "read";
+    check_has_waited(bytes, verb, place);
     if (!a)
         fail(reports::illegal_address, place, {}, "%u-byte %s of device memory that was never allocated", bytes, verb);
     const auto size = static_cast<unsigned long long>(a->size);
@@ -235,9 +244,12 @@ void before_atomic(const void* address, unsigned bytes, Site site) {
     const auto at = reinterpret_cast<uint64_t>(address);
     if (races::in_shared_memory(*executor, at)) {
         races::shared_atomic(*executor, at, bytes, site);
-    } else if (!memory::find_range(at, bytes)) {
-        fail(reports::illegal_address, site, {},
-             "atomic on %u bytes outside of shared memory and every live allocation", bytes);
+    } else {
+        races::check_has_waited(bytes, "atomic", site);
+        if (!memory::find_range(at, bytes)) {
+            fail(reports::illegal_address, site, {},
+                 "atomic on %u bytes outside of shared memory and every live allocation", bytes);
+        }
     }
     races::block_synchronized(*current->block);
 }

@@ -17,6 +17,8 @@ namespace {
 
 }  // namespace
 
+void wait_for_prerequisites() { current->may_run_early = false; }
+
 void block_barrier(Site site) {
     Executor& x = *executor;
     Fiber* const me = current;

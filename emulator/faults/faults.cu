@@ -189,3 +189,31 @@ WN_KERNEL(fault_division, 256, const __grid_constant__ FaultParams p) {
     const int divisor = static_cast<int>(p.unused);
     output_of(p)[threadIdx.x] = static_cast<float>(static_cast<int>(threadIdx.x) / divisor);  // planted: division
 }
+
+// Meant to be launched before the kernel before it has finished, whose results it takes for granted.
+WN_KERNEL(fault_early_read, 256, const __grid_constant__ FaultParams p) {
+    const float value = input_of(p)[threadIdx.x];  // planted: early-read
+    wn::pdl_wait();
+    output_of(p)[threadIdx.x] = value;
+}
+
+// The same with an atomic.
+WN_KERNEL(fault_early_atomic, 256, const __grid_constant__ FaultParams p) {
+    atomicAdd(reinterpret_cast<unsigned*>(p.output), 1u);  // planted: early-atomic
+    wn::pdl_wait();
+}
+
+// A block waits by one thread, which leaves the others' view of memory as it was.
+WN_KERNEL(fault_one_waits, 256, const __grid_constant__ FaultParams p) {
+    if (threadIdx.x == 0) wn::pdl_wait();
+    __syncthreads();
+    output_of(p)[threadIdx.x] = 1.0f;  // planted: one-waits
+}
+
+// Half of the threads have nothing to do, and return without having waited: the kernel behind them may take that for the end
+// of all that was before.
+WN_KERNEL(fault_no_wait, 256, const __grid_constant__ FaultParams p) {
+    if (threadIdx.x >= 128) return;
+    wn::pdl_wait();
+    output_of(p)[threadIdx.x] = 1.0f;
+}

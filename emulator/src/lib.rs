@@ -58,6 +58,9 @@ pub enum Profile {
     NoDevice,
     /// A driver of CUDA 11.4: modules are refused with `CUDA_ERROR_UNSUPPORTED_PTX_VERSION`.
     OldDriver,
+    /// A later chip than `Sm90`, for which the image has nothing but PTX of compute_75: the device has clusters and
+    /// programmatic dependent launch, and the kernels that were compiled for it know neither.
+    Sm110ByOldPtx,
 }
 
 /// How the emulator runs what it is given. Takes effect for all that follows.
@@ -107,6 +110,8 @@ pub struct KernelInfo {
     pub max_threads: u32,
     /// How often it was launched or captured in this process.
     pub launches: u64,
+    /// Among those, how often by programmatic dependent launch.
+    pub programmatic_launches: u64,
     /// The size of every parameter, in bytes.
     pub parameter_sizes: Vec<usize>,
 }
@@ -320,7 +325,9 @@ impl Emulator {
                 let mut numbers = words.map(|word| word.parse::<usize>().expect("a number"));
                 let max_threads = u32::try_from(numbers.next().expect("launch bounds")).expect("a small number");
                 let launches = numbers.next().expect("launches") as u64;
-                KernelInfo { name, file, max_threads, launches, parameter_sizes: numbers.collect() }
+                let programmatic_launches = numbers.next().expect("launches") as u64;
+                let parameter_sizes = numbers.collect();
+                KernelInfo { name, file, max_threads, launches, programmatic_launches, parameter_sizes }
             })
             .collect()
     }

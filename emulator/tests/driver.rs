@@ -154,16 +154,33 @@ fn calls_are_counted() {
 }
 
 #[test]
+fn programmatic_launches_are_counted() {
+    let device = Device::open(Variant::Plain);
+    let counts = || {
+        let kernels = device.emulator.kernels();
+        let kernel = kernels.iter().find(|kernel| kernel.name == "fault_early_read").expect("a kernel of that name");
+        [kernel.launches, kernel.programmatic_launches]
+    };
+    let [all, programmatic] = counts();
+    for is_programmatic in [true, false] {
+        let launch = Launch { programmatic: is_programmatic, ..Default::default() };
+        device.run("fault_early_read", launch, &data(256), 256).unwrap();
+    }
+    assert_eq!(counts(), [all + 2, programmatic + 1]);
+}
+
+#[test]
 fn profiles() {
     let device = Device::open(Variant::Plain);
     let become_a = |profile| device.emulator.configure(&Settings { profile, ..Default::default() });
     let attribute = |which| device.context.attribute(which).unwrap();
     use sys::CUdevice_attribute as A;
-    for (profile, capability, multiprocessors, shared, clusters) in [
-        (Profile::Sm75, (7, 5), 40, 64 * 1024, 0),
-        (Profile::Sm80, (8, 0), 108, 163 * 1024, 0),
-        (Profile::Sm86, (8, 6), 72, 99 * 1024, 0),
-        (Profile::Sm90, (9, 0), 132, 227 * 1024, 1),
+    for (profile, capability, code, multiprocessors, shared, clusters) in [
+        (Profile::Sm75, (7, 5), 75, 40, 64 * 1024, 0),
+        (Profile::Sm80, (8, 0), 80, 108, 163 * 1024, 0),
+        (Profile::Sm86, (8, 6), 86, 72, 99 * 1024, 0),
+        (Profile::Sm90, (9, 0), 90, 132, 227 * 1024, 1),
+        (Profile::Sm110ByOldPtx, (11, 0), 75, 20, 227 * 1024, 1),
     ] {
         become_a(profile);
         assert_eq!(device.context.compute_capability().unwrap(), capability);
@@ -174,7 +191,13 @@ fn profiles() {
         let params = Params { input: address(&y), output: address(&y), count: 256, eps: 1.0 };
         let launch = Launch { blocks: 2, cluster: 2, shared: 33 * 4, ..Default::default() };
         let answer = device.launch("smoke_cluster_layer_norm", launch, params).err();
-        assert_eq!(answer, if clusters == 1 { None } else { Some(912) });
+        assert_eq!(answer, if code >= 90 { None } else { Some(912) });
+        let launch = Launch { programmatic: true, ..Default::default() };
+        let answer = device.launch("fault_early_read", launch, params).err();
+        assert_eq!(answer, if code >= 90 { None } else { Some(801) });
+        let kernel = device.kernel("fault_early_read");
+        let version = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+        assert_eq!(kernel.get_attribute(version).unwrap(), code);
     }
     become_a(Profile::Sm61);
     assert_eq!(load(&device, harness::IMAGE), Err(209));

@@ -15,7 +15,8 @@ fn off() -> Settings {
     Settings { execute: false, ..Default::default() }
 }
 
-const ROW: Launch = Launch { blocks: 1, threads: 256, shared: 33 * 4, cluster: 1, cooperative: false };
+const ROW: Launch =
+    Launch { blocks: 1, threads: 256, shared: 33 * 4, cluster: 1, cooperative: false, programmatic: false };
 
 /// A row of 256, and an output that holds sevens.
 struct Row {

@@ -126,6 +126,20 @@ fn division_by_zero() {
 }
 
 #[test]
+fn missing_wait_in_a_programmatic_launch() {
+    let launch = Launch { programmatic: true, ..Default::default() };
+    expect("fault_early_read", launch, LAUNCH_FAILED, "missing wait: 4-byte read", &["early-read"]);
+    expect("fault_early_atomic", launch, LAUNCH_FAILED, "missing wait: 4-byte atomic", &["early-atomic"]);
+    expect("fault_one_waits", launch, LAUNCH_FAILED, "missing wait: 4-byte write", &["one-waits"]);
+    expect("fault_no_wait", launch, LAUNCH_FAILED, "returned without waiting", &[]);
+    // Launched as ever, they have nothing to wait for.
+    let device = Device::open(Variant::Checked);
+    for kernel in ["fault_early_read", "fault_early_atomic", "fault_one_waits", "fault_no_wait"] {
+        device.run(kernel, Launch::default(), &data(256), 256).unwrap_or_else(|error| panic!("{kernel}: {error}"));
+    }
+}
+
+#[test]
 fn use_after_free() {
     let device = Device::open(Variant::Checked);
     let y = device.stream.alloc_zeros::<f32>(256).unwrap();

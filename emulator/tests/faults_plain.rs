@@ -11,9 +11,14 @@ const LAUNCH_FAILED: u32 = 719;
 
 #[track_caller]
 fn expect(kernel: &str, error: u32, words: &str, tags: &[&str]) {
+    expect_of(kernel, Launch::default(), error, words, tags);
+}
+
+#[track_caller]
+fn expect_of(kernel: &str, launch: Launch, error: u32, words: &str, tags: &[&str]) {
     let device = Device::open(Variant::Plain);
     device.emulator.configure(&Settings { watchdog_seconds: 0.2, ..Default::default() });
-    let result = device.run(kernel, Launch::default(), &data(512), 512);
+    let result = device.run(kernel, launch, &data(512), 512);
     let report = device.emulator.take_report();
     println!("{report}");
     assert_eq!(result.err(), Some(error), "{report}");
@@ -61,6 +66,12 @@ fn far_away() {
 fn endless_loops() {
     expect("fault_endless_loop", LAUNCH_FAILED, "endless loop", &["endless-loop"]);
     expect("fault_endless_wait", LAUNCH_FAILED, "endless loop", &["endless-wait"]);
+}
+
+#[test]
+fn a_programmatic_launch_that_does_not_wait() {
+    let launch = Launch { programmatic: true, ..Default::default() };
+    expect_of("fault_no_wait", launch, LAUNCH_FAILED, "returned without waiting for the kernel before", &[]);
 }
 
 /// 500 floats do not end at a page: the write past them is found by its damage, at the next synchronization.

@@ -217,7 +217,8 @@ int main(int count, char** arguments) try {
     }
     const std::optional<Driver> driver = place == "cuda" ? std::optional<Driver>(std::in_place) : std::nullopt;
     const Driver* const memory = driver ? &*driver : nullptr;
-    const auto device = driver ? warpnorm::Device::cuda(0) : warpnorm::Device::cpu();
+    // One stream has all calls: each may be launched while the one before it runs, and waits for it by itself.
+    const auto device = driver ? warpnorm::Device::cuda(0).programmatic_launch() : warpnorm::Device::cpu();
     std::printf("warpnorm %s on %s\n", wn_version(), device.name().c_str());
     bool good = residual_and_layer_norm(device, memory);
     good = rms_norm(device, memory) && good;

@@ -383,6 +383,14 @@ class Cuda(Functions):
         x = self.put(noise(2, 4))
         self.refused("WN_STATUS_INVALID_VALUE", "another device", warpnorm.layer_norm, x, 4, out=noise(2, 4))
 
+    def test_programmatic_launch(self):
+        x, y = noise(3, 24), self.put(numpy.zeros((3, 24), numpy.float32))
+        device = warpnorm.Device.cuda(0).programmatic_launch()
+        self.assertEqual(device.name, warpnorm.Device.cuda(0).name)
+        warpnorm.layer_norm(self.put(x), 24, out=y, device=device)
+        warpnorm.layer_norm(y, 24, out=y, device=device)
+        self.check(y, reference(reference(x, (1,), 1.0, 0.0), (1,), 1.0, 0.0), "two in a row")
+
     def test_strides(self):
         x = self.put(noise(3, 4))
         x.strides = (16, 4)

@@ -19,13 +19,16 @@ import os
 import sys
 from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 
-_NONE, _F32, _F16, _BF16, _F64 = range(5)
-_DTYPES = {"float32": _F32, "float16": _F16, "bfloat16": _BF16, "float64": _F64}
-_SIZES = {_F32: 4, _F16: 2, _BF16: 2, _F64: 8}
+_NONE, _F32, _F16, _BF16, _F64, _I8, _F8 = range(7)
+_DTYPES = {"float32": _F32, "float16": _F16, "bfloat16": _BF16, "float64": _F64, "int8": _I8, "float8_e4m3fn": _F8}
+_SIZES = {_F32: 4, _F16: 2, _BF16: 2, _F64: 8, _I8: 1, _F8: 1}
+_SCALINGS = {None: 0, "static": 1, "rows": 2, "groups": 3, "groups_by_column": 4}
+_ROUNDINGS = {None: 0, "steps": 64, "normalized": 128}
 _LAYOUTS = {"NCHW": 0, "NHWC": 1}
 _ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3, "gelu_tanh": 4}
 _LAYER_NORM, _RMS_NORM, _GROUP_NORM, _INSTANCE_NORM, _BATCH_NORM = range(1, 6)
 _WEIGHT_PLUS_ONE, _SCALE_PLUS_ONE, _TRACK_RUNNING_STATS, _BATCH_STATISTICS, _CUMULATIVE = 1, 2, 4, 8, 16
+_POST_NORM = 32
 _RESIDUAL, _SUM, _SUM_IN_RESIDUAL, _IN_PLACE, _CHANNEL_TABLE, _UPDATE, _COUNT, _SECOND_RESIDUAL = 1, 2, 4, 8, 16, 32, 64, 128
 
 
@@ -53,7 +56,8 @@ class _Signature(ctypes.Structure):
     _fields_ = [
         ("dtype", c_int32), ("flags", c_uint32), ("rank", c_int64), ("shape", c_int64 * 8), ("weight", c_int32),
         ("bias", c_int32), ("scale", c_int32), ("shift", c_int32), ("channel_bias", c_int32), ("gate", c_int32),
-        ("input_bias", c_int32), ("output", c_int32), ("input_row_stride", c_int64), ("residual_row_stride", c_int64),
+        ("input_bias", c_int32), ("output", c_int32), ("post_norm_weight", c_int32), ("post_norm_bias", c_int32),
+        ("scaling", c_int32), ("reserved", c_int32), ("input_row_stride", c_int64), ("residual_row_stride", c_int64),
         ("second_residual_row_stride", c_int64), ("sum_row_stride", c_int64), ("output_row_stride", c_int64),
     ]
 
@@ -62,7 +66,7 @@ class _Tensors(ctypes.Structure):
     _fields_ = [
         (name, c_void_p)
         for name in "input output residual second_residual sum weight bias scale shift channel_bias gate input_bias "
-        "running_mean running_var num_batches_tracked channel_table workspace".split()
+        "post_norm_weight post_norm_bias scales running_mean running_var num_batches_tracked channel_table workspace".split()
     ] + [("workspace_bytes", c_uint64), ("reserved", c_void_p * 4)]
 
 
@@ -94,6 +98,7 @@ _FUNCTIONS = {
     "wn_device_cpu": [POINTER(c_void_p)],
     "wn_device_cuda": [c_int32, POINTER(c_void_p)],
     "wn_device_current": [POINTER(c_void_p)],
+    "wn_device_programmatic_launch": [c_void_p, c_int32, POINTER(c_void_p)],
     "wn_device_destroy": [c_void_p],
     "wn_device_is_cuda": [c_void_p, POINTER(c_int32)],
     "wn_device_name": [c_void_p, c_char_p, c_uint64],
@@ -166,6 +171,11 @@ class Device:
         """The CUDA context that is current to this thread. It must live longer than the device."""
         return cls("wn_device_current")
 
+    def programmatic_launch(self, wanted=True):
+        """The same device; but its calls may be launched before what is before them on the stream has finished, which hides
+        what a launch costs the GPU. On chips before compute capability 9.0, and on the CPU, nothing changes."""
+        return Device("wn_device_programmatic_launch", self._handle, wanted)
+
     @property
     def is_cuda(self):
         answer = c_int32()
@@ -200,9 +210,10 @@ class Layer:
 
 
 def layer(kind, *, normalized_shape=None, num_channels=None, num_groups=None, eps=None, layout="NCHW", activation=None,
-          weight_plus_one=False, scale_plus_one=False, track_running_stats=False, batch_statistics=False, momentum=0.1):
-    """A layer of kind "layer_norm", "rms_norm", "group_norm", "instance_norm" or "batch_norm". ``momentum=None`` is the
-    average of all batches."""
+          weight_plus_one=False, scale_plus_one=False, post_norm=False, rounding=None, track_running_stats=False,
+          batch_statistics=False, momentum=0.1):
+    """A layer of kind "layer_norm", "rms_norm", "group_norm", "instance_norm" or "batch_norm". ``rounding`` is None for once,
+    "steps" or "normalized"; ``momentum=None`` is the average of all batches."""
     raw = _Layer()
     library = load()
     if kind == "layer_norm":
@@ -226,9 +237,9 @@ def layer(kind, *, normalized_shape=None, num_channels=None, num_groups=None, ep
     options = [
         (weight_plus_one, _WEIGHT_PLUS_ONE), (scale_plus_one, _SCALE_PLUS_ONE),
         (track_running_stats, _TRACK_RUNNING_STATS), (batch_statistics, _BATCH_STATISTICS),
-        (momentum is None, _CUMULATIVE),
+        (momentum is None, _CUMULATIVE), (post_norm, _POST_NORM),
     ]
-    raw.flags = sum(flag for is_set, flag in options if is_set)
+    raw.flags = sum(flag for is_set, flag in options if is_set) | _code(_ROUNDINGS, rounding, "rounding")
     raw.momentum = 0.0 if momentum is None else momentum
     return Layer(raw)
 
@@ -247,14 +258,17 @@ class Signature:
 
 
 def signature(shape, dtype, *, weight=None, bias=None, scale=None, shift=None, channel_bias=None, gate=None,
-              input_bias=None, output=None, residual=False, second_residual=False, sum=False, sum_in_residual=False, in_place=False, channel_table=False, update_running_statistics=False,
-              num_batches_tracked=False, input_row_stride=0, residual_row_stride=0, second_residual_row_stride=0,
+              input_bias=None, post_norm_weight=None, post_norm_bias=None, output=None, scaling=None, residual=False,
+              second_residual=False, sum=False, sum_in_residual=False, in_place=False, channel_table=False,
+              update_running_statistics=False, num_batches_tracked=False, input_row_stride=0, residual_row_stride=0, second_residual_row_stride=0,
               sum_row_stride=0, output_row_stride=0):
-    """Types are "float32", "float16", "bfloat16", or None for what there is not; strides in elements, 0 for none."""
+    """Types are "float32", "float16", "bfloat16", or None for what there is not; strides in elements, 0 for none. An output of
+    "int8" or "float8_e4m3fn" has a scaling: "static", "rows", "groups" or "groups_by_column"."""
     raw = _Signature()
     _check(load().wn_signature_init(byref(raw), *_extents(shape), _code(_DTYPES, dtype, "dtype")))
     coefficients = dict(weight=weight, bias=bias, scale=scale, shift=shift, channel_bias=channel_bias, gate=gate,
-                        input_bias=input_bias, output=output)
+                        input_bias=input_bias, post_norm_weight=post_norm_weight, post_norm_bias=post_norm_bias,
+                        output=output)
     for name, found in coefficients.items():
         setattr(raw, name, _NONE if found is None else _code(_DTYPES, found, name))
     options = [
@@ -264,6 +278,7 @@ def signature(shape, dtype, *, weight=None, bias=None, scale=None, shift=None, c
     ]
     for is_set, flag in options:
         raw.flags |= flag if is_set else 0
+    raw.scaling = _code(_SCALINGS, scaling, "scaling")
     strides = dict(input_row_stride=input_row_stride, residual_row_stride=residual_row_stride,
                    sum_row_stride=sum_row_stride, output_row_stride=output_row_stride)
     for name, stride in strides.items():
@@ -285,7 +300,7 @@ class Call:
     def launch(self, stream=0, *, workspace=0, workspace_bytes=0, **addresses):
         """Launches on a stream (an integer, as torch's ``stream.cuda_stream``), by addresses (integers, as ``data_ptr()``):
         input, output, residual, second_residual, sum, weight, bias, scale, shift, channel_bias, gate, input_bias,
-        running_mean, running_var, num_batches_tracked, channel_table."""
+        post_norm_weight, post_norm_bias, scales, running_mean, running_var, num_batches_tracked, channel_table."""
         self.launch_tensors(_Tensors(workspace=workspace, workspace_bytes=workspace_bytes, **addresses), stream)
 
     def launch_tensors(self, tensors, stream=0):

@@ -31,14 +31,14 @@ table = load_script("machine-code-table")
 ELF = """\
 arch = sm_90
   Num  Value  Size  Type  Bind  Vis  Other  Ndx  Name
-  0x6  0xa0  0x20  FUNC  LOCAL  DEFAULT  -  0xd  $walk$_ZN2wn14load_irregularEPKf
-  0x7  0xc0  0x20  FUNC  LOCAL  DEFAULT  -  0xd  $walk$_ZN2wn8constantEPKfi
-  0xa  0  0xe0  FUNC  GLOBAL  DEFAULT  ENTRY  0xd  walk
+  0x6  0xb0  0x20  FUNC  LOCAL  DEFAULT  -  0xd  $walk$_ZN2wn14load_irregularEPKf
+  0x7  0xd0  0x20  FUNC  LOCAL  DEFAULT  -  0xd  $walk$_ZN2wn8constantEPKfi
+  0xa  0  0xf0  FUNC  GLOBAL  DEFAULT  ENTRY  0xd  walk
 .nv.info.walk
 	Attribute:	EIATTR_ANNOTATIONS
 	Format:	EIFMT_SVAL
-	Value:	SpillRefill : 	Offset : 0x10
-		SpillRefill : 	Offset : 0xa0
+	Value:	SpillRefill : 	Offset : 0x20
+		SpillRefill : 	Offset : 0xb0
 	Attribute:	EIATTR_MAX_THREADS
 	Format:	EIFMT_SVAL
 	Value:	0x200 0x1 0x1
@@ -50,24 +50,25 @@ arch = sm_90
   REG:62 STACK:8 SHARED:2304 LOCAL:0 CONSTANT[0]:556 TEXTURE:0 SURFACE:0 SAMPLER:0
 """
 
-# What is behind a loop in the listing may be in it all the same (0080).
+# What is behind a loop in the listing may be in it all the same (0090).
 CODE = """\
 arch = sm_90
 		Function : walk
-        /*0000*/                   LDG.E.64 R2, desc[UR4][R2.64] ;           /* 0x00000a00ff017b82 */
-        /*0010*/                   STL.64 [R1], R2 ;
-        /*0020*/                   LDG.E.128 R8, desc[UR4][R4.64] ;
-        /*0030*/              @!P0 BRA 0x80 ;
-        /*0040*/                   CALL.REL.NOINC 0xc0 ;
-        /*0050*/                   STG.E.128 desc[UR4][R4.64], R8 ;
-        /*0060*/                   BRA.U !UP0, 0x20 ;
-        /*0070*/                   EXIT ;
-        /*0080*/                   CALL.REL.NOINC 0xa0 ;
-        /*0090*/                   BRA 0x50;
-        /*00a0*/                   LDL.LU R2, [R1] ;
-        /*00b0*/                   RET.REL.NODEC R6 0x0 ;
-        /*00c0*/               @P1 LD.E.U16 R5, desc[UR6][R4.64] ;
-        /*00d0*/                   RET.REL.NODEC R6 0x0 ;
+        /*0000*/                   ACQBULK ;                                 /* 0x000000000000782e */
+        /*0010*/                   LDG.E.64 R2, desc[UR4][R2.64] ;           /* 0x00000a00ff017b82 */
+        /*0020*/                   STL.64 [R1], R2 ;
+        /*0030*/                   LDG.E.128 R8, desc[UR4][R4.64] ;
+        /*0040*/              @!P0 BRA 0x90 ;
+        /*0050*/                   CALL.REL.NOINC 0xd0 ;
+        /*0060*/                   STG.E.128 desc[UR4][R4.64], R8 ;
+        /*0070*/                   BRA.U !UP0, 0x30 ;
+        /*0080*/                   EXIT ;
+        /*0090*/                   CALL.REL.NOINC 0xb0 ;
+        /*00a0*/                   BRA 0x60;
+        /*00b0*/                   LDL.LU R2, [R1] ;
+        /*00c0*/                   RET.REL.NODEC R6 0x0 ;
+        /*00d0*/               @P1 LD.E.U16 R5, desc[UR6][R4.64] ;
+        /*00e0*/                   RET.REL.NODEC R6 0x0 ;
 """
 
 
@@ -93,40 +94,47 @@ class Counting(unittest.TestCase):
 
     def test_main_loop_is_what_is_come_to_again_with_what_it_calls(self):
         loop = machine_code.main_loop(kernel())
-        self.assertEqual(sorted(loop), [0x20, 0x30, 0x40, 0x50, 0x60, 0x80, 0x90, 0xC0, 0xD0])
+        self.assertEqual(sorted(loop), [0x30, 0x40, 0x50, 0x60, 0x70, 0x90, 0xA0, 0xD0, 0xE0])
         found = row()
         self.assertEqual((found["load128"], found["store128"], found["load64"]), (1, 1, 0))
         self.assertEqual((found["load16"], found["generic"], found["generic_elsewhere"]), (1, 1, 0))
 
     def test_a_kernel_without_a_loop_is_its_main_loop(self):
-        found = row(code=CODE.replace("BRA.U !UP0, 0x20", "NOP"))
+        found = row(code=CODE.replace("BRA.U !UP0, 0x30", "NOP"))
         self.assertEqual((found["load64"], found["load16"]), (1, 1))
 
     def test_a_function_called_before_the_loop_is_no_part_of_it(self):
-        found = row(code=CODE.replace("STL.64 [R1], R2", "CALL.REL.NOINC 0xc0").replace("@!P0 BRA 0x80", "NOP").replace(
-            "/*0040*/                   CALL.REL.NOINC 0xc0", "/*0040*/                   NOP"
+        found = row(code=CODE.replace("STL.64 [R1], R2", "CALL.REL.NOINC 0xd0").replace("@!P0 BRA 0x90", "NOP").replace(
+            "/*0050*/                   CALL.REL.NOINC 0xd0", "/*0050*/                   NOP"
         ))  # fmt: skip
         self.assertEqual((found["load16"], found["generic"], found["generic_elsewhere"]), (0, 0, 1))
 
     def test_what_a_called_function_calls_belongs_to_the_loop_too(self):
-        code = CODE.replace("CALL.REL.NOINC 0xa0", "NOP").replace("LDL.LU R2, [R1]", "LDG.E.U8 R2, desc[UR6][R4.64]")
-        code = code.replace("@P1 LD.E.U16 R5, desc[UR6][R4.64]", "CALL.REL.NOINC 0xa0")
+        code = CODE.replace("CALL.REL.NOINC 0xb0", "NOP").replace("LDL.LU R2, [R1]", "LDG.E.U8 R2, desc[UR6][R4.64]")
+        code = code.replace("@P1 LD.E.U16 R5, desc[UR6][R4.64]", "CALL.REL.NOINC 0xb0")
         self.assertEqual(row(code=code)["load8"], 0)
         self.assertEqual(row(code=code, elf=ELF.replace("14load_irregular", "12load_another"))["load8"], 1)
 
     def test_where_the_flow_goes(self):
         found = kernel()
-        for address, targets in {0x30: {0x80, 0x40}, 0x60: {0x20, 0x70}, 0x70: set(), 0x90: {0x50}}.items():
+        for address, targets in {0x40: {0x90, 0x50}, 0x70: {0x30, 0x80}, 0x80: set(), 0xA0: {0x60}}.items():
             self.assertEqual(set(machine_code.successors(found, address)), targets)
+
+    def test_a_kernel_waits_before_all_else(self):
+        self.assertEqual(machine_code.before_wait(kernel()), [])
+        late = CODE.replace("ACQBULK", "@P0 BRA 0x80").replace("STL.64 [R1], R2", "ACQBULK")
+        self.assertEqual(sorted(machine_code.before_wait(kernel(late))), ["EXIT at 0x80", "LDG at 0x10"])
+        late = late.replace("@P0 BRA 0x80", "PREEXIT").replace("LDG.E.64 R2, desc[UR4][R2.64]", "CALL.REL.NOINC 0xd0")
+        self.assertEqual(machine_code.before_wait(kernel(late)), ["PREEXIT at 0x0", "CALL at 0x10", "LD at 0xd0"])
 
     def test_spills_are_those_that_are_marked(self):
         found = row()
         self.assertEqual((found["spill_stores"], found["spill_loads"], found["local"], found["stack"]), (8, 4, 0, 8))
-        found = row(elf=ELF.replace("0xa0\n\tAttr", "0xb0\n\tAttr"))
+        found = row(elf=ELF.replace("0xb0\n\tAttr", "0xc0\n\tAttr"))
         self.assertEqual((found["spill_stores"], found["spill_loads"], found["local"]), (8, 0, 1))
 
     def test_no_guess_where_the_code_cannot_be_followed(self):
-        for wrong in (CODE.replace("BRA 0x50;", "BRX R2 -0x50;"), CODE.replace("BRA 0x50;", "BRA 0xb0;")):
+        for wrong in (CODE.replace("BRA 0x60;", "BRX R2 -0x60;"), CODE.replace("BRA 0x60;", "BRA 0xc0;")):
             with self.assertRaises(SystemExit):
                 row(code=wrong)
         with self.assertRaises(SystemExit):
@@ -244,6 +252,10 @@ class Checking(unittest.TestCase):
         self.exceptions(*(line.replace("Few registers.", "") for line in self.EXCEPTIONS))
         with self.assertRaises(SystemExit):
             table.main(["--check", "image"])
+
+    def test_what_comes_before_the_wait(self):
+        self.code = CODE.replace("ACQBULK", "NOP")
+        self.assert_complains("walk on sm_90: LDG at 0x10, before its wait", "EXIT at 0x80, before its wait")
 
     def test_slow_path_that_nothing_calls(self):
         with mock.patch.dict(table.SLOW_PATHS, {"store_irregular": "the same, stored"}):

@@ -3,7 +3,7 @@
 use super::run;
 use crate::args::Operand;
 use crate::backend::{Sink, Source, sealed};
-use crate::element::Stored;
+use crate::element::{Kind, Stored};
 use crate::error::Result;
 use crate::problem::{Buffers, Problem};
 use crate::tensors::Tensor;
@@ -33,7 +33,7 @@ impl sealed::Execute for Cpu {
     }
 
     fn memory<'a>(&'a self, (): &'a mut ()) -> Operand<'a, Self> {
-        Operand { tensor: Tensor { address: 0, len: Some(0), dtype: None, elsewhere: false }, guard: () }
+        Operand { tensor: Tensor { address: 0, len: Some(0), kind: Kind::Bytes, elsewhere: false }, guard: () }
     }
 
     fn submit(&self, problem: &Problem, buffers: &Buffers) -> Result<()> {
@@ -60,6 +60,6 @@ impl<T: Stored, S: AsMut<[T]> + ?Sized> Sink<Cpu, T> for S {
 }
 
 fn operand<'a, T: Stored>(address: usize, len: usize) -> Operand<'a, Cpu> {
-    let tensor = Tensor { address: address as u64, len: Some(len), dtype: T::STORED, elsewhere: false };
+    let tensor = Tensor { address: address as u64, len: Some(len), kind: T::STORED, elsewhere: false };
     Operand { tensor, guard: () }
 }

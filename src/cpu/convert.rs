@@ -3,7 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::element::Element;
+use crate::element::{DType, Element};
 
 /// Conversion of slices, in which vector instructions are used.
 pub(super) trait Convert: Element {
@@ -11,6 +11,21 @@ pub(super) trait Convert: Element {
     fn widen(from: &[Self], into: &mut [f32]);
     /// Rounds to nearest, ties to even. The slices are equally long.
     fn narrow(from: &[f32], into: &mut [Self]);
+}
+
+/// To the type and back.
+#[inline(always)]
+pub(super) fn round<T: Convert>(values: &mut [f32]) {
+    const CHUNK: usize = 128;
+    if T::DTYPE == DType::F32 {
+        return;
+    }
+    let mut narrow = [T::default(); CHUNK];
+    for values in values.chunks_mut(CHUNK) {
+        let (narrow, _) = narrow.split_at_mut(values.len());
+        T::narrow(values, narrow);
+        T::widen(narrow, values);
+    }
 }
 
 impl Convert for f32 {

@@ -6,7 +6,7 @@ use std::{ptr, slice};
 use half::{bf16, f16};
 
 use super::BLOCK;
-use super::convert::Convert;
+use super::convert::{Convert, round};
 use super::modulation::Added;
 use crate::element::DType;
 use crate::problem::{Buffers, Coefficient};
@@ -85,6 +85,8 @@ pub(super) struct Input<T> {
     pub gate: Coefficients,
     /// A sample's own bias. It belongs to one place: what is moved elsewhere has none until it is given another.
     pub added: Added,
+    /// Whether each step is rounded to the type.
+    pub rounds: bool,
 }
 
 impl<T: Convert> Input<T> {
@@ -99,6 +101,7 @@ impl<T: Convert> Input<T> {
             bias: Coefficients::NONE,
             gate: Coefficients::NONE,
             added: Added::NONE,
+            rounds: false,
         }
     }
 
@@ -118,6 +121,7 @@ impl<T: Convert> Input<T> {
                 bias: Coefficients::NONE,
                 gate: Coefficients::NONE,
                 added: Added::NONE,
+                rounds: self.rounds,
             }
         }
     }
@@ -129,32 +133,55 @@ impl<T: Convert> Input<T> {
     #[inline(always)]
     pub(super) unsafe fn load(self, first: usize, into: &mut [f32]) {
         // SAFETY: by the caller.
-        unsafe { self.load_sum(first, into) };
+        unsafe {
+            self.load_own(first, into);
+            self.complete(first, into);
+        }
+    }
+
+    /// `x + bias`.
+    ///
+    /// # Safety
+    /// As [`load`](Self::load).
+    #[inline(always)]
+    pub(super) unsafe fn load_own(self, first: usize, into: &mut [f32]) {
+        // SAFETY: by the caller.
+        unsafe { self.x.load(first, into) };
+        if !self.bias.is_absent() {
+            // SAFETY: by the caller.
+            combine(into, |at, bias| unsafe { self.bias.load(first + at, 0.0, bias) }, |value, add| value + add);
+            self.round(into);
+        }
+    }
+
+    /// What follows upon that, or upon a norm of it.
+    ///
+    /// # Safety
+    /// As [`load`](Self::load).
+    #[inline(always)]
+    pub(super) unsafe fn complete(self, first: usize, into: &mut [f32]) {
+        if !self.gate.is_absent() {
+            // SAFETY: by the caller.
+            combine(into, |at, gate| unsafe { self.gate.load(first + at, 1.0, gate) }, |value, gate| value * gate);
+            self.round(into);
+        }
+        for residual in [self.residual, self.second_residual] {
+            if !residual.is_absent() {
+                // SAFETY: by the caller.
+                combine(into, |at, added| unsafe { residual.load(first + at, added) }, |value, add| value + add);
+                self.round(into);
+            }
+        }
         if !self.added.is_absent() {
             // SAFETY: by the caller.
             unsafe { self.added.add(first, into) };
         }
     }
 
-    /// # Safety
-    /// As [`load`](Self::load).
     #[inline(always)]
-    unsafe fn load_sum(self, first: usize, into: &mut [f32]) {
-        // SAFETY: by the caller.
-        unsafe { self.x.load(first, into) };
-        if !self.bias.is_absent() {
-            // SAFETY: by the caller.
-            combine(into, |at, bias| unsafe { self.bias.load(first + at, 0.0, bias) }, |value, add| value + add);
-        }
-        if !self.gate.is_absent() {
-            // SAFETY: by the caller.
-            combine(into, |at, gate| unsafe { self.gate.load(first + at, 1.0, gate) }, |value, gate| value * gate);
-        }
-        for residual in [self.residual, self.second_residual] {
-            if !residual.is_absent() {
-                // SAFETY: by the caller.
-                combine(into, |at, added| unsafe { residual.load(first + at, added) }, |value, add| value + add);
-            }
+    fn round(self, values: &mut [f32]) {
+        if self.rounds {
+            round::<T>(values);
         }
     }
 
@@ -171,7 +198,7 @@ impl<T: Convert> Input<T> {
 
 /// `values` with those of another tensor, which `load` reads from some element on.
 #[inline(always)]
-fn combine(values: &mut [f32], load: impl Fn(usize, &mut [f32]), operation: impl Fn(f32, f32) -> f32) {
+pub(super) fn combine(values: &mut [f32], load: impl Fn(usize, &mut [f32]), operation: impl Fn(f32, f32) -> f32) {
     // A short buffer, for it is cleared at every call.
     const CHUNK: usize = 128;
     let mut buffer = [0.0; CHUNK];

@@ -6,6 +6,7 @@
 //! | file | idea |
 //! | --- | --- |
 //! | `rows.rs` | LayerNorm, RMSNorm, GroupNorm and InstanceNorm in NCHW |
+//! | `head_rows.rs` | QkNorm: the heads of attention as rows |
 //! | `channels_last.rs` | GroupNorm and InstanceNorm in NHWC |
 //! | `batch_statistics.rs` | BatchNorm by the batch's own moments, and the running ones |
 //! | `pointwise.rs` | BatchNorm inference, the table of its constants, and the second step of the two above |
@@ -15,6 +16,7 @@
 //! | `activation.rs` | the activations, for a block |
 //! | `modulation.rs` | what differs from sample to sample: scale, shift, a bias on the input |
 //! | `input.rs` | a call's tensors, and the prologue: residual in, sum out |
+//! | `quantized.rs` | outputs of eight bits, and their scales |
 //! | `convert.rs` | storage types to f32 and back, for a block |
 //! | `backend.rs` | the backend type, and slices as arguments |
 //! | `threads.rs` | pieces of work for the threads |
@@ -42,10 +44,12 @@ mod batch_statistics;
 mod channels_last;
 mod constants;
 mod convert;
+mod head_rows;
 mod input;
 mod modulation;
 mod moments;
 mod pointwise;
+mod quantized;
 mod rows;
 mod slabs;
 #[cfg(test)]
@@ -77,6 +81,11 @@ pub(crate) unsafe fn run(problem: &Problem, buffers: &Buffers) {
                 DType::F32 => rows::run::<f32>(rows, buffers),
                 DType::F16 => rows::run::<f16>(rows, buffers),
                 DType::Bf16 => rows::run::<bf16>(rows, buffers),
+            },
+            Problem::HeadRows(heads) => match heads.dtype {
+                DType::F32 => head_rows::run::<f32>(heads, buffers),
+                DType::F16 => head_rows::run::<f16>(heads, buffers),
+                DType::Bf16 => head_rows::run::<bf16>(heads, buffers),
             },
             Problem::Pointwise(pointwise) => match pointwise.dtype {
                 DType::F32 => pointwise::run::<f32>(pointwise, buffers),

@@ -90,6 +90,17 @@ pub(super) struct Normalization {
 }
 
 impl Normalization {
+    /// Of what is normalized already.
+    pub(super) const NONE: Self = Self { high: 0.0, low: 0.0, rstd: 1.0 };
+
+    /// Without weight and bias.
+    #[inline(always)]
+    pub(super) fn center(self, values: &mut [f32]) {
+        for value in values {
+            *value = ((*value - self.high) - self.low) * self.rstd;
+        }
+    }
+
     #[inline(always)]
     pub(super) fn apply(self, values: &mut [f32], weight: &[f32], bias: &[f32]) {
         for ((value, weight), bias) in values.iter_mut().zip(weight).zip(bias) {

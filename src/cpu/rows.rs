@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! for each row:
-//!     for each block:  s = (x + input_bias) * gate + residual + second_residual;  moments of s
+//!     with a norm of the input:  for each block:  moments of x + input_bias;  v = that norm of it;  else v = x + input_bias
+//!     for each block:  s = v * gate + residual + second_residual;  moments of s
 //!     merge the blocks' moments into the row's
+//!     with a scale for the row:  for each block:  y as below;  its largest magnitude
 //!     for each block:  s again;  sum = s;  y = activation((s - mean) * rstd * weight + bias)
 //! ```
 //!
-//! The liberties taken: a row of one block is read once, and stays in its buffer between the two steps; so do weight and
+//! The liberties taken: a row of one block is read once, and stays in its buffer between the steps; so do weight and
 //! bias where every row has the same. Rows are spread over threads, and so are the blocks of a long row: a part of it is
 //! merged in order, and parts in a binary tree that is cut by their number alone.
 
@@ -15,13 +17,16 @@ use std::ops::Range;
 
 use super::BLOCK;
 use super::activation::activate;
-use super::convert::Convert;
-use super::input::{Coefficients, Input, Output, part, stretches};
+use super::convert::{Convert, round};
+use super::input::{Coefficients, Input, combine, part, stretches};
 use super::modulation::{Modulation, Pattern};
 use super::moments::{Moments, Normalization};
+use super::quantized::{Amplitude, Destination};
 use super::threads::{for_each_piece, merged};
 use super::vectors::{self, Task};
-use crate::problem::{self, Affine, Buffers};
+use crate::norm::Rounding;
+use crate::problem::{self, Affine, Buffers, PostNorm};
+use crate::quantization::Scaling;
 
 /// Blocks whose moments are merged in order, by one thread. Bits depend on it.
 const BLOCKS_OF_PART: usize = 32;
@@ -34,11 +39,15 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers)
     }
     let rows = &Rows {
         problem,
-        input: Input::<T>::new(buffers),
-        y: Output { dtype: problem.output, address: buffers.y },
+        input: Input::<T> { rounds: problem.rounding != Rounding::Once, ..Input::new(buffers) },
+        y: buffers.y,
+        scales: buffers.scales,
         weight: Coefficients::new(problem.weight, buffers.weight),
         bias: Coefficients::new(problem.bias, buffers.bias),
         input_bias: Coefficients::new(problem.input_bias, buffers.input_bias),
+        post_norm: problem.post_norm.map(|PostNorm { weight, bias }| {
+            [Coefficients::new(weight, buffers.post_norm_weight), Coefficients::new(bias, buffers.post_norm_bias)]
+        }),
         modulation: Modulation::new(&problem.modulation, buffers),
     };
     for_each_piece(0..problem.rows, problem.length, &|piece| {
@@ -54,10 +63,13 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers)
 struct Rows<'a, T> {
     problem: &'a problem::Rows,
     input: Input<T>,
-    y: Output,
+    y: u64,
+    scales: u64,
     weight: Coefficients,
     bias: Coefficients,
     input_bias: Coefficients,
+    /// Weight and bias of the input's own norm, if it has one.
+    post_norm: Option<[Coefficients; 2]>,
     modulation: Modulation,
 }
 
@@ -65,7 +77,7 @@ struct Rows<'a, T> {
 struct Row<'a, T> {
     rows: &'a Rows<'a, T>,
     input: Input<T>,
-    y: Output,
+    y: Destination,
     /// The channel of its first element, with an affine per channel.
     first_channel: usize,
     /// From that channel of its sample on.
@@ -96,8 +108,9 @@ impl<T: Convert> Rows<'_, T> {
                     bias: self.input_bias,
                     gate: modulation.gate,
                     added: modulation.added(pattern),
+                    rounds: self.input.rounds,
                 },
-                y: self.y.offset(row * problem.y_stride),
+                y: Destination::of_row(problem, self.y, self.scales, row),
                 first_channel,
                 modulation,
             }
@@ -166,18 +179,66 @@ impl<T: Convert> Row<'_, T> {
         }
     }
 
-    /// The second step: `values` are those from the element at `first` on.
+    /// What its own norm is of, if there is one and it is not known yet; else what is normalized.
     ///
     /// # Safety
-    /// No other thread has these elements.
+    /// As [`Input::load`].
     #[inline(always)]
-    unsafe fn write(&self, first: usize, values: &mut [f32], by: Normalization, weight: &[f32], bias: &[f32]) {
-        // SAFETY: within the row, for the values were loaded from there; and by the caller.
-        unsafe { self.input.write_sum(first, values) };
-        by.apply(values, weight, bias);
+    unsafe fn load(&self, first: usize, values: &mut [f32], post: Option<Normalization>) {
+        // SAFETY: by the caller.
+        unsafe { self.input.load_own(first, values) };
+        if self.rows.post_norm.is_none() || post.is_some() {
+            // SAFETY: by the caller.
+            unsafe { self.complete(first, values, post) };
+        }
+    }
+
+    /// Makes what is normalized of that.
+    ///
+    /// # Safety
+    /// As [`Input::load`].
+    #[inline(always)]
+    unsafe fn complete(&self, first: usize, values: &mut [f32], post: Option<Normalization>) {
+        if let (Some(post), Some([weight, bias])) = (post, self.rows.post_norm) {
+            post.center(values);
+            self.round_normalized(values);
+            if !weight.is_absent() {
+                let plus = if self.rows.problem.weight_plus_one { 1.0 } else { 0.0 };
+                // SAFETY: there is a weight for every element.
+                let load = |at, into: &mut [f32]| unsafe { weight.load(first + at, 1.0, into) };
+                combine(values, load, |value, weight| value * (weight + plus));
+            }
+            if !bias.is_absent() {
+                // SAFETY: there is a bias for every element.
+                let load = |at, into: &mut [f32]| unsafe { bias.load(first + at, 0.0, into) };
+                combine(values, load, |value, bias| value + bias);
+            }
+            if self.input.rounds {
+                round::<T>(values);
+            }
+        }
+        // SAFETY: by the caller.
+        unsafe { self.input.complete(first, values) };
+    }
+
+    #[inline(always)]
+    fn round_normalized(&self, values: &mut [f32]) {
+        if self.rows.problem.rounding == Rounding::Normalized {
+            round::<T>(values);
+        }
+    }
+
+    /// The second step: makes y of `values`, which are those from the element at `first` on.
+    #[inline(always)]
+    fn finish(&self, values: &mut [f32], by: Normalization, weight: &[f32], bias: &[f32]) {
+        if self.rows.problem.rounding == Rounding::Normalized {
+            by.center(values);
+            self.round_normalized(values);
+            Normalization::NONE.apply(values, weight, bias);
+        } else {
+            by.apply(values, weight, bias);
+        }
         activate(values, self.rows.problem.activation);
-        // SAFETY: as above.
-        unsafe { self.y.store(first, values) };
     }
 
     /// The moments of some blocks, merged in order.
@@ -185,17 +246,36 @@ impl<T: Convert> Row<'_, T> {
     /// # Safety
     /// Nothing of the row is written meanwhile.
     #[inline(always)]
-    unsafe fn moments(&self, blocks: Range<usize>, buffer: &mut [f32; BLOCK]) -> Moments {
+    unsafe fn moments(&self, blocks: Range<usize>, post: Option<Normalization>, buffer: &mut [f32; BLOCK]) -> Moments {
         let mut merged: Option<Moments> = None;
         for block in blocks {
             let (first, count) = self.extent(block);
             let values = part(buffer, count);
             // SAFETY: within the row.
-            unsafe { self.input.load(first, values) };
+            unsafe { self.load(first, values, post) };
             let moments = self.rows.moments(values);
             merged = Some(merged.map_or(moments, |before| before.merge(moments)));
         }
         merged.unwrap_or(Moments::NONE)
+    }
+
+    /// The largest magnitude of what some blocks become.
+    ///
+    /// # Safety
+    /// Nothing of the row is written meanwhile.
+    #[inline(always)]
+    unsafe fn amplitude(&self, blocks: Range<usize>, by: Norms, scratch: &mut Scratch) -> Amplitude {
+        let mut largest = Amplitude::NONE;
+        for block in blocks {
+            let (first, count) = self.extent(block);
+            let [values, weight, bias] = scratch.parts(count);
+            self.coefficients(first, weight, bias);
+            // SAFETY: within the row.
+            unsafe { self.load(first, values, by.post) };
+            self.finish(values, by.own, weight, bias);
+            largest = largest.max(Amplitude::of(values));
+        }
+        largest
     }
 
     /// Writes some blocks, which are read again for it.
@@ -203,16 +283,32 @@ impl<T: Convert> Row<'_, T> {
     /// # Safety
     /// No other thread has these blocks, and they were not written before.
     #[inline(always)]
-    unsafe fn write_blocks(&self, blocks: Range<usize>, by: Normalization, scratch: &mut Scratch) {
+    unsafe fn write_blocks(&self, blocks: Range<usize>, by: Norms, scratch: &mut Scratch) {
         for block in blocks {
             let (first, count) = self.extent(block);
             let [values, weight, bias] = scratch.parts(count);
             self.coefficients(first, weight, bias);
-            // SAFETY: within the row, and not overwritten yet.
-            unsafe { self.input.load(first, values) };
-            // SAFETY: by the caller.
-            unsafe { self.write(first, values, by, weight, bias) };
+            // SAFETY: within the row, and not overwritten yet; and by the caller.
+            unsafe {
+                self.load(first, values, by.post);
+                self.input.write_sum(first, values);
+                self.finish(values, by.own, weight, bias);
+                self.y.store(first, values);
+            }
         }
+    }
+}
+
+/// What a row is normalized by, and before that its input, if it has a norm of its own.
+#[derive(Clone, Copy)]
+struct Norms {
+    post: Option<Normalization>,
+    own: Normalization,
+}
+
+impl problem::Rows {
+    fn scales_rows(&self) -> bool {
+        self.output.scaling() == Some(Scaling::Rows)
     }
 }
 
@@ -250,13 +346,19 @@ impl<T: Convert> Task for WholeRows<'_, T> {
         let problem = rows.problem;
         let scratch = &mut Scratch::new();
         if problem.length > BLOCK {
-            let blocks = problem.length.div_ceil(BLOCK);
+            let blocks = || 0..problem.length.div_ceil(BLOCK);
             for row in piece {
                 let row = rows.row(row);
                 // SAFETY: this thread alone has the row.
                 unsafe {
-                    let moments = row.moments(0..blocks, &mut scratch.values);
-                    row.write_blocks(0..blocks, moments.normalization(problem.eps), scratch);
+                    let post = rows.post_norm.is_some().then(|| row.moments(blocks(), None, &mut scratch.values));
+                    let post = post.map(|moments| moments.normalization(problem.eps));
+                    let own = row.moments(blocks(), post, &mut scratch.values).normalization(problem.eps);
+                    let by = Norms { post, own };
+                    if problem.scales_rows() {
+                        row.y.scale_row(row.amplitude(blocks(), by, scratch));
+                    }
+                    row.write_blocks(blocks(), by, scratch);
                 }
             }
             return;
@@ -270,9 +372,18 @@ impl<T: Convert> Task for WholeRows<'_, T> {
             }
             // SAFETY: this thread alone has the row; all of it is read before anything is written.
             unsafe {
-                row.input.load(0, values);
+                row.load(0, values, None);
+                if rows.post_norm.is_some() {
+                    let post = rows.moments(values).normalization(problem.eps);
+                    row.complete(0, values, Some(post));
+                }
                 let normalization = rows.moments(values).normalization(problem.eps);
-                row.write(0, values, normalization, weight, bias);
+                row.input.write_sum(0, values);
+                row.finish(values, normalization, weight, bias);
+                if problem.scales_rows() {
+                    row.y.scale_row(Amplitude::of(values));
+                }
+                row.y.store(0, values);
             }
         }
     }
@@ -280,16 +391,26 @@ impl<T: Convert> Task for WholeRows<'_, T> {
 
 fn normalize_by_parts<T: Convert>(rows: &Rows<'_, T>, row: usize) {
     let row = &rows.row(row);
-    let blocks = rows.problem.length.div_ceil(BLOCK);
-    let part = |blocks| vectors::run(MergedBlocks { row, blocks });
-    let moments = merged(0..blocks, BLOCKS_OF_PART, BLOCK, &part, &Moments::merge);
-    let normalization = moments.normalization(rows.problem.eps);
-    for_each_piece(0..blocks, BLOCK, &|blocks| vectors::run(WrittenBlocks { row, blocks, normalization }));
+    let blocks = 0..rows.problem.length.div_ceil(BLOCK);
+    let normalization = |post| {
+        let part = |blocks| vectors::run(MergedBlocks { row, blocks, post });
+        merged(blocks.clone(), BLOCKS_OF_PART, BLOCK, &part, &Moments::merge).normalization(rows.problem.eps)
+    };
+    let post = rows.post_norm.is_some().then(|| normalization(None));
+    let by = Norms { post, own: normalization(post) };
+    if rows.problem.scales_rows() {
+        let part = |blocks| vectors::run(MeasuredBlocks { row, blocks, by });
+        let amplitude = merged(blocks.clone(), BLOCKS_OF_PART, BLOCK, &part, &Amplitude::max);
+        // SAFETY: this thread alone has the row's scale, and those that it calls upon read it later.
+        unsafe { row.y.scale_row(amplitude) };
+    }
+    for_each_piece(blocks, BLOCK, &|blocks| vectors::run(WrittenBlocks { row, blocks, by }));
 }
 
 struct MergedBlocks<'a, T> {
     row: &'a Row<'a, T>,
     blocks: Range<usize>,
+    post: Option<Normalization>,
 }
 
 impl<T: Convert> Task for MergedBlocks<'_, T> {
@@ -298,14 +419,30 @@ impl<T: Convert> Task for MergedBlocks<'_, T> {
     #[inline(always)]
     fn run(self) -> Moments {
         // SAFETY: writing begins when all of the row's moments are there.
-        unsafe { self.row.moments(self.blocks, &mut [0.0; BLOCK]) }
+        unsafe { self.row.moments(self.blocks, self.post, &mut [0.0; BLOCK]) }
+    }
+}
+
+struct MeasuredBlocks<'a, T> {
+    row: &'a Row<'a, T>,
+    blocks: Range<usize>,
+    by: Norms,
+}
+
+impl<T: Convert> Task for MeasuredBlocks<'_, T> {
+    type Output = Amplitude;
+
+    #[inline(always)]
+    fn run(self) -> Amplitude {
+        // SAFETY: writing begins when all of the row is measured.
+        unsafe { self.row.amplitude(self.blocks, self.by, &mut Scratch::new()) }
     }
 }
 
 struct WrittenBlocks<'a, T> {
     row: &'a Row<'a, T>,
     blocks: Range<usize>,
-    normalization: Normalization,
+    by: Norms,
 }
 
 impl<T: Convert> Task for WrittenBlocks<'_, T> {
@@ -314,6 +451,6 @@ impl<T: Convert> Task for WrittenBlocks<'_, T> {
     #[inline(always)]
     fn run(self) {
         // SAFETY: this thread alone has these blocks, once.
-        unsafe { self.row.write_blocks(self.blocks, self.normalization, &mut Scratch::new()) };
+        unsafe { self.row.write_blocks(self.blocks, self.by, &mut Scratch::new()) };
     }
 }

@@ -21,6 +21,10 @@ const SHARING: [Kernel; 6] = [
     Kernel::fused_rows_shared_bf16,
 ];
 
+/// Code that was compiled for this capability or a later one knows of its cluster, and waits where a launch may begin early
+/// (`kernels/device.cuh`).
+const LATE_CODE: c_int = 90;
+
 /// Beyond the portable size a kernel must allow it, and the chip have room.
 const MOST_OF_CLUSTER: u32 = 16;
 
@@ -38,6 +42,8 @@ pub(crate) struct Context {
     kernels: Kernels,
     handle: sys::CUcontext,
     limits: Limits,
+    /// Whether the kernels know programmatic dependent launch.
+    has_programmatic_launch: bool,
     /// Always there, until it is dropped.
     alive: Option<Alive>,
 }
@@ -86,8 +92,9 @@ impl Context {
         // SAFETY: an integer to write to; a context is current.
         driver::call("cuCtxGetDevice", unsafe { sys::cuCtxGetDevice(&raw mut device) })?;
         let kernels = Kernels::load(device)?;
-        let limits = limits(device, &kernels)?;
-        Ok(Self { kernels, handle, limits, alive: Some(alive) })
+        let is_late = code_capability(&kernels)? >= LATE_CODE;
+        let limits = limits(device, &kernels, is_late)?;
+        Ok(Self { kernels, handle, limits, has_programmatic_launch: is_late, alive: Some(alive) })
     }
 
     pub(crate) const fn limits(&self) -> Limits {
@@ -115,31 +122,48 @@ impl Context {
             .map_err(|error| self.explain(error, stream))
     }
 
-    /// The launches of a plan, one driver call each: everything was decided before.
+    /// The launches of a plan, one driver call each: everything was decided before. By programmatic dependent launch, if that
+    /// is wanted and the kernels know it.
     ///
     /// # Safety
     /// The buffers are what the plan's problem says, and stay so until the stream has come by.
-    pub(crate) unsafe fn submit(&self, plan: &Plan, buffers: &Buffers, stream: sys::CUstream) -> Result<()> {
+    pub(crate) unsafe fn submit(
+        &self,
+        plan: &Plan,
+        buffers: &Buffers,
+        stream: sys::CUstream,
+        programmatic: bool,
+    ) -> Result<()> {
         let single = plan.otherwise.as_ref().filter(|_| buffers.workspace == 0);
         if buffers.workspace_bytes < plan.workspace_bytes && single.is_none() {
             return Err(Error::Workspace { found: buffers.workspace_bytes, needed: plan.workspace_bytes });
         }
         let _current = Current::enter(self.handle)?;
+        let programmatic = programmatic && self.has_programmatic_launch;
         if let Some(single) = single {
             // SAFETY: as the caller promised.
-            return unsafe { self.launch(single, buffers, stream) };
+            return unsafe { self.launch(single, buffers, stream, programmatic) };
         }
         // SAFETY: as the caller promised.
-        plan.launches().try_for_each(|launch| unsafe { self.launch(launch, buffers, stream) })
+        plan.launches().try_for_each(|launch| unsafe { self.launch(launch, buffers, stream, programmatic) })
     }
 
     /// # Safety
-    /// As of [`submit`](Self::submit). The context must be current.
-    unsafe fn launch(&self, launch: &Launch, buffers: &Buffers, stream: sys::CUstream) -> Result<()> {
+    /// As of [`submit`](Self::submit). The context must be current, and the kernels know programmatic launch if it is wanted.
+    unsafe fn launch(
+        &self,
+        launch: &Launch,
+        buffers: &Buffers,
+        stream: sys::CUstream,
+        programmatic: bool,
+    ) -> Result<()> {
         let function = self.kernels.function(launch.kernel)?;
         let mut params = launch.params.with(buffers);
         let mut arguments = [params.pointer()];
-        let mut cluster = cluster_of(launch.cluster);
+        // Those that are wanted lie next to each other.
+        let mut attributes = [cluster_of(launch.cluster), programmatic_launch()];
+        let (first, end) = (usize::from(launch.cluster == 1), 1 + usize::from(programmatic));
+        let wanted = &mut attributes[first..end];
         let config = sys::CUlaunchConfig {
             gridDimX: launch.grid,
             gridDimY: 1,
@@ -149,8 +173,8 @@ impl Context {
             blockDimZ: 1,
             sharedMemBytes: launch.shared,
             hStream: stream,
-            attrs: &raw mut cluster,
-            numAttrs: u32::from(launch.cluster > 1),
+            attrs: wanted.as_mut_ptr(),
+            numAttrs: wanted.len() as u32,
         };
         // SAFETY: every kernel takes one parameter, the structure that its plan made; the driver copies it before it
         // returns. The addresses in it are the caller's word.
@@ -252,7 +276,20 @@ fn ordinal_of(device: sys::CUdevice) -> Result<usize> {
     Err(Error::NoDevice { ordinal: device.unsigned_abs() as usize, count: count.unsigned_abs() as usize })
 }
 
-fn limits(device: sys::CUdevice, kernels: &Kernels) -> Result<Limits> {
+/// The `__CUDA_ARCH__` for which the loaded code was compiled, over 10. Not the device's capability: a chip that the image has
+/// no machine code for gets what the driver makes of PTX, which may be older than the chip.
+fn code_capability(kernels: &Kernels) -> Result<c_int> {
+    // Every fatbin holds the same architectures.
+    let function = kernels.function(SHARING[0])?;
+    let version = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+    let mut capability = 0;
+    // SAFETY: an integer to write to, and a loaded function.
+    let status = unsafe { sys::cuFuncGetAttribute(&raw mut capability, version, function) };
+    driver::call("cuFuncGetAttribute", status)?;
+    Ok(capability)
+}
+
+fn limits(device: sys::CUdevice, kernels: &Kernels, is_late: bool) -> Result<Limits> {
     use sys::CUdevice_attribute::{
         CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH as CLUSTERS,
         CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as SHARED,
@@ -260,7 +297,7 @@ fn limits(device: sys::CUdevice, kernels: &Kernels) -> Result<Limits> {
     };
     let multiprocessors: c_int = driver::attribute(device, MULTIPROCESSORS)?;
     let shared = driver::attribute(device, SHARED)?;
-    let has_clusters = driver::attribute(device, CLUSTERS)? != 0;
+    let has_clusters = is_late && driver::attribute(device, CLUSTERS)? != 0;
     let mut cluster = if has_clusters { MOST_OF_CLUSTER } else { 1 };
     for kernel in SHARING {
         let function = kernels.function(kernel)?;
@@ -309,5 +346,14 @@ fn cluster_of(blocks: u32) -> sys::CUlaunchAttribute {
     let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
     attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
     attribute.value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks, y: 1, z: 1 };
+    attribute
+}
+
+/// Allows a kernel to begin before the one before it has finished. Ours wait for that by themselves.
+fn programmatic_launch() -> sys::CUlaunchAttribute {
+    // SAFETY: integers alone, for which zero is a value.
+    let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+    attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    attribute.value.programmaticStreamSerializationAllowed = 1;
     attribute
 }

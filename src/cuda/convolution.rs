@@ -125,7 +125,7 @@ impl DirectConvolution {
             Buffers { x, weight, y, bias: address(&bias), residual: address(&residual), ..Buffers::default() };
         cuda.check_earlier()?;
         // SAFETY: the slices are borrowed until the launch is on its stream, and as long as the convolution says.
-        unsafe { cuda.context().submit(&Plan::single(Some(launch)), &buffers, stream.cu_stream()) }
+        unsafe { cuda.context().submit(&Plan::single(Some(launch)), &buffers, stream.cu_stream(), cuda.programmatic) }
     }
 }
 

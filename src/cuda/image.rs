@@ -30,7 +30,8 @@ const FATBIN_MAGIC: [u8; 4] = 0xBA55_ED50_u32.to_le_bytes();
 const FATBIN_ALIGNMENT: usize = 16;
 
 /// The files of kernels, in the order of their fatbins, which is that of their names. A kernel's name begins with its file's.
-const FILES: [&str; 6] = ["batch_statistics", "channels_last", "convolution", "fused_rows", "pointwise", "rows"];
+const FILES: [&str; 7] =
+    ["batch_statistics", "channels_last", "convolution", "fused_rows", "head_rows", "pointwise", "rows"];
 
 /// The fatbins of an image; the whole of it, where it is none.
 fn fatbins(mut image: &[u8]) -> Vec<&[u8]> {
@@ -150,8 +151,8 @@ mod tests {
     use super::{FATBIN_ALIGNMENT, FATBIN_MAGIC, FILES, Kernels, fatbins};
     use crate::cuda::driver;
     use crate::plan::params::{
-        BatchStatisticsParams, ChannelTableParams, ChannelsLastParams, ConvolutionParams, KERNEL_NAMES, KERNELS,
-        PointwiseParams, RowsParams,
+        BatchStatisticsParams, ChannelTableParams, ChannelsLastParams, ConvolutionParams, HeadRowsParams, KERNEL_NAMES,
+        KERNELS, PointwiseParams, RowsParams,
     };
     use cudarc::driver::sys;
 
@@ -167,6 +168,7 @@ mod tests {
             let name = name.to_str().unwrap();
             let expected = match name.split('_').next().unwrap() {
                 "rows" | "fused" => size_of::<RowsParams>(),
+                "head" => size_of::<HeadRowsParams>(),
                 "pointwise" if name.starts_with("pointwise_table") => size_of::<ChannelTableParams>(),
                 "pointwise" => size_of::<PointwiseParams>(),
                 "channels" => size_of::<ChannelsLastParams>(),

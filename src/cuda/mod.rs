@@ -9,15 +9,16 @@ pub use convolution::DirectConvolution;
 
 pub(crate) use context::Context;
 
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop, ValidAsZeroBits};
 use std::sync::Arc;
 
 use crate::args::Operand;
 use crate::backend::{Prepared, Sink, Source, sealed};
-use crate::element::Stored;
+use crate::element::{Kind, Stored};
 use crate::error::Result;
 use crate::plan::{Launch, Limits, Plan, params, plan};
 use crate::problem::{Buffers, Problem};
+use crate::quantization::F8E4M3;
 use crate::tensors::Tensor;
 use driver::failure;
 
@@ -41,6 +42,7 @@ pub struct Cuda {
     stream: Arc<CudaStream>,
     context: Arc<Context>,
     limits: Limits,
+    programmatic: bool,
 }
 
 impl Cuda {
@@ -63,7 +65,7 @@ impl Cuda {
     pub fn on(stream: &Arc<CudaStream>) -> Result<Self> {
         let context = Arc::new(Context::of(stream.context())?);
         let limits = context.limits();
-        Ok(Self { stream: stream.clone(), context, limits })
+        Ok(Self { stream: stream.clone(), context, limits, programmatic: false })
     }
 
     /// Another stream, with the same kernels if it belongs to the same context.
@@ -74,7 +76,29 @@ impl Cuda {
         if stream.context() == self.stream.context() {
             return Ok(Self { stream: stream.clone(), ..self.clone() });
         }
-        Self::on(stream)
+        Ok(Self::on(stream)?.programmatic_launch(self.programmatic))
+    }
+
+    /// Whether kernels may be launched before the ones before them on the stream have finished: CUDA's programmatic dependent
+    /// launch. Off unless it is asked for. The results are the same.
+    ///
+    /// It hides what a launch costs the GPU, which matters where calls are short, as in decoding. A kernel of this crate waits
+    /// for the one before it to finish before it reads or writes anything, weights included; so nothing need be known of
+    /// that one. What comes after may begin early in its turn, if it was launched so, and must then wait likewise. (Whether
+    /// ours were launched so makes no difference to that.) In a CUDA graph it needs a driver of CUDA 12.3 or newer.
+    ///
+    /// Without effect on chips before compute capability 9.0, and where the driver had to make the kernels from PTX older
+    /// than that.
+    ///
+    /// ```no_run
+    /// # fn main() -> warpnorm::Result<()> {
+    /// let cuda = warpnorm::Cuda::open(0)?.programmatic_launch(true);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn programmatic_launch(self, wanted: bool) -> Self {
+        Self { programmatic: wanted, ..self }
     }
 
     /// The stream that calls go to.
@@ -99,6 +123,10 @@ impl Cuda {
     /// The kernels, in the stream's context.
     pub(crate) const fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+
+    pub(crate) const fn is_programmatic(&self) -> bool {
+        self.programmatic
     }
 
     /// cudarc keeps what failed where it could not be returned (a destructor, an event), and returns it here.
@@ -135,14 +163,14 @@ impl sealed::Execute for Cuda {
     fn memory<'a>(&'a self, memory: &'a mut CudaSlice<u8>) -> Operand<'a, Self> {
         let (len, elsewhere) = (memory.len(), self.is_elsewhere(memory.stream()));
         let (address, guard) = memory.device_ptr_mut(&self.stream);
-        Operand { tensor: Tensor { address, len: Some(len), dtype: None, elsewhere }, guard }
+        Operand { tensor: Tensor { address, len: Some(len), kind: Kind::Bytes, elsewhere }, guard }
     }
 
     fn submit(&self, plan: &Plan, buffers: &Buffers) -> Result<()> {
         self.check_earlier()?;
         // SAFETY: the addresses are those of slices that the arguments borrow, shared for what is read and exclusively for
         // what is written, and were checked against the problem; their owners free them in the order of streams.
-        unsafe { self.context.submit(plan, buffers, self.stream.cu_stream()) }
+        unsafe { self.context.submit(plan, buffers, self.stream.cu_stream(), self.programmatic) }
     }
 }
 
@@ -163,11 +191,16 @@ impl Prepared<Cuda> {
     }
 }
 
+// SAFETY: a byte, of which every value is one of the type.
+unsafe impl DeviceRepr for F8E4M3 {}
+// SAFETY: as above.
+unsafe impl ValidAsZeroBits for F8E4M3 {}
+
 impl<T: Stored, S: DevicePtr<T> + ?Sized> Source<Cuda, T> for S {
     fn read<'a>(&'a self, on: &'a Cuda, _: sealed::Token) -> Operand<'a, Cuda> {
         let elsewhere = on.is_elsewhere(self.stream());
         let (address, guard) = self.device_ptr(&on.stream);
-        Operand { tensor: Tensor { address, len: Some(self.len()), dtype: T::STORED, elsewhere }, guard }
+        Operand { tensor: Tensor { address, len: Some(self.len()), kind: T::STORED, elsewhere }, guard }
     }
 }
 
@@ -175,7 +208,7 @@ impl<T: Stored, S: DevicePtrMut<T> + ?Sized> Sink<Cuda, T> for S {
     fn write<'a>(&'a mut self, on: &'a Cuda, _: sealed::Token) -> Operand<'a, Cuda> {
         let (len, elsewhere) = (self.len(), on.is_elsewhere(self.stream()));
         let (address, guard) = self.device_ptr_mut(&on.stream);
-        Operand { tensor: Tensor { address, len: Some(len), dtype: T::STORED, elsewhere }, guard }
+        Operand { tensor: Tensor { address, len: Some(len), kind: T::STORED, elsewhere }, guard }
     }
 }
 
@@ -187,7 +220,20 @@ mod tests {
     use emulator::{Schedule, Settings, Variant};
 
     use super::Cuda;
-    use crate::{Args, BatchNorm, DType, GroupNorm, LayerNorm, Layout, RmsNorm, Signature, Workspace};
+    use crate::{
+        Args, BatchNorm, DType, F8E4M3, GroupNorm, LayerNorm, Layout, QkNorm, RmsNorm, Scaling, Signature, Workspace,
+    };
+
+    impl Cuda {
+        /// The same as if the device had no more shared memory for a block, and no larger clusters; and with kernels that
+        /// overlap, which makes no difference either.
+        fn with_limits(&self, kibibytes: u32, cluster: u32) -> Self {
+            let mut other = self.clone().programmatic_launch(true);
+            other.limits.shared = self.limits.shared.min(kibibytes << 10);
+            other.limits.cluster = self.limits.cluster.min(cluster);
+            other
+        }
+    }
 
     /// Where there are more rows or tiles than blocks, blocks walk on, reusing their shared memory. Grids that large need
     /// more memory than machines have, so here the largest grid is made small.
@@ -213,6 +259,10 @@ mod tests {
                         layer.forward(Args::new(cuda, [rows, length]).input(x).output(y)).unwrap();
                     });
                 }
+                let layer = QkNorm::layer([3, 2], 80).unwrap();
+                agree(&full, &short, 70 * 5 * 80, |cuda, x, y| {
+                    layer.forward(Args::new(cuda, [70, 5, 80]).input(x).output(y)).unwrap();
+                });
                 let layer = GroupNorm::new(2, 6).unwrap();
                 agree(&full, &short, 3 * 6 * 400, |cuda, x, y| {
                     layer.forward(Args::new(cuda, [3, 6, 20, 20]).input(x).output(y)).unwrap();
@@ -227,7 +277,8 @@ mod tests {
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }
 
-    /// A row has the same bits whoever holds it: a block, a cluster of any size, or nobody, with a workspace and without.
+    /// A row has the same bits whoever holds it: a block, a cluster of any size, or nobody, with a workspace and without; and
+    /// whether or not the kernels may begin early.
     #[test]
     fn regimes_agree() {
         let emulator = (!emulator::real_gpu()).then(|| emulator::preload(Variant::Checked));
@@ -235,12 +286,8 @@ mod tests {
             emulator.configure(&Settings::default());
         }
         let full = Cuda::open(0).unwrap();
-        let others = [(227, 1), (72, 2), (72, 4), (72, 8), (40, 16), (1, 1)].map(|(kibibytes, cluster)| {
-            let mut other = full.clone();
-            other.limits.shared = full.limits.shared.min(kibibytes << 10);
-            other.limits.cluster = full.limits.cluster.min(cluster);
-            other
-        });
+        let others = [(227, 1), (72, 2), (72, 4), (72, 8), (40, 16), (1, 1)]
+            .map(|(kibibytes, cluster)| full.with_limits(kibibytes, cluster));
         let mut met = std::collections::BTreeSet::new();
         for length in [4097, 9 * 1024, 37 * 1024 + 3, 130 * 1024 - 1] {
             let layer = LayerNorm::new([length]).unwrap();
@@ -264,6 +311,40 @@ mod tests {
         let all =
             ["fused_rows_split_apply_f32", "fused_rows_split_moments_f32", "fused_rows_stream_f32", "rows_shared_f32"];
         assert!(met.into_iter().eq(all));
+        assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
+    }
+
+    /// The same of what needs a row's moments, or its largest element, before the last step.
+    #[test]
+    fn regimes_agree_in_steps() {
+        let emulator = (!emulator::real_gpu()).then(|| emulator::preload(Variant::Checked));
+        if let Some(emulator) = emulator {
+            emulator.configure(&Settings::default());
+        }
+        let full = Cuda::open(0).unwrap();
+        let others = [(227, 1), (40, 4), (1, 1)].map(|(kibibytes, cluster)| full.with_limits(kibibytes, cluster));
+        for length in [1500, 9 * 1024, 37 * 1024 + 3] {
+            let weight = full.stream().clone_htod(&vec![1.25_f32; length]).unwrap();
+            for other in &others {
+                agree(&full, other, 2 * length, |cuda, x, y| {
+                    let layer = LayerNorm::new([length]).unwrap().post_norm(true);
+                    let args = Args::new(cuda, [2, length]).input(x).post_norm_weight(&weight).residual(x);
+                    layer.forward(args.output(y)).unwrap();
+                });
+                for scaling in [Scaling::Rows, Scaling::Groups] {
+                    agree(&full, other, 2 * length, |cuda, x, y| {
+                        let mut q = cuda.stream().alloc_zeros::<F8E4M3>(2 * length).unwrap();
+                        let count = scaling.scales(2, length);
+                        let args = Args::new(cuda, [2, length]).input(x).residual(x).quantized_output(&mut q);
+                        let layer = RmsNorm::new([length], 1e-6).unwrap();
+                        layer.forward(args.scales(scaling, &mut y.slice_mut(..count))).unwrap();
+                        let q = cuda.stream().clone_dtoh(&q).unwrap();
+                        let values: Vec<f32> = q.iter().map(|q| q.to_f32()).skip(count).collect();
+                        cuda.stream().memcpy_htod(&values, &mut y.slice_mut(count..)).unwrap();
+                    });
+                }
+            }
+        }
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }
 

@@ -1,6 +1,6 @@
 use super::{
     Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, forward, image_axes, prepare_raw,
-    refuse_of_rows,
+    refuse_of_rows, with_activation,
 };
 use crate::args::Args;
 use crate::backend::Backend;
@@ -148,6 +148,7 @@ impl BatchNorm {
 }
 
 eps!(BatchNorm);
+with_activation!(BatchNorm);
 entry_points!(BatchNorm);
 
 impl Layer for BatchNorm {

@@ -1,8 +1,9 @@
 use super::{
-    Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, image_axes, modulation, refuse_of_rows,
+    Activation, DEFAULT_EPS, Layer, Rounding, checked_eps, coefficient, entry_points, eps, image_axes, modulation,
+    refuse_of_rows, with_activation,
 };
 use crate::error::{Error, Result};
-use crate::problem::{Affine, ChannelsLast, Modulation, Moments, Problem, Rows};
+use crate::problem::{Affine, ChannelsLast, Modulation, Moments, Output, Problem, Rows};
 use crate::shape::{Layout, Shape};
 use crate::signature::Signature;
 
@@ -71,6 +72,7 @@ impl GroupNorm {
 }
 
 eps!(GroupNorm);
+with_activation!(GroupNorm);
 entry_points!(GroupNorm);
 
 impl Layer for GroupNorm {
@@ -131,7 +133,7 @@ fn group_rows(
     let length = channels_per_group.checked_mul(spatial).ok_or_else(overflow)?;
     Ok(Rows {
         dtype: signature.dtype,
-        output: signature.dtype,
+        output: Output::Element(signature.dtype),
         rows: batch.checked_mul(groups).ok_or_else(overflow)?,
         length,
         moments: Moments::MeanAndVariance,
@@ -141,6 +143,8 @@ fn group_rows(
         weight: coefficient("weight", signature.weight, signature.dtype)?,
         bias: coefficient("bias", signature.bias, signature.dtype)?,
         weight_plus_one: false,
+        post_norm: None,
+        rounding: Rounding::Once,
         modulation: Modulation::default(),
         input_bias: None,
         eps: 0.0,

@@ -1,6 +1,6 @@
 use super::batch_norm::channel_map;
 use super::group_norm::groups;
-use super::{Activation, DEFAULT_EPS, Layer, checked_eps, entry_points, eps};
+use super::{Activation, DEFAULT_EPS, Layer, checked_eps, entry_points, eps, with_activation};
 use crate::error::Result;
 use crate::problem::Problem;
 use crate::shape::{Layout, Shape};
@@ -72,6 +72,7 @@ impl InstanceNorm {
 }
 
 eps!(InstanceNorm);
+with_activation!(InstanceNorm);
 entry_points!(InstanceNorm);
 
 impl Layer for InstanceNorm {

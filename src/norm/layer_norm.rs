@@ -1,6 +1,9 @@
-use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, modulation};
+use super::{
+    Activation, DEFAULT_EPS, Layer, Rounding, checked_eps, coefficient, entry_points, eps, modulation, of_rows,
+    post_norm, with_activation,
+};
 use crate::error::{Error, Result};
-use crate::problem::{Affine, Moments, Problem, Rows};
+use crate::problem::{Affine, Moments, Output, Problem, Rows};
 use crate::shape::Shape;
 use crate::signature::Signature;
 
@@ -50,6 +53,8 @@ pub struct LayerNorm {
     length: usize,
     eps: f32,
     scale_plus_one: bool,
+    post_norm: bool,
+    rounding: Rounding,
     activation: Activation,
 }
 
@@ -61,15 +66,15 @@ impl LayerNorm {
     pub fn new(normalized_shape: impl Into<Shape>) -> Result<Self> {
         let normalized_shape = normalized_shape.into();
         let length = row_length(Self::NAME, &normalized_shape)?;
-        let (eps, activation) = (checked_eps(DEFAULT_EPS)?, Activation::None);
-        Ok(Self { normalized_shape, length, eps, scale_plus_one: false, activation })
-    }
-
-    /// Whether the [`scale`](crate::Args::scale) of a sample is stored as an offset from 1, as diffusion transformers have
-    /// it.
-    #[must_use]
-    pub const fn scale_plus_one(self, scale_plus_one: bool) -> Self {
-        Self { scale_plus_one, ..self }
+        Ok(Self {
+            normalized_shape,
+            length,
+            eps: checked_eps(DEFAULT_EPS)?,
+            scale_plus_one: false,
+            post_norm: false,
+            rounding: Rounding::Once,
+            activation: Activation::None,
+        })
     }
 
     /// The shape of weight and bias: the `normalized_shape`.
@@ -80,6 +85,8 @@ impl LayerNorm {
 }
 
 eps!(LayerNorm);
+of_rows!(LayerNorm);
+with_activation!(LayerNorm);
 entry_points!(LayerNorm);
 
 impl Layer for LayerNorm {
@@ -88,7 +95,9 @@ impl Layer for LayerNorm {
     fn problem(&self, signature: &Signature) -> Result<Problem> {
         let rows = trailing_rows(Self::NAME, signature, &self.normalized_shape, self.length)?;
         let modulation = modulation(Self::NAME, signature, self.scale_plus_one)?;
-        Ok(Problem::Rows(Rows { modulation, eps: self.eps, activation: self.activation, ..rows }))
+        let post_norm = post_norm(Self::NAME, signature, self.post_norm, false)?;
+        let (eps, rounding, activation) = (self.eps, self.rounding, self.activation);
+        Ok(Problem::Rows(Rows { post_norm, rounding, modulation, eps, activation, ..rows }))
     }
 }
 
@@ -119,12 +128,15 @@ pub(super) fn trailing_rows(
     let rows_of_sample = count(leading.get(1..).unwrap_or_default())?;
     let strides = signature.strides();
     let (dtype, output) = (signature.dtype, signature.output);
-    if signature.is_in_place() && output.size() != dtype.size() {
-        return Err(Error::ElementType {
-            argument: "output",
-            found: output,
-            expected: "one of the input's size, in place",
-        });
+    if signature.is_in_place() {
+        match output {
+            Output::Element(found) if found.size() != dtype.size() => {
+                let expected = "one of the input's size, in place";
+                return Err(Error::ElementType { argument: "output", found, expected });
+            }
+            Output::Element(_) => {}
+            Output::Quantized(..) => return Err(Error::Missing { layer, argument: "input" }),
+        }
     }
     Ok(Rows {
         dtype,
@@ -138,6 +150,8 @@ pub(super) fn trailing_rows(
         weight: coefficient("weight", signature.weight, signature.dtype)?,
         bias: coefficient("bias", signature.bias, signature.dtype)?,
         weight_plus_one: false,
+        post_norm: None,
+        rounding: Rounding::Once,
         modulation: Default::default(),
         input_bias: coefficient("input_bias", signature.input_bias, signature.dtype)?,
         eps: 0.0,

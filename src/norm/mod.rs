@@ -5,21 +5,25 @@ mod batch_norm;
 mod group_norm;
 mod instance_norm;
 mod layer_norm;
+mod qk_norm;
 mod rms_norm;
+mod rounding;
 
 pub use activation::Activation;
 pub use batch_norm::BatchNorm;
 pub use group_norm::GroupNorm;
 pub use instance_norm::InstanceNorm;
 pub use layer_norm::LayerNorm;
+pub use qk_norm::QkNorm;
 pub use rms_norm::RmsNorm;
+pub use rounding::Rounding;
 
 use crate::args::Args;
 use crate::backend::{Backend, Prepared};
 use crate::check::check;
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::problem::{Modulation, Problem};
+use crate::problem::{Modulation, Output, PostNorm, Problem};
 use crate::raw;
 use crate::shape::{Layout, Shape};
 use crate::signature::Signature;
@@ -65,8 +69,38 @@ macro_rules! eps {
 }
 pub(crate) use eps;
 
-/// What every layer has beside its parameters: the activation behind it, and the entry points.
-macro_rules! entry_points {
+/// What layers over trailing axes have beside weight and bias.
+macro_rules! of_rows {
+    ($layer:ty) => {
+        impl $layer {
+            /// Whether the [`scale`](crate::Args::scale) of a sample is stored as an offset from 1, as diffusion transformers
+            /// have it.
+            #[must_use]
+            pub const fn scale_plus_one(self, scale_plus_one: bool) -> Self {
+                Self { scale_plus_one, ..self }
+            }
+
+            /// Whether the input has a norm of its own before the residual is added: the same over the same axes, with the
+            /// same `eps`, and with [`post_norm_weight`](crate::Args::post_norm_weight) and
+            /// [`post_norm_bias`](crate::Args::post_norm_bias). It is what stands between two blocks of a transformer that
+            /// normalizes what a block gives before it adds it to the residual stream, as Gemma 2 and 3 do.
+            #[must_use]
+            pub const fn post_norm(self, post_norm: bool) -> Self {
+                Self { post_norm, ..self }
+            }
+
+            /// Where results are rounded to the input's type on the way: by default nowhere before the last store.
+            #[must_use]
+            pub const fn rounding(self, rounding: crate::Rounding) -> Self {
+                Self { rounding, ..self }
+            }
+        }
+    };
+}
+pub(crate) use of_rows;
+
+/// The setter of the activation behind a layer.
+macro_rules! with_activation {
     ($layer:ty) => {
         impl $layer {
             /// Applied to the result, in the same pass over memory.
@@ -74,7 +108,15 @@ macro_rules! entry_points {
             pub const fn activation(self, activation: crate::Activation) -> Self {
                 Self { activation, ..self }
             }
+        }
+    };
+}
+pub(crate) use with_activation;
 
+/// What every layer has beside its parameters.
+macro_rules! entry_points {
+    ($layer:ty) => {
+        impl $layer {
             /// Runs the layer on these buffers: on the caller's stream, without waiting for it, where they are a GPU's.
             ///
             /// # Errors
@@ -132,6 +174,25 @@ pub(crate) fn coefficient(argument: &'static str, found: Option<DType>, tensors:
     }
 }
 
+/// The input's own norm, if the layer has one.
+pub(crate) fn post_norm(
+    layer: &'static str,
+    signature: &Signature,
+    is_there: bool,
+    weight_plus_one: bool,
+) -> Result<Option<PostNorm>> {
+    if !is_there {
+        return Ok(None);
+    }
+    if weight_plus_one && signature.post_norm_weight.is_none() {
+        return Err(Error::Missing { layer, argument: "post_norm_weight" });
+    }
+    Ok(Some(PostNorm {
+        weight: coefficient("post_norm_weight", signature.post_norm_weight, signature.dtype)?,
+        bias: coefficient("post_norm_bias", signature.post_norm_bias, signature.dtype)?,
+    }))
+}
+
 /// What a call has for each sample.
 pub(crate) fn modulation(layer: &'static str, signature: &Signature, scale_plus_one: bool) -> Result<Modulation> {
     if scale_plus_one && signature.scale.is_none() {
@@ -175,12 +236,23 @@ pub(crate) fn image_axes(
     Ok((batch, spatial))
 }
 
+/// An output of another type.
+pub(crate) fn refuse_conversion(layer: &'static str, signature: &Signature) -> Result<()> {
+    match signature.output {
+        Output::Element(found) if found != signature.dtype => {
+            Err(Error::ElementType { argument: "output", found, expected: signature.dtype.name() })
+        }
+        Output::Element(_) => Ok(()),
+        Output::Quantized(..) => {
+            let hint = ": LayerNorm and RMSNorm have one";
+            Err(Error::Unexpected { layer, argument: "quantized_output", hint })
+        }
+    }
+}
+
 /// Row strides, and an output of another type, belong to the layers over rows.
 pub(crate) fn refuse_of_rows(layer: &'static str, signature: &Signature) -> Result<()> {
-    if signature.output != signature.dtype {
-        let (found, expected) = (signature.output, signature.dtype.name());
-        return Err(Error::ElementType { argument: "output", found, expected });
-    }
+    refuse_conversion(layer, signature)?;
     let strides = signature.strides();
     let given = [
         ("input_row_stride", strides.input),

@@ -1,5 +1,5 @@
 use super::layer_norm::{row_length, trailing_rows};
-use super::{Activation, Layer, checked_eps, entry_points, modulation};
+use super::{Activation, Layer, Rounding, checked_eps, entry_points, modulation, of_rows, post_norm, with_activation};
 use crate::error::{Error, Result};
 use crate::problem::{Moments, Problem, Rows};
 use crate::shape::Shape;
@@ -29,6 +29,8 @@ pub struct RmsNorm {
     eps: f32,
     weight_plus_one: bool,
     scale_plus_one: bool,
+    post_norm: bool,
+    rounding: Rounding,
     activation: Activation,
 }
 
@@ -42,22 +44,22 @@ impl RmsNorm {
     pub fn new(normalized_shape: impl Into<Shape>, eps: f64) -> Result<Self> {
         let normalized_shape = normalized_shape.into();
         let length = row_length(Self::NAME, &normalized_shape)?;
-        let eps = checked_eps(eps)?;
-        let (weight_plus_one, scale_plus_one, activation) = (false, false, Activation::None);
-        Ok(Self { normalized_shape, length, eps, weight_plus_one, scale_plus_one, activation })
+        Ok(Self {
+            normalized_shape,
+            length,
+            eps: checked_eps(eps)?,
+            weight_plus_one: false,
+            scale_plus_one: false,
+            post_norm: false,
+            rounding: Rounding::Once,
+            activation: Activation::None,
+        })
     }
 
-    /// Whether the stored weight is an offset from 1, as in Gemma.
+    /// Whether the stored weight is an offset from 1, as in Gemma; that of a [`post_norm`](Self::post_norm) too.
     #[must_use]
     pub const fn weight_plus_one(self, weight_plus_one: bool) -> Self {
         Self { weight_plus_one, ..self }
-    }
-
-    /// Whether the [`scale`](crate::Args::scale) of a sample is stored as an offset from 1, as diffusion transformers have
-    /// it.
-    #[must_use]
-    pub const fn scale_plus_one(self, scale_plus_one: bool) -> Self {
-        Self { scale_plus_one, ..self }
     }
 
     /// The shape of weight and bias: the `normalized_shape`.
@@ -67,6 +69,8 @@ impl RmsNorm {
     }
 }
 
+of_rows!(RmsNorm);
+with_activation!(RmsNorm);
 entry_points!(RmsNorm);
 
 impl Layer for RmsNorm {
@@ -80,6 +84,8 @@ impl Layer for RmsNorm {
         Ok(Problem::Rows(Rows {
             moments: Moments::MeanSquare,
             weight_plus_one: self.weight_plus_one,
+            post_norm: post_norm(Self::NAME, signature, self.post_norm, self.weight_plus_one)?,
+            rounding: self.rounding,
             modulation: modulation(Self::NAME, signature, self.scale_plus_one)?,
             eps: self.eps,
             activation: self.activation,

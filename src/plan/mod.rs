@@ -4,6 +4,7 @@
 //! on its length alone, so that a row's bits depend neither on the other rows nor on the device.
 
 mod divisor;
+mod head_rows;
 mod kernels;
 // Made by bindgen from kernels/params.h: the structures that kernels take by value, and the list of kernels.
 pub(crate) mod params;
@@ -18,9 +19,10 @@ pub(crate) use divisor::divisor;
 use crate::element::DType;
 use crate::norm::Activation;
 use crate::problem::{Buffers, Problem};
+use crate::quantization::QuantizedType;
 use params::{
-    BatchStatisticsParams, ChannelTableParams, ChannelsLastParams, ConvolutionParams, Kernel, Modulation,
-    PointwiseParams, RowsParams, SlabGeometry,
+    BatchStatisticsParams, ChannelTableParams, ChannelsLastParams, ConvolutionParams, HeadRowsParams, Kernel,
+    Modulation, PointwiseParams, RowsParams, SlabGeometry,
 };
 
 /// The largest grid in its first dimension, on every chip.
@@ -68,6 +70,7 @@ impl Launch {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Params {
     Rows(RowsParams),
+    HeadRows(HeadRowsParams),
     ChannelsLast(ChannelsLastParams),
     BatchStatistics(BatchStatisticsParams),
     Pointwise(PointwiseParams),
@@ -85,6 +88,14 @@ impl Params {
                 (p.weight, p.bias) = (buffers.weight, buffers.bias);
                 p.parts += buffers.workspace;
                 (p.input_bias, p.gate, p.second_residual) = (buffers.input_bias, buffers.gate, buffers.second_residual);
+                (p.post_weight, p.post_bias) = (buffers.post_norm_weight, buffers.post_norm_bias);
+                p.scales = buffers.scales;
+            }
+            Self::HeadRows(p) => {
+                (p.query.x, p.query.y) = (buffers.x, buffers.y);
+                (p.query.weight, p.query.bias) = (buffers.weight, buffers.bias);
+                (p.key.x, p.key.y) = (buffers.key_x, buffers.key_y);
+                (p.key.weight, p.key.bias) = (buffers.key_weight, buffers.key_bias);
             }
             Self::ChannelsLast(p) => {
                 p.modulation = modulation(buffers);
@@ -125,6 +136,7 @@ impl Params {
     /// Where the driver finds the parameter, which it copies at the launch.
     pub(crate) fn pointer(&mut self) -> *mut std::ffi::c_void {
         match self {
+            Self::HeadRows(p) => std::ptr::from_mut(p).cast(),
             Self::Rows(p) => std::ptr::from_mut(p).cast(),
             Self::ChannelsLast(p) => std::ptr::from_mut(p).cast(),
             Self::BatchStatistics(p) => std::ptr::from_mut(p).cast(),
@@ -170,6 +182,7 @@ impl Plan {
 pub(crate) fn plan(problem: &Problem, limits: &Limits) -> Plan {
     match problem {
         Problem::Rows(rows) => rows::plan(rows, limits),
+        Problem::HeadRows(heads) => Plan::single(head_rows::plan(heads, limits)),
         Problem::ChannelsLast(tensor) => slabs::plan(tensor, limits),
         Problem::BatchStatistics(batch) => slabs::plan_batch(batch, limits),
         Problem::Pointwise(map) => Plan::single(pointwise::plan(map, limits)),
@@ -199,6 +212,13 @@ pub(crate) const fn element_code(dtype: DType) -> u32 {
         DType::F32 => params::WN_ELEMENT_F32,
         DType::F16 => params::WN_ELEMENT_F16,
         DType::Bf16 => params::WN_ELEMENT_BF16,
+    }
+}
+
+pub(crate) const fn quantized_code(quantized: QuantizedType) -> u32 {
+    match quantized {
+        QuantizedType::I8 => params::WN_ELEMENT_I8,
+        QuantizedType::F8E4M3 => params::WN_ELEMENT_F8_E4M3,
     }
 }
 

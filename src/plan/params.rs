@@ -1,5 +1,8 @@
 // Made from kernels/params.h by scripts/refresh-bindings; do not edit.
 #![allow(clippy::all, clippy::pedantic, dead_code, missing_docs, non_camel_case_types, unreachable_pub)]
+pub const WN_I8_MAX: f64 = 127.0;
+pub const WN_F8_E4M3_MAX: f64 = 448.0;
+pub const WN_LEAST_AMPLITUDE: f64 = 0.0000000001;
 pub const WN_ACTIVATION_NONE: Activation = 0;
 pub const WN_ACTIVATION_RELU: Activation = 1;
 pub const WN_ACTIVATION_SILU: Activation = 2;
@@ -10,7 +13,14 @@ pub const WN_ELEMENT_AS_INPUT: Element = 0;
 pub const WN_ELEMENT_F32: Element = 1;
 pub const WN_ELEMENT_F16: Element = 2;
 pub const WN_ELEMENT_BF16: Element = 3;
+pub const WN_ELEMENT_I8: Element = 4;
+pub const WN_ELEMENT_F8_E4M3: Element = 5;
 pub type Element = u32;
+pub const WN_SCALING_NONE: Scaling = 0;
+pub const WN_SCALING_STATIC: Scaling = 1;
+pub const WN_SCALING_ROWS: Scaling = 2;
+pub const WN_SCALING_GROUPS: Scaling = 3;
+pub type Scaling = u32;
 pub const WN_AFFINE_PER_ELEMENT: Affine = 0;
 pub const WN_AFFINE_PER_CHANNEL: Affine = 1;
 pub type Affine = u32;
@@ -26,15 +36,22 @@ pub const WN_FLAG_SCALE_PLUS_ONE: Flags = 256;
 pub const WN_FLAG_GATE_F32: Flags = 512;
 pub const WN_FLAG_INPUT_BIAS_F32: Flags = 1024;
 pub const WN_FLAG_HELD_AS_STORED: Flags = 2048;
+pub const WN_FLAG_POST_NORM: Flags = 4096;
+pub const WN_FLAG_POST_WEIGHT_F32: Flags = 8192;
+pub const WN_FLAG_POST_BIAS_F32: Flags = 16384;
+pub const WN_FLAG_ROUND_STEPS: Flags = 32768;
+pub const WN_FLAG_ROUND_NORMALIZED: Flags = 65536;
 pub type Flags = u32;
 pub const WN_WARP: Regimes = 32;
 pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
+pub const WN_SCALE_GROUP: Regimes = 128;
 pub const WN_CHUNK: Regimes = 1024;
 pub const WN_ROWS_BLOCK_WARPS: Regimes = 16;
 pub const WN_ROWS_BLOCK_THREADS: Regimes = 640;
 pub const WN_ROWS_SHARED_THREADS: Regimes = 768;
-pub const WN_ROWS_STREAM_THREADS: Regimes = 512;
+pub const WN_ROWS_STREAM_THREADS: Regimes = 256;
 pub const WN_ROWS_LEAVES: Regimes = 256;
+pub const WN_ROWS_SUBTREES: Regimes = 16;
 pub const WN_POINTWISE_THREADS: Regimes = 256;
 pub const WN_POINTWISE_VECTORS: Regimes = 4;
 pub const WN_SLAB_THREADS: Regimes = 256;
@@ -96,6 +113,11 @@ pub struct RowsParams {
     pub gate: u64,
     pub second_residual: u64,
     pub second_residual_stride: u64,
+    pub post_weight: u64,
+    pub post_bias: u64,
+    pub scales: u64,
+    pub scales_row_stride: u64,
+    pub scales_group_stride: u64,
     pub lanes: u32,
     pub affine: u32,
     pub activation: u32,
@@ -105,12 +127,12 @@ pub struct RowsParams {
     pub leaf_shift: u32,
     pub parts_words: u32,
     pub splits: u32,
-    pub reserved: u32,
+    pub scaling: u32,
     pub parts: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 256usize];
+    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 296usize];
     ["Alignment of RowsParams"][::std::mem::align_of::<RowsParams>() - 8usize];
     ["Offset of field: RowsParams::x"][::std::mem::offset_of!(RowsParams, x) - 0usize];
     ["Offset of field: RowsParams::residual"][::std::mem::offset_of!(RowsParams, residual) - 8usize];
@@ -134,17 +156,76 @@ const _: () = {
     ["Offset of field: RowsParams::second_residual"][::std::mem::offset_of!(RowsParams, second_residual) - 192usize];
     ["Offset of field: RowsParams::second_residual_stride"]
         [::std::mem::offset_of!(RowsParams, second_residual_stride) - 200usize];
-    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 208usize];
-    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 212usize];
-    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 216usize];
-    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 220usize];
-    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 224usize];
-    ["Offset of field: RowsParams::y_type"][::std::mem::offset_of!(RowsParams, y_type) - 228usize];
-    ["Offset of field: RowsParams::leaf_shift"][::std::mem::offset_of!(RowsParams, leaf_shift) - 232usize];
-    ["Offset of field: RowsParams::parts_words"][::std::mem::offset_of!(RowsParams, parts_words) - 236usize];
-    ["Offset of field: RowsParams::splits"][::std::mem::offset_of!(RowsParams, splits) - 240usize];
-    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 244usize];
-    ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 248usize];
+    ["Offset of field: RowsParams::post_weight"][::std::mem::offset_of!(RowsParams, post_weight) - 208usize];
+    ["Offset of field: RowsParams::post_bias"][::std::mem::offset_of!(RowsParams, post_bias) - 216usize];
+    ["Offset of field: RowsParams::scales"][::std::mem::offset_of!(RowsParams, scales) - 224usize];
+    ["Offset of field: RowsParams::scales_row_stride"]
+        [::std::mem::offset_of!(RowsParams, scales_row_stride) - 232usize];
+    ["Offset of field: RowsParams::scales_group_stride"]
+        [::std::mem::offset_of!(RowsParams, scales_group_stride) - 240usize];
+    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 248usize];
+    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 252usize];
+    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 256usize];
+    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 260usize];
+    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 264usize];
+    ["Offset of field: RowsParams::y_type"][::std::mem::offset_of!(RowsParams, y_type) - 268usize];
+    ["Offset of field: RowsParams::leaf_shift"][::std::mem::offset_of!(RowsParams, leaf_shift) - 272usize];
+    ["Offset of field: RowsParams::parts_words"][::std::mem::offset_of!(RowsParams, parts_words) - 276usize];
+    ["Offset of field: RowsParams::splits"][::std::mem::offset_of!(RowsParams, splits) - 280usize];
+    ["Offset of field: RowsParams::scaling"][::std::mem::offset_of!(RowsParams, scaling) - 284usize];
+    ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 288usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct Heads {
+    pub x: u64,
+    pub y: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub x_stride: u64,
+    pub y_stride: u64,
+    pub count: u64,
+    pub flags: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Heads"][::std::mem::size_of::<Heads>() - 64usize];
+    ["Alignment of Heads"][::std::mem::align_of::<Heads>() - 8usize];
+    ["Offset of field: Heads::x"][::std::mem::offset_of!(Heads, x) - 0usize];
+    ["Offset of field: Heads::y"][::std::mem::offset_of!(Heads, y) - 8usize];
+    ["Offset of field: Heads::weight"][::std::mem::offset_of!(Heads, weight) - 16usize];
+    ["Offset of field: Heads::bias"][::std::mem::offset_of!(Heads, bias) - 24usize];
+    ["Offset of field: Heads::x_stride"][::std::mem::offset_of!(Heads, x_stride) - 32usize];
+    ["Offset of field: Heads::y_stride"][::std::mem::offset_of!(Heads, y_stride) - 40usize];
+    ["Offset of field: Heads::count"][::std::mem::offset_of!(Heads, count) - 48usize];
+    ["Offset of field: Heads::flags"][::std::mem::offset_of!(Heads, flags) - 56usize];
+    ["Offset of field: Heads::reserved"][::std::mem::offset_of!(Heads, reserved) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct HeadRowsParams {
+    pub query: Heads,
+    pub key: Heads,
+    pub rows: u64,
+    pub heads: Divisor,
+    pub length: u32,
+    pub lanes: u32,
+    pub flags: u32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of HeadRowsParams"][::std::mem::size_of::<HeadRowsParams>() - 176usize];
+    ["Alignment of HeadRowsParams"][::std::mem::align_of::<HeadRowsParams>() - 8usize];
+    ["Offset of field: HeadRowsParams::query"][::std::mem::offset_of!(HeadRowsParams, query) - 0usize];
+    ["Offset of field: HeadRowsParams::key"][::std::mem::offset_of!(HeadRowsParams, key) - 64usize];
+    ["Offset of field: HeadRowsParams::rows"][::std::mem::offset_of!(HeadRowsParams, rows) - 128usize];
+    ["Offset of field: HeadRowsParams::heads"][::std::mem::offset_of!(HeadRowsParams, heads) - 136usize];
+    ["Offset of field: HeadRowsParams::length"][::std::mem::offset_of!(HeadRowsParams, length) - 160usize];
+    ["Offset of field: HeadRowsParams::lanes"][::std::mem::offset_of!(HeadRowsParams, lanes) - 164usize];
+    ["Offset of field: HeadRowsParams::flags"][::std::mem::offset_of!(HeadRowsParams, flags) - 168usize];
+    ["Offset of field: HeadRowsParams::eps"][::std::mem::offset_of!(HeadRowsParams, eps) - 172usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -397,99 +478,111 @@ pub enum Kernel {
     rows_group_8_f32 = 0,
     rows_group_16_f32 = 1,
     rows_group_32_f32 = 2,
-    rows_shared_f32 = 3,
-    rows_block_f32 = 4,
+    rows_block_f32 = 3,
+    rows_shared_f32 = 4,
     rows_group_8_f16 = 5,
     rows_group_16_f16 = 6,
     rows_group_32_f16 = 7,
-    rows_shared_f16 = 8,
-    rows_block_f16 = 9,
+    rows_block_f16 = 8,
+    rows_shared_f16 = 9,
     rows_group_8_bf16 = 10,
     rows_group_16_bf16 = 11,
     rows_group_32_bf16 = 12,
-    rows_shared_bf16 = 13,
-    rows_block_bf16 = 14,
+    rows_block_bf16 = 13,
+    rows_shared_bf16 = 14,
     fused_rows_group_8_f32 = 15,
-    fused_rows_group_16_f32 = 16,
-    fused_rows_group_32_f32 = 17,
-    fused_rows_shared_f32 = 18,
-    fused_rows_stream_f32 = 19,
-    fused_rows_split_moments_f32 = 20,
-    fused_rows_split_apply_f32 = 21,
-    fused_rows_group_8_f16 = 22,
-    fused_rows_group_16_f16 = 23,
-    fused_rows_group_32_f16 = 24,
-    fused_rows_shared_f16 = 25,
-    fused_rows_stream_f16 = 26,
-    fused_rows_split_moments_f16 = 27,
-    fused_rows_split_apply_f16 = 28,
-    fused_rows_group_8_bf16 = 29,
-    fused_rows_group_16_bf16 = 30,
-    fused_rows_group_32_bf16 = 31,
-    fused_rows_shared_bf16 = 32,
-    fused_rows_stream_bf16 = 33,
-    fused_rows_split_moments_bf16 = 34,
-    fused_rows_split_apply_bf16 = 35,
-    pointwise_planes_f32 = 36,
-    pointwise_channels_last_f32 = 37,
-    pointwise_table_f32 = 38,
-    pointwise_planes_f16 = 39,
-    pointwise_channels_last_f16 = 40,
-    pointwise_table_f16 = 41,
-    pointwise_planes_bf16 = 42,
-    pointwise_channels_last_bf16 = 43,
-    pointwise_table_bf16 = 44,
-    channels_last_moments_f32 = 45,
-    channels_last_apply_f32 = 46,
-    channels_last_moments_f16 = 47,
-    channels_last_apply_f16 = 48,
-    channels_last_moments_bf16 = 49,
-    channels_last_apply_bf16 = 50,
-    batch_statistics_planes_f32 = 51,
-    batch_statistics_channels_last_f32 = 52,
-    batch_statistics_planes_f16 = 53,
-    batch_statistics_channels_last_f16 = 54,
-    batch_statistics_planes_bf16 = 55,
-    batch_statistics_channels_last_bf16 = 56,
-    convolution_direct_f32 = 57,
+    fused_rows_warp_f32 = 16,
+    fused_rows_shared_f32 = 17,
+    fused_rows_stream_f32 = 18,
+    fused_rows_split_moments_f32 = 19,
+    fused_rows_split_apply_f32 = 20,
+    fused_rows_group_8_f16 = 21,
+    fused_rows_warp_f16 = 22,
+    fused_rows_shared_f16 = 23,
+    fused_rows_stream_f16 = 24,
+    fused_rows_split_moments_f16 = 25,
+    fused_rows_split_apply_f16 = 26,
+    fused_rows_group_8_bf16 = 27,
+    fused_rows_warp_bf16 = 28,
+    fused_rows_shared_bf16 = 29,
+    fused_rows_stream_bf16 = 30,
+    fused_rows_split_moments_bf16 = 31,
+    fused_rows_split_apply_bf16 = 32,
+    head_rows_group_8_f32 = 33,
+    head_rows_group_16_f32 = 34,
+    head_rows_group_32_f32 = 35,
+    head_rows_group_8_f16 = 36,
+    head_rows_group_16_f16 = 37,
+    head_rows_group_32_f16 = 38,
+    head_rows_group_8_bf16 = 39,
+    head_rows_group_16_bf16 = 40,
+    head_rows_group_32_bf16 = 41,
+    pointwise_planes_f32 = 42,
+    pointwise_channels_last_f32 = 43,
+    pointwise_table_f32 = 44,
+    pointwise_planes_f16 = 45,
+    pointwise_channels_last_f16 = 46,
+    pointwise_table_f16 = 47,
+    pointwise_planes_bf16 = 48,
+    pointwise_channels_last_bf16 = 49,
+    pointwise_table_bf16 = 50,
+    channels_last_moments_f32 = 51,
+    channels_last_apply_f32 = 52,
+    channels_last_moments_f16 = 53,
+    channels_last_apply_f16 = 54,
+    channels_last_moments_bf16 = 55,
+    channels_last_apply_bf16 = 56,
+    batch_statistics_planes_f32 = 57,
+    batch_statistics_channels_last_f32 = 58,
+    batch_statistics_planes_f16 = 59,
+    batch_statistics_channels_last_f16 = 60,
+    batch_statistics_planes_bf16 = 61,
+    batch_statistics_channels_last_bf16 = 62,
+    convolution_direct_f32 = 63,
 }
-pub const KERNELS: [Kernel; 58] = [
+pub const KERNELS: [Kernel; 64] = [
     Kernel::rows_group_8_f32,
     Kernel::rows_group_16_f32,
     Kernel::rows_group_32_f32,
-    Kernel::rows_shared_f32,
     Kernel::rows_block_f32,
+    Kernel::rows_shared_f32,
     Kernel::rows_group_8_f16,
     Kernel::rows_group_16_f16,
     Kernel::rows_group_32_f16,
-    Kernel::rows_shared_f16,
     Kernel::rows_block_f16,
+    Kernel::rows_shared_f16,
     Kernel::rows_group_8_bf16,
     Kernel::rows_group_16_bf16,
     Kernel::rows_group_32_bf16,
-    Kernel::rows_shared_bf16,
     Kernel::rows_block_bf16,
+    Kernel::rows_shared_bf16,
     Kernel::fused_rows_group_8_f32,
-    Kernel::fused_rows_group_16_f32,
-    Kernel::fused_rows_group_32_f32,
+    Kernel::fused_rows_warp_f32,
     Kernel::fused_rows_shared_f32,
     Kernel::fused_rows_stream_f32,
     Kernel::fused_rows_split_moments_f32,
     Kernel::fused_rows_split_apply_f32,
     Kernel::fused_rows_group_8_f16,
-    Kernel::fused_rows_group_16_f16,
-    Kernel::fused_rows_group_32_f16,
+    Kernel::fused_rows_warp_f16,
     Kernel::fused_rows_shared_f16,
     Kernel::fused_rows_stream_f16,
     Kernel::fused_rows_split_moments_f16,
     Kernel::fused_rows_split_apply_f16,
     Kernel::fused_rows_group_8_bf16,
-    Kernel::fused_rows_group_16_bf16,
-    Kernel::fused_rows_group_32_bf16,
+    Kernel::fused_rows_warp_bf16,
     Kernel::fused_rows_shared_bf16,
     Kernel::fused_rows_stream_bf16,
     Kernel::fused_rows_split_moments_bf16,
     Kernel::fused_rows_split_apply_bf16,
+    Kernel::head_rows_group_8_f32,
+    Kernel::head_rows_group_16_f32,
+    Kernel::head_rows_group_32_f32,
+    Kernel::head_rows_group_8_f16,
+    Kernel::head_rows_group_16_f16,
+    Kernel::head_rows_group_32_f16,
+    Kernel::head_rows_group_8_bf16,
+    Kernel::head_rows_group_16_bf16,
+    Kernel::head_rows_group_32_bf16,
     Kernel::pointwise_planes_f32,
     Kernel::pointwise_channels_last_f32,
     Kernel::pointwise_table_f32,
@@ -513,43 +606,49 @@ pub const KERNELS: [Kernel; 58] = [
     Kernel::batch_statistics_channels_last_bf16,
     Kernel::convolution_direct_f32,
 ];
-pub const KERNEL_NAMES: [&::std::ffi::CStr; 58] = [
+pub const KERNEL_NAMES: [&::std::ffi::CStr; 64] = [
     c"rows_group_8_f32",
     c"rows_group_16_f32",
     c"rows_group_32_f32",
-    c"rows_shared_f32",
     c"rows_block_f32",
+    c"rows_shared_f32",
     c"rows_group_8_f16",
     c"rows_group_16_f16",
     c"rows_group_32_f16",
-    c"rows_shared_f16",
     c"rows_block_f16",
+    c"rows_shared_f16",
     c"rows_group_8_bf16",
     c"rows_group_16_bf16",
     c"rows_group_32_bf16",
-    c"rows_shared_bf16",
     c"rows_block_bf16",
+    c"rows_shared_bf16",
     c"fused_rows_group_8_f32",
-    c"fused_rows_group_16_f32",
-    c"fused_rows_group_32_f32",
+    c"fused_rows_warp_f32",
     c"fused_rows_shared_f32",
     c"fused_rows_stream_f32",
     c"fused_rows_split_moments_f32",
     c"fused_rows_split_apply_f32",
     c"fused_rows_group_8_f16",
-    c"fused_rows_group_16_f16",
-    c"fused_rows_group_32_f16",
+    c"fused_rows_warp_f16",
     c"fused_rows_shared_f16",
     c"fused_rows_stream_f16",
     c"fused_rows_split_moments_f16",
     c"fused_rows_split_apply_f16",
     c"fused_rows_group_8_bf16",
-    c"fused_rows_group_16_bf16",
-    c"fused_rows_group_32_bf16",
+    c"fused_rows_warp_bf16",
     c"fused_rows_shared_bf16",
     c"fused_rows_stream_bf16",
     c"fused_rows_split_moments_bf16",
     c"fused_rows_split_apply_bf16",
+    c"head_rows_group_8_f32",
+    c"head_rows_group_16_f32",
+    c"head_rows_group_32_f32",
+    c"head_rows_group_8_f16",
+    c"head_rows_group_16_f16",
+    c"head_rows_group_32_f16",
+    c"head_rows_group_8_bf16",
+    c"head_rows_group_16_bf16",
+    c"head_rows_group_32_bf16",
     c"pointwise_planes_f32",
     c"pointwise_channels_last_f32",
     c"pointwise_table_f32",

@@ -54,6 +54,12 @@ pub fn cuda() -> Device {
     Device { cuda: Cuda::open(0).expect("a CUDA device, real or emulated"), emulator, _turn: turn }
 }
 
+/// What the kernels were launched, or captured, so far: how often in all, and how often by programmatic dependent launch.
+pub fn launches(emulator: &Emulator) -> [u64; 2] {
+    let kernels = emulator.kernels();
+    [kernels.iter().map(|at| at.launches).sum(), kernels.iter().map(|at| at.programmatic_launches).sum()]
+}
+
 impl Device {
     /// Runs `test` under each schedule of threads and streams that the device knows: lock step and a random order on the
     /// emulator, its own on a GPU. The checked emulator needs one only: it reports a race in whatever order.

@@ -6,6 +6,7 @@
 
 mod captures;
 mod operations;
+mod programmatic;
 
 use std::ops::Range;
 use std::rc::Rc;

@@ -26,6 +26,25 @@ pub fn row(s: &[f64], eps: f64, subtract_mean: bool, affine: &Affine<'_>, activa
     s.iter().enumerate().map(|(i, v)| finish((v - mean) / deviation, affine(i), activation)).collect()
 }
 
+/// The same of a row whose elements may each be off by their slack, to first order in it.
+pub fn uncertain_row(s: &[Expected], eps: f64, subtract_mean: bool, affine: &Affine<'_>) -> Vec<Expected> {
+    let n = s.len() as f64;
+    let values: Vec<f64> = s.iter().map(|s| s.value).collect();
+    let normalized: Vec<f64> =
+        row(&values, eps, subtract_mean, &|_| (1.0, 0.0), Activation::None).iter().map(|y| y.value).collect();
+    let mean = if subtract_mean { values.iter().sum::<f64>() / n } else { 0.0 };
+    let deviation = (values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n + eps).sqrt();
+    let of_mean = if subtract_mean { s.iter().map(|s| s.slack).sum::<f64>() / n } else { 0.0 };
+    let of_deviation = s.iter().zip(&normalized).map(|(s, x)| s.slack * x.abs()).sum::<f64>() / n;
+    let exact = row(&values, eps, subtract_mean, affine, Activation::None);
+    let slacks = s.iter().zip(&normalized).map(|(s, x)| (s.slack + of_mean + x.abs() * of_deviation) / deviation);
+    let with_slack = |(i, (y, slack)): (usize, (Expected, f64))| Expected {
+        value: y.value,
+        slack: y.slack + affine(i).0.abs() * slack,
+    };
+    exact.into_iter().zip(slacks).enumerate().map(with_slack).collect()
+}
+
 /// One element, normalized by given moments.
 pub fn element(s: f64, mean: f64, variance: f64, eps: f64, affine: (f64, f64), activation: Activation) -> Expected {
     finish((s - mean) / (variance + eps).sqrt(), affine, activation)

@@ -3,54 +3,58 @@
 use std::ops::Range;
 
 use warpnorm::cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DevicePtr as _, DeviceRepr};
-use warpnorm::{Backend, Cpu, Cuda, Element, Sink, Source, raw};
+use warpnorm::{Backend, Cpu, Cuda, Element, Sink, Source, Stored, raw};
 
 /// What tests store: both backends can hold it.
-pub trait Real: Element + DeviceRepr + Unpin {}
-impl<T: Element + DeviceRepr + Unpin> Real for T {}
+pub trait Held: Stored + DeviceRepr + Unpin + Default {}
+impl<T: Stored + DeviceRepr + Unpin + Default> Held for T {}
+
+/// What tests compute with.
+pub trait Real: Element + Held {}
+impl<T: Element + Held> Real for T {}
 
 /// A backend with memory of its own.
 pub trait Place: Backend {
-    type Buffer<T: Real>;
-    type View<'a, T: Real>: Source<Self, T>;
-    type ViewMut<'a, T: Real>: Sink<Self, T>;
+    type Buffer<T: Held>;
+    type View<'a, T: Held>: Source<Self, T>;
+    type ViewMut<'a, T: Held>: Sink<Self, T>;
     type Counter;
     type CounterMut<'a>: Sink<Self, i64>;
     const NAME: &'static str;
-    fn put<T: Real>(&self, values: &[T]) -> Self::Buffer<T>;
-    fn get<T: Real>(&self, buffer: &Self::Buffer<T>) -> Vec<T>;
-    fn view<'a, T: Real>(&self, buffer: &'a Self::Buffer<T>, range: Range<usize>) -> Self::View<'a, T>;
-    fn view_mut<'a, T: Real>(&self, buffer: &'a mut Self::Buffer<T>, range: Range<usize>) -> Self::ViewMut<'a, T>;
+    fn put<T: Held>(&self, values: &[T]) -> Self::Buffer<T>;
+    fn get<T: Held>(&self, buffer: &Self::Buffer<T>) -> Vec<T>;
+    fn view<'a, T: Held>(&self, buffer: &'a Self::Buffer<T>, range: Range<usize>) -> Self::View<'a, T>;
+    fn view_mut<'a, T: Held>(&self, buffer: &'a mut Self::Buffer<T>, range: Range<usize>) -> Self::ViewMut<'a, T>;
     fn put_counter(&self, value: i64) -> Self::Counter;
     fn get_counter(&self, counter: &Self::Counter) -> i64;
     fn view_counter<'a>(&self, counter: &'a mut Self::Counter) -> Self::CounterMut<'a>;
     /// The same place for the raw layer.
     fn raw(&self) -> (raw::Device, raw::Stream);
-    fn address<T: Real>(&self, buffer: &mut Self::Buffer<T>) -> u64;
+    fn address<T: Held>(&self, buffer: &mut Self::Buffer<T>) -> u64;
     fn address_of_counter(&self, counter: &mut Self::Counter) -> u64;
 }
 
 impl Place for Cpu {
-    type Buffer<T: Real> = Vec<T>;
-    type View<'a, T: Real> = &'a [T];
-    type ViewMut<'a, T: Real> = &'a mut [T];
+    type Buffer<T: Held> = Vec<T>;
+    type View<'a, T: Held> = &'a [T];
+    type ViewMut<'a, T: Held> = &'a mut [T];
     type Counter = [i64; 1];
     type CounterMut<'a> = &'a mut [i64];
     const NAME: &'static str = "cpu";
 
-    fn put<T: Real>(&self, values: &[T]) -> Vec<T> {
+    fn put<T: Held>(&self, values: &[T]) -> Vec<T> {
         values.to_vec()
     }
 
-    fn get<T: Real>(&self, buffer: &Vec<T>) -> Vec<T> {
+    fn get<T: Held>(&self, buffer: &Vec<T>) -> Vec<T> {
         buffer.clone()
     }
 
-    fn view<'a, T: Real>(&self, buffer: &'a Vec<T>, range: Range<usize>) -> &'a [T] {
+    fn view<'a, T: Held>(&self, buffer: &'a Vec<T>, range: Range<usize>) -> &'a [T] {
         &buffer[range]
     }
 
-    fn view_mut<'a, T: Real>(&self, buffer: &'a mut Vec<T>, range: Range<usize>) -> &'a mut [T] {
+    fn view_mut<'a, T: Held>(&self, buffer: &'a mut Vec<T>, range: Range<usize>) -> &'a mut [T] {
         &mut buffer[range]
     }
 
@@ -70,7 +74,7 @@ impl Place for Cpu {
         (raw::Device::cpu(), raw::DEFAULT_STREAM)
     }
 
-    fn address<T: Real>(&self, buffer: &mut Vec<T>) -> u64 {
+    fn address<T: Held>(&self, buffer: &mut Vec<T>) -> u64 {
         buffer.as_mut_ptr().expose_provenance() as u64
     }
 
@@ -80,28 +84,28 @@ impl Place for Cpu {
 }
 
 impl Place for Cuda {
-    type Buffer<T: Real> = CudaSlice<T>;
-    type View<'a, T: Real> = CudaView<'a, T>;
-    type ViewMut<'a, T: Real> = CudaViewMut<'a, T>;
+    type Buffer<T: Held> = CudaSlice<T>;
+    type View<'a, T: Held> = CudaView<'a, T>;
+    type ViewMut<'a, T: Held> = CudaViewMut<'a, T>;
     type Counter = CudaSlice<i64>;
     type CounterMut<'a> = CudaViewMut<'a, i64>;
     const NAME: &'static str = "cuda";
 
-    fn put<T: Real>(&self, values: &[T]) -> CudaSlice<T> {
+    fn put<T: Held>(&self, values: &[T]) -> CudaSlice<T> {
         // CUDA has no allocation of nothing; views of the first zero elements serve.
         let padded = if values.is_empty() { &[T::default()] } else { values };
         self.stream().clone_htod(padded).expect("upload")
     }
 
-    fn get<T: Real>(&self, buffer: &CudaSlice<T>) -> Vec<T> {
+    fn get<T: Held>(&self, buffer: &CudaSlice<T>) -> Vec<T> {
         self.stream().clone_dtoh(buffer).expect("download")
     }
 
-    fn view<'a, T: Real>(&self, buffer: &'a CudaSlice<T>, range: Range<usize>) -> CudaView<'a, T> {
+    fn view<'a, T: Held>(&self, buffer: &'a CudaSlice<T>, range: Range<usize>) -> CudaView<'a, T> {
         buffer.slice(range)
     }
 
-    fn view_mut<'a, T: Real>(&self, buffer: &'a mut CudaSlice<T>, range: Range<usize>) -> CudaViewMut<'a, T> {
+    fn view_mut<'a, T: Held>(&self, buffer: &'a mut CudaSlice<T>, range: Range<usize>) -> CudaViewMut<'a, T> {
         buffer.slice_mut(range)
     }
 
@@ -121,7 +125,7 @@ impl Place for Cuda {
         (raw::Device::from(self), self.stream().cu_stream().cast())
     }
 
-    fn address<T: Real>(&self, buffer: &mut CudaSlice<T>) -> u64 {
+    fn address<T: Held>(&self, buffer: &mut CudaSlice<T>) -> u64 {
         buffer.device_ptr(self.stream()).0
     }
 

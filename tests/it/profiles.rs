@@ -8,12 +8,13 @@ use crate::call::{Call, Inputs, Layer, Residual, expected, verify};
 use crate::data::bits;
 use crate::device;
 
-const CHIPS: [(Profile, &str); 5] = [
+const CHIPS: [(Profile, &str); 6] = [
     (Profile::Sm75, "(sm_75)"),
     (Profile::Sm80, "(sm_80)"),
     (Profile::Sm86, "(sm_86)"),
     (Profile::Sm86WithoutPools, "(sm_86)"),
     (Profile::Sm90, "(sm_90)"),
+    (Profile::Sm110ByOldPtx, "(sm_110)"),
 ];
 
 fn calls() -> [Call; 10] {
@@ -29,6 +30,32 @@ fn calls() -> [Call; 10] {
         Call::new(Layer::GroupNorm { groups: 4, layout: Layout::Nhwc }, &[2, 9, 9, 40]),
         Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[3, 7, 20, 21]),
     ]
+}
+
+/// Asked for on every chip, programmatic dependent launch is used where the kernels know it, and changes no bits.
+#[test]
+fn programmatic_launch_where_the_kernels_know_it() {
+    let device = device::cuda();
+    let Some(emulator) = device.emulator else { return println!("a GPU's driver does not count its launches") };
+    for (profile, _) in CHIPS {
+        emulator.configure(&Settings { profile, ..Settings::default() });
+        let plain = Cuda::open(0).expect("an emulated device");
+        let cuda = plain.clone().programmatic_launch(true);
+        for call in calls() {
+            let inputs = Inputs::<bf16>::normal(&call, 48);
+            let expected = expected(&call, &inputs);
+            let before = device::launches(emulator);
+            let found = verify(&plain, &call, &inputs, &expected);
+            let between = device::launches(emulator);
+            assert_eq!(between[1], before[1], "{call:?} on {profile:?}: nobody has asked for it");
+            let programmatic = verify(&cuda, &call, &inputs, &expected);
+            let after = device::launches(emulator);
+            assert_eq!(bits(&found.y), bits(&programmatic.y), "{call:?} on {profile:?}");
+            assert_eq!(after[0] - between[0], between[0] - before[0], "{call:?} on {profile:?}");
+            let expected = if profile == Profile::Sm90 { after[0] - between[0] } else { 0 };
+            assert_eq!(after[1] - between[1], expected, "{call:?} on {profile:?}");
+        }
+    }
 }
 
 #[test]

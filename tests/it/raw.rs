@@ -129,6 +129,7 @@ fn run_raw<P: Place, T: Real>(place: &P, call: &Call, inputs: &Inputs<T>) -> Res
         channel_table: if is_table { place.address(&mut table) } else { 0 },
         workspace: workspace_address,
         workspace_bytes: bytes,
+        ..Addresses::default()
     };
     // SAFETY: buffers of this place, as long as the signature says.
     unsafe { prepared.launch(&addresses, stream)? };

@@ -64,6 +64,9 @@ fn null_pointers() {
         refuses((c.wn_device_cpu)(null_mut()), "device");
         refuses((c.wn_device_cuda)(0, null_mut()), "device");
         refuses((c.wn_device_current)(null_mut()), "device");
+        let mut other: *mut Device = null_mut();
+        refuses((c.wn_device_programmatic_launch)(null(), 1, &raw mut other), "device");
+        refuses((c.wn_device_programmatic_launch)(d, 1, null_mut()), "other");
         refuses((c.wn_device_is_cuda)(null(), &raw mut is_cuda), "device");
         refuses((c.wn_device_is_cuda)(d, null_mut()), "is_cuda");
         refuses((c.wn_device_name)(null(), &raw mut letter, 1), "device");

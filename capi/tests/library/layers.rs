@@ -483,3 +483,19 @@ fn layers_on_cuda() {
         assert_eq!(emulator.take_report(), "");
     }
 }
+
+/// Nobody else launches so in this process.
+#[test]
+fn layers_on_cuda_by_programmatic_launch() {
+    let launches = || {
+        let kernels = crate::load::preload().map(emulator::Emulator::kernels);
+        kernels.map(|kernels| kernels.iter().map(|kernel| kernel.programmatic_launches).sum::<u64>())
+    };
+    let before = launches();
+    for place in [Place::cuda().programmatic(), Place::cpu().programmatic()] {
+        cases().iter().for_each(|case| run::<f16>(&place, case, false));
+    }
+    if let Some(before) = before {
+        assert!(launches() >= Some(before + cases().len() as u64), "{before} before, {:?} after", launches());
+    }
+}

@@ -39,6 +39,7 @@ library! {
     wn_device_cpu(*mut *mut Device) -> i32;
     wn_device_cuda(i32, *mut *mut Device) -> i32;
     wn_device_current(*mut *mut Device) -> i32;
+    wn_device_programmatic_launch(*const Device, i32, *mut *mut Device) -> i32;
     wn_device_destroy(*mut Device) -> i32;
     wn_device_is_cuda(*const Device, *mut i32) -> i32;
     wn_device_name(*const Device, *mut c_char, u64) -> i32;
@@ -140,6 +141,18 @@ impl Place {
         // SAFETY: a pointer to write to.
         ok(unsafe { (library().wn_device_cuda)(0, &raw mut device) });
         Self { device, cuda: Some(warpnorm_rs::Cuda::open(0).expect("a device")) }
+    }
+
+    /// The same, with programmatic dependent launch.
+    pub fn programmatic(mut self) -> Self {
+        let mut other = std::ptr::null_mut();
+        // SAFETY: a device, and a pointer to write to; the one is used no more when the other is there.
+        unsafe {
+            ok((library().wn_device_programmatic_launch)(self.device, 1, &raw mut other));
+            ok((library().wn_device_destroy)(self.device));
+        }
+        self.device = other;
+        self
     }
 
     /// Its memory with these bytes in it, at an address that the library can use.

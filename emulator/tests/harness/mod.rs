@@ -43,11 +43,12 @@ pub struct Launch {
     pub shared: u32,
     pub cluster: u32,
     pub cooperative: bool,
+    pub programmatic: bool,
 }
 
 impl Default for Launch {
     fn default() -> Self {
-        Self { blocks: 1, threads: 256, shared: 0, cluster: 1, cooperative: false }
+        Self { blocks: 1, threads: 256, shared: 0, cluster: 1, cooperative: false, programmatic: false }
     }
 }
 
@@ -102,11 +103,13 @@ pub fn address<T>(slice: &CudaSlice<T>) -> u64 {
 pub fn launch_on(stream: &CudaStream, kernel: &CudaFunction, launch: Launch, mut params: Params) -> Result<(), u32> {
     stream.context().bind_to_thread().map_err(code)?;
     // SAFETY: plain C data, all zeros allowed.
-    let mut attributes: [sys::CUlaunchAttribute; 2] = unsafe { std::mem::zeroed() };
+    let mut attributes: [sys::CUlaunchAttribute; 3] = unsafe { std::mem::zeroed() };
     attributes[0].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
     attributes[0].value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: launch.cluster, y: 1, z: 1 };
     attributes[1].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
     attributes[1].value.cooperative = i32::from(launch.cooperative);
+    attributes[2].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    attributes[2].value.programmaticStreamSerializationAllowed = i32::from(launch.programmatic);
     let config = sys::CUlaunchConfig {
         gridDimX: launch.blocks,
         gridDimY: 1,
@@ -117,7 +120,7 @@ pub fn launch_on(stream: &CudaStream, kernel: &CudaFunction, launch: Launch, mut
         sharedMemBytes: launch.shared,
         hStream: stream.cu_stream(),
         attrs: attributes.as_mut_ptr(),
-        numAttrs: 2,
+        numAttrs: attributes.len() as u32,
     };
     let mut parameters: [*mut c_void; 1] = [(&raw mut params).cast()];
     // SAFETY: the call copies the parameters and attributes; a wrong address in them is what the tests are about.

@@ -6,13 +6,13 @@ use super::{Expected, Numbers, activated, bits, check_aliases, in_pool, input, o
 use crate::cpu::convert::Convert;
 use crate::cpu::vectors::tests::FOR_ANY_MACHINE;
 use crate::element::{DType, Element};
-use crate::norm::Activation;
-use crate::problem::{Affine, Buffers, Coefficient, Modulation, Moments, Problem, Rows};
+use crate::norm::{Activation, Rounding};
+use crate::problem::{self, Affine, Buffers, Coefficient, Modulation, Moments, Problem, Rows};
 
 fn rows<T: Convert>(rows: usize, length: usize) -> Rows {
     Rows {
         dtype: T::DTYPE,
-        output: T::DTYPE,
+        output: problem::Output::Element(T::DTYPE),
         rows,
         length,
         moments: Moments::MeanAndVariance,
@@ -22,6 +22,8 @@ fn rows<T: Convert>(rows: usize, length: usize) -> Rows {
         weight: None,
         bias: None,
         weight_plus_one: false,
+        post_norm: None,
+        rounding: Rounding::Once,
         modulation: Modulation::default(),
         input_bias: None,
         eps: 1e-5,

@@ -84,7 +84,7 @@ pub fn predict(case: &Case, chip: &Chip, code: &MachineCode) -> Prediction {
             Params::ChannelsLast(p) => slabs::channels_last(&call, launch, p),
             Params::BatchStatistics(p) => slabs::batch_statistics(&call, launch, p),
             Params::Pointwise(p) => slabs::pointwise(&call, launch, p, number > 0),
-            Params::ChannelTable(_) | Params::Convolution(_) => panic!("no cell is planned so"),
+            Params::HeadRows(_) | Params::ChannelTable(_) | Params::Convolution(_) => panic!("no cell is planned so"),
         };
         time(&job, chip)
     };

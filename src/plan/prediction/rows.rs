@@ -35,10 +35,11 @@ struct Held {
 
 impl Held {
     fn new(call: &Call, launch: &Launch, p: &RowsParams) -> Self {
-        let is_shared = call.stem(launch).ends_with("rows_shared");
+        let is_several_chunks = call.stem(launch).ends_with("rows_shared");
+        let is_shared = is_several_chunks || call.stem(launch) == "fused_rows_warp";
         let (length, rows) = (p.length as f64, f64::from(launch.block / p.lanes));
-        let chunks = if is_shared { f64::from(1 << p.leaf_shift) } else { 1.0 };
-        let vectors = if is_shared {
+        let chunks = if is_several_chunks { f64::from(1 << p.leaf_shift) } else { 1.0 };
+        let vectors = if is_several_chunks {
             chunks * CHUNK / WARP / call.vector()
         } else {
             (length / call.vector() / f64::from(p.lanes)).ceil()
@@ -131,7 +132,7 @@ impl Coefficients {
         // Vectors whose coefficients a warp asks for together.
         let unrolled = match call.stem(launch) {
             "rows_shared" => 2.0,
-            "fused_rows_shared" => 1.0,
+            "fused_rows_shared" | "fused_rows_warp" => 1.0,
             _ => held.vectors,
         };
         Self {

@@ -4,7 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use warpnorm::cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr};
-use warpnorm::{Activation, Args, BatchNorm, Cuda, DType, DirectConvolution, Layout, Shape, Signature, Workspace, raw};
+use warpnorm::{
+    Activation, Args, BatchNorm, Cuda, DType, DirectConvolution, Layout, QkNorm, Shape, Signature, Workspace, raw,
+};
 
 use crate::call::{
     BATCHES_BEFORE, Call, Coefficient, Layer, Modulation, Residual, forward, prepare_raw, workspace_bytes,
@@ -371,11 +373,55 @@ impl Operation for Convolution {
     }
 }
 
+/// Query and key heads of one tensor, in place.
+struct Heads<T: Real> {
+    pool: Rc<Pool<T>>,
+    qkv: CudaSlice<T>,
+    weights: [CudaSlice<f32>; 2],
+}
+
+impl<T: Real> Heads<T> {
+    const SHAPE: [usize; 3] = [3, 8, 80];
+
+    fn new(cuda: &Cuda, pool: &Rc<Pool<T>>) -> Self {
+        let qkv = cuda.put(&vec![T::default(); Self::SHAPE.iter().product()]);
+        Self { pool: pool.clone(), qkv, weights: [80, 80].map(|count| cuda.put(&vec![0.0; count])) }
+    }
+}
+
+impl<T: Real> Operation for Heads<T> {
+    fn name(&self) -> String {
+        format!("{} QkNorm of {:?}", T::DTYPE, Self::SHAPE)
+    }
+
+    fn workspace_bytes(&self, _: &Cuda) -> usize {
+        0
+    }
+
+    fn fill(&mut self, stream: &Arc<CudaStream>, seed: usize) {
+        fill(stream, &mut self.qkv, &self.pool.own, seed);
+        for (number, weight) in self.weights.iter_mut().enumerate() {
+            fill(stream, weight, &self.pool.single, seed + 1 + number);
+        }
+    }
+
+    fn submit(&mut self, cuda: &Cuda, _: &mut Workspace<Cuda>) {
+        let [weight, key_weight] = &self.weights;
+        let args = Args::new(cuda, Self::SHAPE).weight(weight).key_weight(key_weight).output(&mut self.qkv);
+        QkNorm::rms([4, 2], 80, 1e-6).and_then(|layer| layer.forward(args)).expect("a valid call");
+    }
+
+    fn written(&self) -> Vec<CudaView<'_, u8>> {
+        vec![bytes(&self.qkv)]
+    }
+}
+
 /// What to capture.
 pub enum Work {
     Layer(Call),
     ByAddresses(Call),
     Convolution,
+    Heads,
 }
 
 impl Work {
@@ -384,6 +430,7 @@ impl Work {
             Self::Layer(call) => Box::new(OfLayer::new(cuda, pool, call)),
             Self::ByAddresses(call) => Box::new(ByAddresses::new(cuda, pool, call)),
             Self::Convolution => Box::new(Convolution::new(cuda)),
+            Self::Heads => Box::new(Heads::new(cuda, pool)),
         }
     }
 }
@@ -435,7 +482,7 @@ pub fn images() -> impl Iterator<Item = Call> {
 
 /// Everything that has kernels of its own.
 pub fn works() -> Vec<Work> {
-    rows().chain(images()).map(Work::Layer).chain([Work::Convolution]).collect()
+    rows().chain(images()).map(Work::Layer).chain([Work::Convolution, Work::Heads]).collect()
 }
 
 pub fn is_small(call: &Call) -> bool {
@@ -446,5 +493,5 @@ pub fn is_small(call: &Call) -> bool {
 pub fn small_works() -> Vec<Work> {
     let several_tiles = images().filter(|call| call.shape == [2, 60, 61, 5]);
     let calls = rows().chain(images()).filter(is_small).chain(several_tiles);
-    calls.map(Work::Layer).chain([Work::Convolution]).collect()
+    calls.map(Work::Layer).chain([Work::Convolution, Work::Heads]).collect()
 }

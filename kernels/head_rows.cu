@@ -1,0 +1,75 @@
+// Head rows: the query and key heads of attention, each a row with its own moments, in one launch.
+//
+//     y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias        RMSNorm: x / sqrt(mean(x^2) + eps) * weight + bias
+//
+// A token has query heads one behind the other, and key heads likewise; where its queries begin is a stride from the last
+// token's, and where its keys begin another. So q and k may be two tensors, or parts of the tensor [tokens, q + k + v, length]
+// that one GEMM writes; what is not theirs is not touched. Queries and keys have a weight and a bias [length] each. A row is
+// at most a chunk and read and written once; it is held as rows_group of rows.cuh holds one, and its bits are the same. The
+// lanes of a warp may have queries and keys at once: they differ in addresses alone.
+#include "rows.cuh"
+
+namespace wn {
+
+// One head of one token.
+template <class T>
+struct HeadRow {
+    const WnHeadRowsParams& p;
+    const WnHeads& heads;
+    Stretch<const T> x;
+    Stretch<T> y;
+
+    __device__ __forceinline__ HeadRow(const WnHeadRowsParams& p, uint64_t token, uint64_t head, const WnHeads& heads)
+        : p(p),
+          heads(heads),
+          x{global<const T>(heads.x) + token * heads.x_stride + head * p.length, p.length},
+          y{global<T>(heads.y) + token * heads.y_stride + head * p.length, p.length} {}
+
+    static __device__ __forceinline__ HeadRow of(const WnHeadRowsParams& p, uint64_t row) {
+        const uint64_t token = divide(row, p.heads);
+        const uint64_t head = row - token * p.heads.divisor;
+        const bool is_query = head < p.query.count;
+        return HeadRow(p, token, is_query ? head : head - p.query.count, is_query ? p.query : p.key);
+    }
+
+    __device__ __forceinline__ void load(uint64_t first, float (&value)[kVector<T>]) const {
+        wn::load(x.start, x.length, first, value);
+    }
+
+    __device__ __forceinline__ void write(uint64_t first, float (&value)[kVector<T>], const Normalization& by) const {
+        float w[kVector<T>], b[kVector<T>];
+        load_affine<T>(heads.weight, heads.bias, heads.flags | p.flags, p.length, first, w, b);
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = by.of(value[e]) * w[e] + b[e];
+        store(y.start, y.length, first, value);
+    }
+};
+
+template <class T, uint32_t kElements>
+__device__ __forceinline__ void head_rows_group(const WnHeadRowsParams& p) {
+    const LaneTeam team{p.lanes};
+    const uint32_t rows_per_block = blockDim.x / p.lanes;
+    const uint32_t slot = threadIdx.x / p.lanes;
+    for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows;
+         base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
+        // Lanes that have no row take part in the shuffles and touch no memory.
+        const bool present = base + slot < p.rows;
+        const HeadRow<T> row = HeadRow<T>::of(p, present ? base + slot : 0);
+        const uint32_t count = present ? p.length : 0;
+        HeldInRegisters<T, kElements> held;
+        held.fill(row, team, 0, count);
+        const Moments moments = moments_of_held<T>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
+        const Normalization by = normalization_of(moments, p.length, p.eps);
+#pragma unroll
+        for (uint32_t k = 0; k < held.kVectors; k++) {
+            const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+            if (first < count) row.write(first, held.value[k], by);
+        }
+    }
+}
+
+}  // namespace wn
+
+using namespace wn;
+
+WN_HEAD_ROWS_KERNELS(WN_DEFINE)

@@ -1,0 +1,50 @@
+// Outputs of eight bits: q = round(y / scale), by a scale that the caller gives, or by one for each row or group of elements
+// that is made of them: their largest magnitude is the type's largest value then.
+//
+// Rounded to nearest even, and held to the type's range. NaN is NaN in e4m3, and 0 in i8, which has none. What is multiplied
+// is y * (1 / scale), in f32.
+#pragma once
+
+#include "vectors.cuh"
+
+namespace wn {
+
+// The magnitude of a finite number or an infinity as an integer, which orders as they do; that of NaN is above all.
+__device__ __forceinline__ uint32_t magnitude(float value) { return __float_as_uint(value) & 0x7fffffffu; }
+
+// The scale for elements whose largest magnitude is this one.
+__device__ __forceinline__ float scale_of(uint32_t amplitude, uint32_t type) {
+    const uint32_t least = __float_as_uint(WN_LEAST_AMPLITUDE);
+    const float most = type == WN_ELEMENT_I8 ? WN_I8_MAX : WN_F8_E4M3_MAX;
+    return __uint_as_float(max(amplitude, least)) / most;
+}
+
+// Writes the vector at `first` of a stretch of bytes that begins `begin` elements behind the address. Out of line and by
+// value, as store_converted.
+template <class T>
+__device__ __noinline__ void store_quantized(uint64_t address, uint64_t begin, uint64_t length, uint64_t first, uint32_t type,
+                                             float inverse_scale, Vector<T> vector) {
+    constexpr uint32_t kCount = kVector<T>;
+    using Word = std::conditional_t<kCount == 8, uint2, uint32_t>;
+    static_assert(sizeof(Word) == kCount, "a byte for each element");
+    union {
+        Word word;
+        uint8_t bytes[kCount];
+    } both;
+#pragma unroll
+    for (uint32_t e = 0; e < kCount; e++) {
+        const float scaled = vector.elements[e] * inverse_scale;
+        both.bytes[e] = type == WN_ELEMENT_I8 ? to_i8(scaled) : to_f8_e4m3(scaled);
+    }
+    uint8_t* const stretch = global<uint8_t>(address) + begin;
+    if (reinterpret_cast<uintptr_t>(stretch) % sizeof(Word) == 0 && first + kCount <= length) {
+        *reinterpret_cast<Word*>(stretch + first) = both.word;
+        return;
+    }
+#pragma unroll
+    for (uint32_t e = 0; e < kCount; e++) {
+        if (first + e < length) stretch[first + e] = both.bytes[e];
+    }
+}
+
+}  // namespace wn

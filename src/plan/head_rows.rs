@@ -1,0 +1,147 @@
+//! Query and key heads as rows of one launch. See kernels/head_rows.cu.
+
+use super::kernels::{Family, HEAD_ROWS_GROUP_8, HEAD_ROWS_GROUP_16, HEAD_ROWS_GROUP_32};
+use super::params::{self, HeadRowsParams};
+use super::{Launch, Limits, Params, coefficient_flags, divisor};
+use crate::problem::{HeadRows, Heads, Moments};
+
+/// Who has a head: as many lanes as LayerNorm and RMSNorm give a row of its length, for the bits depend on it.
+fn team(length: u32) -> (Family, u32) {
+    match length {
+        0..=256 => (HEAD_ROWS_GROUP_8, length.div_ceil(8).next_power_of_two()),
+        257..=512 => (HEAD_ROWS_GROUP_16, params::WN_WARP),
+        _ => (HEAD_ROWS_GROUP_32, params::WN_WARP),
+    }
+}
+
+pub(super) fn plan(problem: &HeadRows, limits: &Limits) -> Option<Launch> {
+    if problem.tokens == 0 {
+        return None;
+    }
+    let length = problem.length as u32; // a chunk at most
+    let (family, lanes) = team(length);
+    let block = params::WN_ROWS_GROUP_THREADS;
+    let heads_of_token = (problem.query.count + problem.key.count) as u64;
+    let rows = problem.tokens as u64 * heads_of_token;
+    let mut flags = 0;
+    if problem.weight_plus_one {
+        flags |= params::WN_FLAG_WEIGHT_PLUS_ONE;
+    }
+    if problem.moments == Moments::MeanSquare {
+        flags |= params::WN_FLAG_MEAN_SQUARE;
+    }
+    let params = HeadRowsParams {
+        query: heads(&problem.query),
+        key: heads(&problem.key),
+        rows,
+        heads: divisor(heads_of_token),
+        length,
+        lanes,
+        flags,
+        eps: problem.eps,
+    };
+    let grid = limits.grid(rows, u64::from(block / lanes));
+    Some(Launch::plain(family.of(problem.dtype), grid, block, Params::HeadRows(params)))
+}
+
+fn heads(heads: &Heads) -> params::Heads {
+    params::Heads {
+        x_stride: heads.x_stride as u64,
+        y_stride: heads.y_stride as u64,
+        count: heads.count as u64,
+        flags: coefficient_flags(heads.weight, heads.bias),
+        ..params::Heads::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::DType;
+    use crate::plan::MAX_GRID;
+    use crate::plan::params::Kernel;
+    use crate::plan::tests::H200;
+    use crate::problem::Problem;
+    use crate::{LayerNorm, Signature, norm::Layer as _};
+
+    fn problem(tokens: usize, length: usize) -> HeadRows {
+        let heads = |count, weight| Heads { count, weight, bias: None, x_stride: 48 * length, y_stride: 5120 };
+        HeadRows {
+            dtype: DType::Bf16,
+            tokens,
+            length,
+            moments: Moments::MeanSquare,
+            query: heads(32, Some(DType::F32)),
+            key: heads(8, Some(DType::Bf16)),
+            packed: None,
+            weight_plus_one: true,
+            eps: 1e-6,
+        }
+    }
+
+    fn planned(problem: &HeadRows) -> (Launch, HeadRowsParams) {
+        let launch = plan(problem, &H200).unwrap();
+        let Params::HeadRows(params) = launch.params else { panic!("head rows plan head rows") };
+        (launch, params)
+    }
+
+    /// (length, kernel, lanes of a head, blocks of 40 heads) on both sides of every boundary.
+    #[test]
+    fn teams() {
+        for (length, kernel, lanes, grid) in [
+            (1, Kernel::head_rows_group_8_bf16, 1, 1),
+            (8, Kernel::head_rows_group_8_bf16, 1, 1),
+            (9, Kernel::head_rows_group_8_bf16, 2, 1),
+            (64, Kernel::head_rows_group_8_bf16, 8, 2),
+            (65, Kernel::head_rows_group_8_bf16, 16, 3),
+            (128, Kernel::head_rows_group_8_bf16, 16, 3),
+            (129, Kernel::head_rows_group_8_bf16, 32, 5),
+            (256, Kernel::head_rows_group_8_bf16, 32, 5),
+            (257, Kernel::head_rows_group_16_bf16, 32, 5),
+            (512, Kernel::head_rows_group_16_bf16, 32, 5),
+            (513, Kernel::head_rows_group_32_bf16, 32, 5),
+            (1024, Kernel::head_rows_group_32_bf16, 32, 5),
+        ] {
+            let (launch, params) = planned(&problem(1, length));
+            let found = (launch.kernel, launch.block, params.lanes, launch.grid);
+            assert_eq!(found, (kernel, 256, lanes, grid), "{length}");
+        }
+    }
+
+    /// Else the same row would have other bits here than there.
+    #[test]
+    fn a_head_has_the_lanes_of_a_row() {
+        for length in 1..=params::WN_CHUNK {
+            let row = LayerNorm::new([length as usize]).unwrap();
+            let row = row.problem(&Signature::new([3, length as usize], DType::F16)).unwrap();
+            let Problem::Rows(row) = row else { panic!("LayerNorm has rows") };
+            let launch = *super::super::rows::plan(&row, &H200).launches().next().unwrap();
+            let Params::Rows(of_rows) = launch.params else { panic!("rows plan rows") };
+            let (family, lanes) = team(length);
+            assert_eq!(lanes, of_rows.lanes, "{length}");
+            let name = |kernel: Kernel| params::KERNEL_NAMES[kernel as usize].to_str().unwrap();
+            assert_eq!(name(family.of(DType::F16)), format!("head_{}", name(launch.kernel)), "{length}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_is_told() {
+        let (_, params) = planned(&problem(7, 128));
+        assert_eq!((params.rows, params.heads.divisor, params.length), (7 * 40, 40, 128));
+        assert_eq!((params.query.count, params.key.count), (32, 8));
+        assert_eq!((params.query.x_stride, params.key.y_stride), (48 * 128, 5120));
+        assert_eq!((params.query.flags, params.key.flags), (params::WN_FLAG_WEIGHT_F32, 0));
+        assert_eq!(params.flags, params::WN_FLAG_WEIGHT_PLUS_ONE | params::WN_FLAG_MEAN_SQUARE);
+        let (_, params) = planned(&HeadRows { moments: Moments::MeanAndVariance, ..problem(7, 128) });
+        assert_eq!(params.flags, params::WN_FLAG_WEIGHT_PLUS_ONE);
+    }
+
+    #[test]
+    fn few_and_many_tokens() {
+        assert_eq!(plan(&problem(0, 128), &H200), None);
+        let (launch, params) = planned(&problem(1 << 31, 1));
+        assert_eq!((params.rows, launch.grid), (40 << 31, 40 << 23));
+        let (launch, _) = planned(&problem(1 << 31, 128));
+        assert_eq!(launch.grid, MAX_GRID);
+    }
+}

@@ -1,0 +1,326 @@
+use super::*;
+use crate::norm::Activation;
+use crate::plan::MAX_GRID;
+use crate::plan::params::Kernel;
+use crate::problem::{Modulation, PostNorm};
+use crate::quantization::QuantizedType;
+
+use crate::plan::tests::H200;
+
+fn rows(rows: usize, length: usize) -> Rows {
+    Rows {
+        dtype: DType::Bf16,
+        output: Output::Element(DType::Bf16),
+        rows,
+        length,
+        moments: Moments::MeanAndVariance,
+        is_plain: true,
+        second_residual: false,
+        affine: Affine::PerElement { rows_of_sample: 1 },
+        weight: None,
+        bias: None,
+        weight_plus_one: false,
+        post_norm: None,
+        rounding: Rounding::Once,
+        modulation: Default::default(),
+        input_bias: None,
+        eps: 1e-5,
+        activation: Activation::None,
+        x_stride: length,
+        residual_stride: length,
+        second_residual_stride: length,
+        sum_stride: length,
+        y_stride: length,
+    }
+}
+
+/// The launch that needs no workspace.
+fn planned(problem: &Rows) -> (Launch, RowsParams) {
+    planned_on(&H200, problem)
+}
+
+fn planned_on(limits: &Limits, problem: &Rows) -> (Launch, RowsParams) {
+    let plan = plan(problem, limits);
+    let launch = plan.otherwise.or_else(|| plan.launches().next().copied()).unwrap();
+    let Params::Rows(params) = launch.params else { panic!("rows plan rows") };
+    (launch, params)
+}
+
+/// (rows, chunks of a row, blocks of a row, chunks of a warp) of rows that nothing holds, on an H200; one block where a
+/// workspace would be of no use.
+#[test]
+fn long_rows_are_split() {
+    for (count, chunks, splits, leaf) in [
+        (1, 2000, 250, 1),
+        (1, 9000, 282, 4),
+        (1, 1 << 20, 512, 256),
+        (32, 2000, 32, 8),
+        (132, 2000, 8, 32),
+        (300, 2000, 4, 64),
+        (528, 2000, 2, 128),
+        (1056, 2000, 1, 0),
+        (5000, 2000, 1, 0),
+    ] {
+        let plan = plan(&rows(count, chunks * 1024), &H200);
+        let launches: Vec<_> = plan.launches().collect();
+        if splits == 1 {
+            assert_eq!((launches.len(), plan.workspace_bytes, plan.otherwise), (1, 0, None), "{count} x {chunks}");
+            continue;
+        }
+        let kernels = [Kernel::fused_rows_split_moments_bf16, Kernel::fused_rows_split_apply_bf16];
+        assert!(launches.iter().map(|launch| launch.kernel).eq(kernels));
+        for launch in launches {
+            let Params::Rows(params) = launch.params else { panic!("rows plan rows") };
+            assert_eq!((params.splits, 1 << params.leaf_shift), (splits, leaf), "{count} x {chunks}");
+            assert_eq!(u64::from(launch.grid), count as u64 * u64::from(splits));
+            // A warp for each leaf, a place for each part.
+            let leaves = (chunks as u64).div_ceil(leaf);
+            assert!(leaves <= u64::from(splits * launch.block / WARP));
+            let parts = count as u64 * leaves * size_of_part();
+            assert_eq!(plan.workspace_bytes as u64, params.parts + parts);
+        }
+        assert_eq!(plan.otherwise.unwrap().kernel, Kernel::fused_rows_stream_bf16);
+    }
+}
+
+/// (length, kernel, threads of a block, lanes of a row) on both sides of every boundary.
+#[test]
+fn regimes() {
+    let group = 256;
+    for (length, kernel, block, lanes) in [
+        (1, Kernel::rows_group_8_bf16, group, 1),
+        (8, Kernel::rows_group_8_bf16, group, 1),
+        (9, Kernel::rows_group_8_bf16, group, 2),
+        (128, Kernel::rows_group_8_bf16, group, 16),
+        (129, Kernel::rows_group_8_bf16, group, 32),
+        (256, Kernel::rows_group_8_bf16, group, 32),
+        (257, Kernel::rows_group_16_bf16, group, 32),
+        (512, Kernel::rows_group_16_bf16, group, 32),
+        (513, Kernel::rows_group_32_bf16, group, 32),
+        (1024, Kernel::rows_group_32_bf16, group, 32),
+        (1025, Kernel::rows_block_bf16, 64, 64),
+        (4096, Kernel::rows_block_bf16, 128, 128),
+        (4097, Kernel::rows_shared_bf16, 160, 160),
+        (8192, Kernel::rows_shared_bf16, 256, 256),
+        (12_288, Kernel::rows_shared_bf16, 192, 192),
+        (1 << 40, Kernel::fused_rows_stream_bf16, 256, 256),
+    ] {
+        let (launch, params) = planned(&rows(3, length));
+        assert_eq!((launch.kernel, launch.block, params.lanes), (kernel, block, lanes), "{length}");
+        assert_eq!(launch.cluster, 1, "{length}");
+    }
+}
+
+/// (length, whether it is held in f32, blocks of a cluster, warps of a block, chunks of a warp) of a bf16 row on an H200,
+/// on both sides of some boundaries; 0 blocks where it is not held.
+#[test]
+fn clusters() {
+    for (chunks, in_f32, cluster, warps, leaf) in [
+        (5, false, 1, 5, 1),
+        (9, false, 1, 5, 2),
+        (32, false, 1, 8, 4),
+        (36, false, 2, 5, 4),
+        (64, false, 2, 8, 4),
+        (65, false, 4, 5, 4),
+        (128, false, 4, 8, 4),
+        (256, false, 8, 8, 4),
+        (586, false, 16, 10, 4),
+        (1024, false, 16, 16, 4),
+        (1600, false, 16, 13, 8),
+        (1800, false, 0, 0, 0),
+        (18, true, 2, 5, 2),
+        (128, true, 8, 8, 2),
+        (129, true, 8, 9, 2),
+        (832, true, 16, 13, 4),
+        (900, true, 0, 0, 0),
+    ] {
+        let (launch, params) = planned(&Rows { is_plain: !in_f32, ..rows(3, chunks * 1024) });
+        let is_held = launch.kernel == Kernel::rows_shared_bf16;
+        let found = (launch.cluster, launch.block / WARP, 1 << params.leaf_shift);
+        assert_eq!(if is_held { found } else { (0, 0, 0) }, (cluster, warps, leaf), "{chunks} chunks");
+    }
+}
+
+/// Whatever the device has: the shared memory and the cluster are to be had, there is a warp for each leaf, the kernel has
+/// room for all parts, and its chunks follow them.
+#[test]
+fn what_is_held_fits() {
+    for (shared, cluster) in [(64, 1), (99, 1), (163, 1), (227, 8), (227, 16), (227, 2)] {
+        let limits = Limits { shared: shared * 1024, cluster, ..H200 };
+        for (chunks, dtype, is_plain) in (5..2000)
+            .step_by(7)
+            .flat_map(|chunks| [(chunks, DType::F32, true), (chunks, DType::F16, true), (chunks, DType::Bf16, false)])
+        {
+            let problem = Rows { dtype, is_plain, ..rows(7, chunks * 1024 - 5) };
+            let (launch, params) = planned_on(&limits, &problem);
+            assert!(launch.shared <= limits.shared && launch.cluster <= cluster && launch.grid % launch.cluster == 0);
+            let warps = u64::from(launch.block / WARP);
+            let leaves = (chunks as u64).div_ceil(1 << params.leaf_shift);
+            assert!(leaves <= u64::from(params::WN_ROWS_LEAVES));
+            if launch.kernel == kernels::FUSED_ROWS_STREAM.of(dtype) {
+                continue;
+            }
+            assert!(leaves <= warps * u64::from(launch.cluster));
+            assert!(launch.block <= params::WN_ROWS_SHARED_THREADS);
+            let words = u64::from(params.parts_words);
+            assert!(words * 16 >= 2 * u64::from(launch.cluster) * warps * size_of_part());
+            let held = if is_plain { dtype.size() as u64 } else { 4 };
+            assert_eq!(u64::from(launch.shared), words * 16 + (warps << params.leaf_shift) * CHUNK * held);
+        }
+    }
+}
+
+#[test]
+fn the_regime_does_not_depend_on_the_rows() {
+    for length in [7, 300, 1000, 3000, 5000, 20_000, 100_000, 3_000_000] {
+        let (one, _) = planned(&rows(1, length));
+        for count in [2, 131, 132, 133, 1 << 20] {
+            let (many, _) = planned(&rows(count, length));
+            assert_eq!((one.kernel, one.block, one.cluster), (many.kernel, many.block, many.cluster));
+        }
+    }
+}
+
+/// Every row has its team, in grids that a device accepts, also where the tensor exceeds 2³¹ elements or rows.
+#[test]
+fn beyond_32_bits() {
+    let big = 1_usize << 33;
+    for (count, length) in
+        [(big, 1), (big, 8), (big + 1, 256), (1 << 22, 1024), (3 << 20, 4096), (3, big), (1 << 16, 65_537)]
+    {
+        let problem = Rows { x_stride: length + 8, ..rows(count, length) };
+        let (launch, params) = planned(&problem);
+        assert_eq!((params.rows, params.length), (count as u64, length as u64));
+        assert_eq!(params.x_stride, length as u64 + 8);
+        assert!(launch.grid >= 1 && launch.grid <= MAX_GRID);
+        let per_round = u64::from(launch.grid / launch.cluster) * u64::from(launch.block / params.lanes);
+        // The kernels walk on by whole grids; only the largest grid may leave rows for another round.
+        assert!(per_round >= count as u64 || launch.grid > MAX_GRID - launch.cluster, "{count} x {length}");
+    }
+}
+
+#[test]
+fn nothing_to_do() {
+    assert_eq!(plan(&rows(0, 5), &H200), Plan::NONE);
+    assert_eq!(plan(&rows(5, 0), &H200), Plan::NONE);
+}
+
+#[test]
+fn channels_and_flags() {
+    let problem = Rows {
+        affine: Affine::PerChannel { groups: 4, channels_per_group: 5, spatial: 49 },
+        weight: Some(DType::F32),
+        bias: Some(DType::Bf16),
+        ..rows(8, 245)
+    };
+    let (_, params) = planned(&problem);
+    assert_eq!((params.groups.divisor, params.spatial.divisor, params.channels_per_group), (4, 49, 5));
+    assert_eq!(params.affine, params::WN_AFFINE_PER_CHANNEL);
+    assert_eq!(params.flags, params::WN_FLAG_WEIGHT_F32 | params::WN_FLAG_HELD_AS_STORED);
+}
+
+#[test]
+fn what_surrounds_a_norm_has_kernels_of_its_own() {
+    let plain = Rows { weight: Some(DType::F32), is_plain: false, ..rows(3, 12_288) };
+    assert_eq!(planned(&plain).0.kernel, Kernel::rows_shared_bf16);
+    let scale = Modulation { scale: Some(DType::F32), ..Modulation::default() };
+    let channels = Affine::PerChannel { groups: 1, channels_per_group: 3, spatial: 4096 };
+    for fused in [
+        Rows { activation: Activation::Relu, ..plain },
+        Rows { output: Output::Element(DType::F32), ..plain },
+        Rows { output: Output::Quantized(QuantizedType::I8, Scaling::Static), ..plain },
+        Rows { post_norm: Some(PostNorm { weight: None, bias: None }), ..plain },
+        Rows { rounding: Rounding::Steps, ..plain },
+        Rows { input_bias: Some(DType::F32), ..plain },
+        Rows { second_residual: true, ..plain },
+        Rows { modulation: scale, ..plain },
+        Rows { affine: channels, ..plain },
+    ] {
+        assert_eq!(planned(&fused).0.kernel, Kernel::fused_rows_shared_bf16, "{fused:?}");
+    }
+}
+
+#[test]
+fn an_output_of_another_type() {
+    let type_of = |dtype| planned(&Rows { output: Output::Element(dtype), ..rows(8, 245) }).1.y_type;
+    assert_eq!(type_of(DType::Bf16), params::WN_ELEMENT_AS_INPUT);
+    assert_eq!(type_of(DType::F16), params::WN_ELEMENT_F16);
+    assert_eq!(type_of(DType::F32), params::WN_ELEMENT_F32);
+}
+
+#[test]
+fn samples_and_flags() {
+    let modulation = Modulation {
+        scale: Some(DType::F32),
+        shift: Some(DType::Bf16),
+        gate: Some(DType::F32),
+        scale_plus_one: true,
+        ..Modulation::default()
+    };
+    let (affine, input_bias) = (Affine::PerElement { rows_of_sample: 4 }, Some(DType::F32));
+    let problem = Rows { affine, modulation, input_bias, second_residual_stride: 250, ..rows(8, 245) };
+    let (_, params) = planned(&problem);
+    assert_eq!((params.groups.divisor, params.affine), (4, params::WN_AFFINE_PER_ELEMENT));
+    assert_eq!(params.second_residual_stride, 250);
+    let scale = params::WN_FLAG_SCALE_F32 | params::WN_FLAG_SCALE_PLUS_ONE | params::WN_FLAG_HELD_AS_STORED;
+    assert_eq!(params.flags, scale | params::WN_FLAG_GATE_F32 | params::WN_FLAG_INPUT_BIAS_F32);
+}
+
+/// (length, kernel, threads of a block, bytes of shared memory) of rows with more around them, on both sides of every
+/// boundary: held in f32, or in bf16 where nothing takes their place.
+#[test]
+fn fused_regimes() {
+    let relu = |length| Rows { activation: Activation::Relu, ..rows(3, length) };
+    for (length, kernel, block, shared) in [
+        (1, Kernel::fused_rows_group_8_bf16, 256, 0),
+        (256, Kernel::fused_rows_group_8_bf16, 256, 0),
+        (257, Kernel::fused_rows_warp_bf16, 256, 8 * 2048),
+        (1024, Kernel::fused_rows_warp_bf16, 256, 8 * 2048),
+        (1025, Kernel::fused_rows_shared_bf16, 64, 2 * 2048 + 5 * 16),
+        (1 << 40, Kernel::fused_rows_stream_bf16, 256, 8 * 2048),
+    ] {
+        let (launch, _) = planned(&relu(length));
+        assert_eq!((launch.kernel, launch.block, launch.shared), (kernel, block, shared), "{length}");
+    }
+    let scaled = |length, scaling| Rows { output: Output::Quantized(QuantizedType::I8, scaling), ..relu(length) };
+    assert_eq!(planned(&scaled(1000, Scaling::Groups)).0.shared, 8 * 2048);
+    assert_eq!(planned(&scaled(1000, Scaling::Rows)).0.shared, 8 * 4096);
+    let post_norm = Some(PostNorm { weight: None, bias: None });
+    assert_eq!(planned(&Rows { post_norm, ..rows(3, 1000) }).0.shared, 8 * 4096);
+}
+
+/// What needs something of the whole row twice is not split.
+#[test]
+fn two_steps_are_left_to_a_block() {
+    let long = rows(3, 3_000_000);
+    let post_norm = Some(PostNorm { weight: None, bias: None });
+    let scaled = |scaling| Rows { output: Output::Quantized(QuantizedType::F8E4M3, scaling), ..long };
+    for (problem, launches) in [
+        (scaled(Scaling::Static), 2),
+        (scaled(Scaling::Groups), 2),
+        (scaled(Scaling::Rows), 1),
+        (Rows { post_norm, ..long }, 1),
+    ] {
+        assert_eq!(plan(&problem, &H200).launches().count(), launches, "{problem:?}");
+    }
+}
+
+/// (scaling, length) to (whose scale it is, elements between those of rows, and of groups).
+#[test]
+fn scales() {
+    for (scaling, length, expected) in [
+        (Scaling::Static, 1000, (params::WN_SCALING_STATIC, 0, 0)),
+        (Scaling::Rows, 1000, (params::WN_SCALING_ROWS, 1, 0)),
+        (Scaling::Groups, 1000, (params::WN_SCALING_GROUPS, 8, 1)),
+        (Scaling::GroupsByColumn, 1000, (params::WN_SCALING_GROUPS, 1, 7)),
+        (Scaling::Groups, 129, (params::WN_SCALING_GROUPS, 2, 1)),
+        (Scaling::Groups, 128, (params::WN_SCALING_ROWS, 1, 1)),
+        (Scaling::GroupsByColumn, 128, (params::WN_SCALING_ROWS, 1, 7)),
+    ] {
+        let output = Output::Quantized(QuantizedType::F8E4M3, scaling);
+        let (_, params) = planned(&Rows { output, ..rows(7, length) });
+        assert_eq!(params.y_type, params::WN_ELEMENT_F8_E4M3);
+        let found = (params.scaling, params.scales_row_stride, params.scales_group_stride);
+        assert_eq!(found, expected, "{scaling:?} {length}");
+    }
+}
