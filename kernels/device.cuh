@@ -222,7 +222,8 @@ __device__ __forceinline__ void copies_arrived() {
 }
 
 // The value of the lane of that number. Every lane of the warp must call.
-__device__ __forceinline__ float from_lane(float value, uint32_t lane) {
+template <class Word>
+__device__ __forceinline__ Word from_lane(Word value, uint32_t lane) {
     return __shfl_sync(0xffffffffu, value, static_cast<int>(lane));
 }
 
@@ -231,6 +232,9 @@ template <class Word>
 __device__ __forceinline__ Word from_lane_xor(Word value, uint32_t mask) {
     return __shfl_xor_sync(0xffffffffu, value, static_cast<int>(mask));
 }
+
+// Whether it is so in any lane. Every lane of the warp must call.
+__device__ __forceinline__ bool any_lane(bool value) { return __any_sync(0xffffffffu, value) != 0; }
 
 // A product that is rounded by itself: never contracted with a sum that follows, so that equal factors give equal numbers
 // wherever they are multiplied.

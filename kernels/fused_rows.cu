@@ -35,12 +35,10 @@ __device__ __forceinline__ Steps all_steps() { return Steps{true, true, true}; }
 
 // One vector, by all lanes of a warp together: `inside` says which have one. Returns its amplitude if it is measured.
 template <class T>
-__device__ __forceinline__ uint32_t take(const Steps& steps, const FusedInput<T>& input, FusedOutput<T>& output,
-                                         uint64_t first, bool inside, float (&value)[kVector<T>]) {
-    if (inside) {
-        if (steps.writes_sum) input.write_sum(first, value);
-        if (steps.finishes) output.finish(first, value);
-    }
+__device__ __forceinline__ uint32_t take(const Steps& steps, FusedOutput<T>& output, uint64_t first, bool inside,
+                                         float (&value)[kVector<T>]) {
+    if (steps.writes_sum) output.write_sum(first, inside, value);
+    if (inside && steps.finishes) output.finish(first, value);
     const bool has_groups = output.p.scaling == WN_SCALING_GROUPS;
     uint32_t amplitude = 0;
     if (inside && (has_groups || !steps.stores)) amplitude = output.amplitude(first, value);
@@ -49,7 +47,7 @@ __device__ __forceinline__ uint32_t take(const Steps& steps, const FusedInput<T>
         const LaneTeam group{WN_SCALE_GROUP / kVector<T>};
         output.scale_by(group.largest(amplitude), first / WN_SCALE_GROUP, inside && group.lane() == 0);
     }
-    if (inside) output.store(first, value);
+    output.store(first, inside, value);
     return 0;
 }
 
@@ -76,14 +74,14 @@ __device__ __forceinline__ void bring(Held& held, const LaneTeam& team, uint64_t
 
 template <class T, class Held>
 __device__ __forceinline__ uint32_t take_held(Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
-                                              const Steps& steps, const FusedInput<T>& input, FusedOutput<T>& output) {
+                                              const Steps& steps, FusedOutput<T>& output) {
     uint32_t amplitude = 0;
 #pragma unroll(Held::kUnrolled)
     for (uint32_t k = 0; k < Held::vectors(count); k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
         float value[kVector<T>];
         held.read(k, value);
-        amplitude = max(amplitude, take(steps, input, output, begin + first, first < count, value));
+        amplitude = max(amplitude, take(steps, output, begin + first, first < count, value));
         if (!steps.stores && first < count) held.write(k, value);
     }
     return amplitude;
@@ -101,7 +99,7 @@ __device__ __forceinline__ void normalize(const WnRowsParams& p, uint64_t row, M
         if (input.is_complete) break;
         input.normalize_by(moments);
     }
-    FusedOutput<T> output(p, row, moments);
+    FusedOutput<T> output(p, row, mine.lanes(), moments);
     Steps steps = p.scaling == WN_SCALING_ROWS ? Mine::measuring() : all_steps();
     for (;;) {
         const uint32_t amplitude = mine.take(steps, input, output);
@@ -139,10 +137,11 @@ struct RowOfTeam : HeldIsMeasured {
         return moments_of_held<T>(held, team, count, mean_square);
     }
 
-    __device__ __forceinline__ uint32_t take(const Steps& steps, const FusedInput<T>& input, FusedOutput<T>& output) {
-        return take_held(held, team, 0, count, steps, input, output);
+    __device__ __forceinline__ uint32_t take(const Steps& steps, const FusedInput<T>&, FusedOutput<T>& output) {
+        return take_held(held, team, 0, count, steps, output);
     }
 
+    __device__ __forceinline__ const LaneTeam& lanes() const { return team; }
     __device__ __forceinline__ uint32_t largest(uint32_t amplitude) const { return team.largest(amplitude); }
     __device__ __forceinline__ bool is_first() const { return count > 0 && team.lane() == 0; }
 };
@@ -209,13 +208,12 @@ struct LeafInShared : HeldIsMeasured {
         return merge_many(parts.exchange(tree.root()), parts.leaves);
     }
 
-    __device__ __forceinline__ uint32_t take(const Steps& steps, const FusedInput<T>& input,
-                                             FusedOutput<T>& output) const {
+    __device__ __forceinline__ uint32_t take(const Steps& steps, const FusedInput<T>&, FusedOutput<T>& output) const {
         uint32_t amplitude = 0;
         for (uint32_t i = 0; i < leaf.count; i++) {
             HeldInShared<T, true> chunk = held(i);
             const LaneTeam team{WN_WARP};
-            amplitude = max(amplitude, take_held(chunk, team, begin(i), count(i), steps, input, output));
+            amplitude = max(amplitude, take_held(chunk, team, begin(i), count(i), steps, output));
         }
         return amplitude;
     }
@@ -226,6 +224,7 @@ struct LeafInShared : HeldIsMeasured {
         return largest_of(parts.exchange(Moments{part, {0.0f, 0.0f}, {0.0f, 0.0f}}), parts.leaves);
     }
 
+    __device__ __forceinline__ LaneTeam lanes() const { return LaneTeam{WN_WARP}; }
     __device__ __forceinline__ bool is_first() const { return parts.number == 0 && threadIdx.x % WN_WARP == 0; }
 };
 
@@ -276,7 +275,7 @@ struct LeafInMemory {
                     input.load(begin + first, value);
                     input.complete(begin + first, value);
                 }
-                amplitude = max(amplitude, wn::take(steps, input, output, begin + first, first < count, value));
+                amplitude = max(amplitude, wn::take(steps, output, begin + first, first < count, value));
             }
         }
         return amplitude;
@@ -341,6 +340,7 @@ struct RowInMemory {
         return largest_of(all, warps);
     }
 
+    __device__ __forceinline__ LaneTeam lanes() const { return LaneTeam{WN_WARP}; }
     __device__ __forceinline__ bool is_first() const { return threadIdx.x == 0; }
 
 private:
@@ -410,7 +410,7 @@ __device__ __forceinline__ void fused_rows_split_apply(const WnRowsParams& p) {
         __syncthreads();
         const Moments moments = merge_few(all, subtrees);
         const FusedInput<T> input(p, split.row);
-        FusedOutput<T> output(p, split.row, moments);
+        FusedOutput<T> output(p, split.row, LaneTeam{WN_WARP}, moments);
         LeafInMemory<T>{input, chunks, Leaf(chunks, p.leaf_shift, split.leaf)}.take(all_steps(), output);
     }
 }

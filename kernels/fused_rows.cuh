@@ -78,10 +78,6 @@ struct FusedInput {
         if (p.modulation.channel_bias != 0) add_channel_bias(first, value);
     }
 
-    __device__ __forceinline__ void write_sum(uint64_t first, const float (&value)[kVector<T>]) const {
-        tensors.write_sum(first, value);
-    }
-
 private:
     // To T, if every step is to be rounded.
     __device__ __forceinline__ void round(float (&value)[kVector<T>]) const {
@@ -115,20 +111,25 @@ private:
     }
 };
 
-// How a row is finished: first to y in f32, and then to what is stored.
+// How a row is finished: its sum, then y in f32, and then what is stored of it.
 template <class T>
 struct FusedOutput {
     const WnRowsParams& p;
-    Stretch<T> y;
+    T* sum;
+    T* y;
+    RowWriter writer;
     uint64_t row;
     uint64_t first_channel;
     uint64_t of_sample;  // the same, counted through the samples
     Normalization by;
     float inverse_scale;  // of a quantized output
 
-    __device__ __forceinline__ FusedOutput(const WnRowsParams& params, uint64_t row, const Moments& moments)
+    __device__ __forceinline__ FusedOutput(const WnRowsParams& params, uint64_t row, const LaneTeam& team,
+                                           const Moments& moments)
         : p(params),
-          y(stretch_of<T>(p.y, row, p.y_stride, p.length)),
+          sum(row_at<T>(p.sum, row, p.sum_stride)),
+          y(row_at<T>(p.y, row, p.y_stride)),
+          writer(team, sum, p.y_type == WN_ELEMENT_AS_INPUT ? y : nullptr),
           row(row),
           first_channel(0),
           of_sample(row * p.channels_per_group),
@@ -153,8 +154,14 @@ struct FusedOutput {
         activate(value, p.activation);
     }
 
-    __device__ __forceinline__ void store(uint64_t first, const float (&value)[kVector<T>]) const {
-        if (p.y_type == WN_ELEMENT_AS_INPUT) return wn::store(y.start, y.length, first, value);
+    // All lanes of the warp together; `inside` says which have a vector.
+    __device__ __forceinline__ void write_sum(uint64_t first, bool inside, const float (&value)[kVector<T>]) const {
+        writer.write(sum, p.length, first, inside, value);
+    }
+
+    __device__ __forceinline__ void store(uint64_t first, bool inside, const float (&value)[kVector<T>]) const {
+        if (p.y_type == WN_ELEMENT_AS_INPUT) return writer.write(y, p.length, first, inside, value);
+        if (!inside) return;
         Vector<T> vector;
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) vector.elements[e] = value[e];

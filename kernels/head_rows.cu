@@ -36,12 +36,11 @@ struct HeadRow {
         wn::load(x.start, x.length, first, value);
     }
 
-    __device__ __forceinline__ void write(uint64_t first, float (&value)[kVector<T>], const Normalization& by) const {
+    __device__ __forceinline__ void normalize(uint64_t first, float (&value)[kVector<T>], const Normalization& by) const {
         float w[kVector<T>], b[kVector<T>];
         load_affine<T>(heads.weight, heads.bias, heads.flags | p.flags, p.length, first, w, b);
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = by.of(value[e]) * w[e] + b[e];
-        store(y.start, y.length, first, value);
     }
 };
 
@@ -60,10 +59,12 @@ __device__ __forceinline__ void head_rows_group(const WnHeadRowsParams& p) {
         held.fill(row, team, 0, count);
         const Moments moments = moments_of_held<T>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
         const Normalization by = normalization_of(moments, p.length, p.eps);
+        const RowWriter writer(team, row.y.start, nullptr);
 #pragma unroll
         for (uint32_t k = 0; k < held.kVectors; k++) {
             const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
-            if (first < count) row.write(first, held.value[k], by);
+            if (first < count) row.normalize(first, held.value[k], by);
+            writer.write(row.y.start, row.y.length, first, first < count, held.value[k]);
         }
     }
 }

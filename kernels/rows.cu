@@ -29,33 +29,39 @@ __device__ __forceinline__ Input<T> input_of(const WnRowsParams& p, uint64_t row
 template <class T>
 struct PlainOutput {
     const WnRowsParams& p;
-    Stretch<T> y;
+    T* sum;
+    T* y;
+    RowWriter writer;
     Normalization by;
 
-    __device__ __forceinline__ PlainOutput(const WnRowsParams& params, uint64_t row, const Moments& moments)
-        : p(params), y(stretch_of<T>(p.y, row, p.y_stride, p.length)), by(normalization_of(moments, params.length, params.eps)) {}
+    __device__ __forceinline__ PlainOutput(const WnRowsParams& params, uint64_t row, const LaneTeam& team,
+                                           const Moments& moments)
+        : p(params),
+          sum(row_at<T>(p.sum, row, p.sum_stride)),
+          y(row_at<T>(p.y, row, p.y_stride)),
+          writer(team, sum, y),
+          by(normalization_of(moments, params.length, params.eps)) {}
 
-    __device__ __forceinline__ void write(uint64_t first, float (&value)[kVector<T>]) const {
+    __device__ __forceinline__ void normalize(uint64_t first, float (&value)[kVector<T>]) const {
         float w[kVector<T>], b[kVector<T>];
         load_affine<T>(p.weight, p.bias, p.flags, p.length, first, w, b);
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = by.of(value[e]) * w[e] + b[e];
-        store(y.start, y.length, first, value);
     }
 };
 
 template <class T, class Held>
 __device__ __forceinline__ void write_held(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
-                                           const Input<T>& input, const PlainOutput<T>& output) {
+                                           const PlainOutput<T>& output) {
 #pragma unroll(Held::kUnrolled)
     for (uint32_t k = 0; k < Held::kVectors; k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
-        if (first < count) {
-            float value[kVector<T>];
-            held.read(k, value);
-            input.write_sum(begin + first, value);
-            output.write(begin + first, value);
-        }
+        const bool inside = first < count;
+        float value[kVector<T>];
+        held.read(k, value);
+        output.writer.write(output.sum, output.p.length, begin + first, inside, value);
+        if (inside) output.normalize(begin + first, value);
+        output.writer.write(output.y, output.p.length, begin + first, inside, value);
     }
 }
 
@@ -74,7 +80,7 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
         HeldInRegisters<T, kElements> held;
         held.fill(input, team, 0, count);
         const Moments moments = moments_of_held<T>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
-        if (present) write_held(held, team, 0, count, input, PlainOutput<T>(p, row, moments));
+        write_held(held, team, 0, count, PlainOutput<T>(p, row, team, moments));
     }
 }
 
@@ -98,7 +104,7 @@ __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
         if (team.lane() == 0) all[warp] = mine;
         __syncthreads();
         const Moments moments = merge_few(all, blockDim.x / WN_WARP);
-        write_held(held, team, begin, count, input, PlainOutput<T>(p, row, moments));
+        write_held(held, team, begin, count, PlainOutput<T>(p, row, team, moments));
     }
 }
 
@@ -123,10 +129,10 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
             tree.add(moments_of_held<T>(held.template chunk<false>(i), team, count, mean_square));
         }
         const Moments moments = merge_many(parts.exchange(tree.root()), parts.leaves);
-        const PlainOutput<T> output(p, row, moments);
+        const PlainOutput<T> output(p, row, team, moments);
         for (uint32_t i = 0; i < leaf.count; i++) {
             const uint32_t count = chunks.elements(leaf.first + i);
-            write_held(held.template chunk<false>(i), team, chunks.begin(leaf.first + i), count, input, output);
+            write_held(held.template chunk<false>(i), team, chunks.begin(leaf.first + i), count, output);
         }
     }
     parts.end();

@@ -1,5 +1,5 @@
 // Rows: moments over one contiguous stretch. LayerNorm, RMSNorm, and GroupNorm and InstanceNorm in NCHW. What the kernels of
-// rows.cu and fused_rows.cu have in common: who holds what of a row, and how its moments come about.
+// rows.cu, fused_rows.cu and head_rows.cu have in common: who holds what of a row, and how its moments come about.
 //
 // A chunk is 1,024 elements of a row. Its moments are those of a warp: m = fl(x0 + mean(s - x0)), where its first element x0
 // only serves to make the differences small; then c = mean(s - m) and Q = sum((s - m)^2) together. The pair (m, c) is the
@@ -186,6 +186,79 @@ struct Leaf {
 // Of which there are at most WN_ROWS_LEAVES in a row.
 __device__ __forceinline__ uint32_t leaves_of(const Chunks& chunks, uint32_t shift) {
     return static_cast<uint32_t>((chunks.count() + (1ull << shift) - 1) >> shift);
+}
+
+// One vector of each lane of a warp, of rows that perhaps begin off a 16-byte boundary. There a vector lies in two aligned
+// words, and the second is the next lane's first: so each lane writes one whole word, of the last elements of the lane before
+// and the first of its own. What is left at both ends of a team's lanes goes element by element. Out of line, as load_irregular.
+template <class T>
+__device__ __noinline__ void store_shifted(T* stretch, uint64_t length, uint64_t first, uint32_t lanes, bool inside,
+                                           uint4 words) {
+    stretch = as_global(stretch);
+    const uint32_t shift = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(stretch) & 15u);
+    const uint32_t lane = threadIdx.x & (lanes - 1);
+    const bool is_whole = inside && first + kVector<T> <= length;
+    const uint32_t before = (threadIdx.x + WN_WARP - 1) % WN_WARP;
+    const uint32_t behind = (threadIdx.x + 1) % WN_WARP;
+    const bool next_is_whole = from_lane(is_whole ? 1u : 0u, behind) != 0 && lane + 1 < lanes;
+    uint32_t word[8] = {from_lane(words.x, before), from_lane(words.y, before), from_lane(words.z, before),
+                        from_lane(words.w, before), words.x, words.y, words.z, words.w};
+    if (!inside) return;
+
+    // The word begins `shift` bytes before the vector; conditional steps, since registers have no index at run time.
+    const uint32_t skipped = 16 - shift;
+    if (skipped & 16u) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) word[i] = word[i + 4];
+    }
+    if (skipped & 8u) {
+#pragma unroll
+        for (int i = 0; i < 6; i++) word[i] = word[i + 2];
+    }
+    if (skipped & 4u) {
+#pragma unroll
+        for (int i = 0; i < 5; i++) word[i] = word[i + 1];
+    }
+    if (skipped & 2u) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) word[i] = (word[i] >> 16) | (word[i + 1] << 16);
+    }
+    const bool writes_word = is_whole && (lane > 0 || shift == 0);
+    if (writes_word) {
+        const uintptr_t begin = reinterpret_cast<uintptr_t>(stretch + first) - shift;
+        *global<uint4>(begin) = uint4{word[0], word[1], word[2], word[3]};
+    }
+    if (writes_word && (next_is_whole || shift == 0)) return;
+    Words<T> own;
+    own.words = words;
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) {
+        const bool is_of_own_word = e < skipped / sizeof(T);
+        const bool is_written = is_of_own_word ? writes_word : next_is_whole;
+        if (!is_written && first + e < length) stretch[first + e] = own.elements[e];
+    }
+}
+
+// The rows that a warp writes, which are perhaps absent: all lanes together.
+struct RowWriter {
+    uint32_t lanes;
+    bool shifts;  // one of them begins off a boundary
+
+    __device__ __forceinline__ RowWriter(const LaneTeam& team, const void* row, const void* other)
+        : lanes(team.lanes), shifts(any_lane(!aligned_16(row) || !aligned_16(other))) {}
+
+    template <class T>
+    __device__ __forceinline__ void write(T* row, uint64_t length, uint64_t first, bool inside,
+                                          const float (&value)[kVector<T>]) const {
+        if (row == nullptr) return;
+        if (shifts) return store_shifted(row, length, first, lanes, inside, pack<T>(value));
+        if (inside) store(row, length, first, value);
+    }
+};
+
+template <class T>
+__device__ __forceinline__ T* row_at(uint64_t address, uint64_t row, uint64_t stride) {
+    return address == 0 ? nullptr : global<T>(address) + row * stride;
 }
 
 // What a row is normalized by: its mean (high + low) and 1 / deviation.

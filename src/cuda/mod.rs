@@ -263,6 +263,12 @@ mod tests {
                 agree(&full, &short, 70 * 5 * 80, |cuda, x, y| {
                     layer.forward(Args::new(cuda, [70, 5, 80]).input(x).output(y)).unwrap();
                 });
+                for (rows, length) in [(600, 100), (70, 1000), (7, 1500), (7, 50_001)] {
+                    let layer = RmsNorm::new([length], 1e-6).unwrap().post_norm(true);
+                    agree(&full, &short, rows * length, |cuda, x, y| {
+                        layer.forward(Args::new(cuda, [rows, length]).input(x).residual(x).output(y)).unwrap();
+                    });
+                }
                 let layer = GroupNorm::new(2, 6).unwrap();
                 agree(&full, &short, 3 * 6 * 400, |cuda, x, y| {
                     layer.forward(Args::new(cuda, [3, 6, 20, 20]).input(x).output(y)).unwrap();
