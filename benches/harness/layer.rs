@@ -21,7 +21,9 @@ pub fn prepare<B: Backend>(on: &B, case: &Case) -> Result<Prepared<B>> {
     Ok(match case.op {
         Op::LayerNorm => LayerNorm::new([channels])?.activation(activation).prepare(on, &signature)?,
         Op::RmsNorm => RmsNorm::new([channels], EPS)?.activation(activation).prepare(on, &signature)?,
-        Op::QkRmsNorm { heads } => QkNorm::rms(heads, channels, EPS)?.prepare(on, &signature.key_weight(case.weight))?,
+        Op::QkRmsNorm { heads } => {
+            QkNorm::rms(heads, channels, EPS)?.prepare(on, &signature.key_weight(case.weight))?
+        }
         Op::GroupNorm { groups } => {
             GroupNorm::new(groups, channels)?.layout(layout).activation(activation).prepare(on, &signature)?
         }

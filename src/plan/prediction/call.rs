@@ -6,8 +6,8 @@ use super::instructions::{self, OfWidth};
 use super::record::MachineCode;
 use super::time::Job;
 use crate::element::DType;
-use crate::plan::Launch;
-use crate::plan::params::KERNEL_NAMES;
+use crate::plan::params::{KERNEL_NAMES, RowsParams, WN_STEP_APPLY, WN_STEP_MOMENTS};
+use crate::plan::{Launch, Params};
 
 /// A cell on a chip.
 pub struct Call<'a> {
@@ -51,7 +51,13 @@ impl Call<'_> {
     }
 
     pub fn instructions(&self, launch: &Launch) -> OfWidth {
-        instructions::of_kernel(self.stem(launch), self.case.dtype)
+        let stem = self.stem(launch);
+        let work = match launch.params {
+            Params::Rows(RowsParams { step: WN_STEP_MOMENTS, .. }) => format!("{stem}, moments"),
+            Params::Rows(RowsParams { step: WN_STEP_APPLY, .. }) => format!("{stem}, apply"),
+            _ => stem.to_owned(),
+        };
+        instructions::of_kernel(&work, self.case.dtype)
     }
 
     pub fn activation(&self) -> f64 {

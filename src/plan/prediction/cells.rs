@@ -81,10 +81,11 @@ pub fn predict(case: &Case, chip: &Chip, code: &MachineCode) -> Prediction {
     let time_of = |(number, launch): (usize, &&Launch)| {
         let job = match &launch.params {
             Params::Rows(p) => rows::job(&call, launch, p),
+            Params::HeadRows(p) => rows::heads(&call, launch, p),
             Params::ChannelsLast(p) => slabs::channels_last(&call, launch, p),
             Params::BatchStatistics(p) => slabs::batch_statistics(&call, launch, p),
             Params::Pointwise(p) => slabs::pointwise(&call, launch, p, number > 0),
-            Params::HeadRows(_) | Params::ChannelTable(_) | Params::Convolution(_) => panic!("no cell is planned so"),
+            Params::ChannelTable(_) | Params::Convolution(_) => panic!("no cell is planned so"),
         };
         time(&job, chip)
     };
@@ -117,6 +118,7 @@ pub fn goal(suite: &str, case: &Case) -> Option<f64> {
     let is_large = case.elements() * case.dtype.size() > LARGE;
     match case.op {
         _ if case.warm || suite == "decode" => None,
+        Op::QkRmsNorm { .. } => Some(0.92),
         Op::LayerNorm | Op::RmsNorm => (512..=200_000).contains(&length).then_some(if is_large { 0.95 } else { 0.92 }),
         Op::GroupNorm { .. } if case.activation == Activation::Silu => Some(0.85),
         Op::GroupNorm { .. } | Op::InstanceNorm => None,

@@ -5,18 +5,27 @@ use super::instructions::{IRREGULAR, OfWidth};
 use super::record::l1_left;
 use super::time::Job;
 use crate::plan::Launch;
-use crate::plan::params::{self, RowsParams};
+use crate::plan::params::{self, HeadRowsParams, RowsParams};
 
 const WARP: f64 = params::WN_WARP as f64;
 const CHUNK: f64 = params::WN_CHUNK as f64;
 
 pub fn job(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
-    match call.stem(launch) {
-        "fused_rows_split_moments" => moments(call, launch, p),
-        "fused_rows_split_apply" => apply(call, launch, p),
-        "fused_rows_stream" => panic!("no cell of the benchmark is planned so: describe it here"),
+    match p.step {
+        params::WN_STEP_MOMENTS => moments(call, launch, p),
+        params::WN_STEP_APPLY => apply(call, launch, p),
+        _ if call.stem(launch) == "fused_rows_long" => {
+            panic!("no cell of the benchmark is planned so: describe it here")
+        }
         _ => held(call, launch, p),
     }
+}
+
+/// Heads are rows.
+pub fn heads(call: &Call, launch: &Launch, p: &HeadRowsParams) -> Job {
+    let length = u64::from(p.length);
+    let rows = RowsParams { length, x_stride: length, lanes: p.lanes, flags: p.flags, ..RowsParams::default() };
+    held(call, launch, &rows)
 }
 
 /// A row that is held, by some lanes or by the blocks of a cluster.
