@@ -64,7 +64,7 @@ pub const ALL: &[Instructions] = &[
 pub const MERGE: f64 = 60.0;
 
 /// Of a vector that is no aligned 16-byte word: the call that loads it and the call that stores it.
-pub const IRREGULAR: f64 = 110.0;
+pub const IRREGULAR: f64 = 170.0;
 
 pub fn of_kernel(stem: &str, dtype: DType) -> OfWidth {
     let all = ALL.iter().find(|instructions| instructions.kernel == stem);

@@ -75,7 +75,7 @@ fn held(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
     Job {
         written: call.bytes(),
         coefficients: f64::from(launch.grid) * coefficients.bytes_from_l2,
-        partial_sectors: irregular * call.bytes() / 32.0 * call.vector(),
+        partial_sectors: irregular * partial_sectors(call),
         instructions: instructions * held.warps * f64::from(launch.grid),
         first: block,
         executed,
@@ -96,6 +96,11 @@ fn part_irregular(call: &Call, p: &RowsParams) -> f64 {
     let bytes = p.x_stride * call.case.dtype.size() as u64;
     let aligned = bytes.trailing_zeros().min(4);
     1.0 - 1.0 / f64::from(16 >> aligned)
+}
+
+/// Off a 16-byte boundary: at the ends of what a warp stores together, an element at a time.
+fn partial_sectors(call: &Call) -> f64 {
+    call.bytes() / (WARP * 16.0) * call.vector()
 }
 
 /// One chunk after another.
