@@ -246,6 +246,9 @@ __device__ __forceinline__ float product(float a, float b) {
 #endif
 }
 
+// a * b + c, rounded once: said, and not left to the compiler, which contracts here and not there.
+__device__ __forceinline__ float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+
 __device__ __forceinline__ uint64_t divide(uint64_t number, const WnDivisor& by) {
     return by.magic == 0 ? number : __umul64hi(number, by.magic) >> by.shift;
 }

@@ -136,7 +136,7 @@ struct RowOfTeam : RowIsHeld {
     }
 
     __device__ __forceinline__ Moments moments(const FusedInput<T>&) const {
-        return moments_of_held<T>(held, team, count, mean_square);
+        return moments_of_held<T, false>(held, team, count, mean_square);
     }
 
     __device__ __forceinline__ uint32_t take(const Steps& steps, const FusedInput<T>&, FusedOutput<T>& output) {
@@ -168,8 +168,8 @@ __device__ __forceinline__ void fused_rows_warp(const WnRowsParams& p) {
     const uint64_t warps = blockDim.x / WN_WARP;
     const RoomOfWarp<T> rooms(p, room, 1);
     for (uint64_t row = blockIdx.x * warps + warp; row < p.rows; row += gridDim.x * warps) {
-        RowOfTeam<T, HeldInShared<T, true>> mine(p, true);
-        mine.held = rooms.template chunk<true>(0);
+        RowOfTeam<T, HeldInShared<T, false>> mine(p, true);
+        mine.held = rooms.template chunk<false>(0);
         normalize<T>(p, row, mine);
     }
 }
@@ -190,13 +190,13 @@ struct LeafInShared : RowIsHeld {
           parts(parts),
           mean_square((p.flags & WN_FLAG_MEAN_SQUARE) != 0) {}
 
-    __device__ __forceinline__ HeldInShared<T, true> held(uint32_t i) const { return rooms.template chunk<true>(i); }
+    __device__ __forceinline__ HeldInShared<T, false> held(uint32_t i) const { return rooms.template chunk<false>(i); }
     __device__ __forceinline__ uint64_t begin(uint32_t i) const { return chunks.begin(leaf.first + i); }
     __device__ __forceinline__ uint32_t count(uint32_t i) const { return chunks.elements(leaf.first + i); }
 
     __device__ __forceinline__ void bring(const FusedInput<T>& input, bool is_there) const {
         for (uint32_t i = 0; i < leaf.count; i++) {
-            HeldInShared<T, true> chunk = held(i);
+            HeldInShared<T, false> chunk = held(i);
             wn::bring(chunk, LaneTeam{WN_WARP}, begin(i), count(i), input, is_there);
         }
         copies_arrived();
@@ -205,7 +205,7 @@ struct LeafInShared : RowIsHeld {
     __device__ __forceinline__ Moments moments(const FusedInput<T>&) const {
         TreeOfWarp tree;
         for (uint32_t i = 0; i < leaf.count; i++) {
-            tree.add(moments_of_held<T>(held(i), LaneTeam{WN_WARP}, count(i), mean_square));
+            tree.add(moments_of_held<T, false>(held(i), LaneTeam{WN_WARP}, count(i), mean_square));
         }
         return merge_many(parts.exchange(tree.root()), parts.leaves);
     }
@@ -213,7 +213,7 @@ struct LeafInShared : RowIsHeld {
     __device__ __forceinline__ uint32_t take(const Steps& steps, const FusedInput<T>&, FusedOutput<T>& output) const {
         uint32_t amplitude = 0;
         for (uint32_t i = 0; i < leaf.count; i++) {
-            HeldInShared<T, true> chunk = held(i);
+            HeldInShared<T, false> chunk = held(i);
             const LaneTeam team{WN_WARP};
             amplitude = max(amplitude, take_held(chunk, team, begin(i), count(i), steps, output));
         }
@@ -249,14 +249,14 @@ struct LeafInMemory {
     Chunks chunks;
     Leaf leaf;
 
-    __device__ __forceinline__ Moments moments(HeldInShared<T, true> held) const {
+    __device__ __forceinline__ Moments moments(HeldInShared<T, false> held) const {
         const LaneTeam team{WN_WARP};
         TreeOfWarp tree;
         for (uint32_t chunk = 0; chunk < leaf.count; chunk++) {
             const uint32_t count = chunks.elements(leaf.first + chunk);
             bring(held, team, chunks.begin(leaf.first + chunk), count, input, false);
             copies_arrived();
-            tree.add(moments_of_held<T>(held, team, count, (input.p.flags & WN_FLAG_MEAN_SQUARE) != 0));
+            tree.add(moments_of_held<T, false>(held, team, count, (input.p.flags & WN_FLAG_MEAN_SQUARE) != 0));
         }
         return tree.root();
     }
@@ -320,7 +320,7 @@ struct RowInMemory {
         Moments* const all = is_done() ? of_row : next_parts();
         for (uint32_t leaf = first; leaf < leaves; leaf += every) {
             const LeafInMemory<T> mine{input, chunks, Leaf(chunks, p.leaf_shift, leaf)};
-            const Moments part = mine.moments(rooms.template chunk<true>(0));
+            const Moments part = mine.moments(rooms.template chunk<false>(0));
             if (threadIdx.x % WN_WARP == 0) all[leaf] = part;
         }
         if (is_done()) return no_moments();

@@ -149,7 +149,7 @@ struct FusedOutput {
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = by.of(value[e]);
         round_if<T>(p.flags, WN_FLAG_ROUND_NORMALIZED, value);
 #pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = value[e] * w[e] + b[e];
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(value[e], w[e], b[e]);
         modulate_elements(first, value);
         activate(value, p.activation);
     }

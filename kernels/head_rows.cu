@@ -43,7 +43,7 @@ struct HeadRow {
         float w[kVector<T>], b[kVector<T>];
         load_affine<T>(heads.weight, heads.bias, heads.flags | p.flags, p.length, first, w, b);
 #pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = by.of(value[e]) * w[e] + b[e];
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(by.of(value[e]), w[e], b[e]);
     }
 };
 
@@ -60,7 +60,7 @@ __device__ __forceinline__ void head_rows_group(const WnHeadRowsParams& p) {
         const uint32_t count = present ? p.length : 0;
         HeldInRegisters<T, kElements> held;
         held.fill(row, team, 0, count);
-        const Moments moments = moments_of_held<T>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
+        const Moments moments = moments_of_held<T, false>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
         const Normalization by = normalization_of(moments, p.length, p.eps);
         const RowWriter writer(team, row.y.start, nullptr);
 #pragma unroll

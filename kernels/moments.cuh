@@ -19,6 +19,15 @@ __device__ __forceinline__ float tree_sum(const float (&in)[kCount]) {
     return level[0];
 }
 
+// The same of their squares.
+template <uint32_t kCount>
+__device__ __forceinline__ float tree_sum_of_squares(const float (&in)[kCount]) {
+    float level[kCount / 2];
+#pragma unroll
+    for (uint32_t i = 0; i < kCount / 2; i++) level[i] = fused(in[i + kCount / 2], in[i + kCount / 2], product(in[i], in[i]));
+    return tree_sum(level);
+}
+
 // A sum as an unevaluated pair: adding to it loses nothing, however long it goes on. Not a luxury: where the terms are
 // equal, as in a row that repeats itself, the rounding errors of a plain sum are equal too, in every lane, and add up.
 struct PairSum {

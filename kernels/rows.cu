@@ -1,13 +1,13 @@
-// LayerNorm and RMSNorm with what most calls have: a residual, weight and bias. Whatever else may surround a norm is in
-// fused_rows.cu, for the registers that it costs.
+// LayerNorm and RMSNorm with what most calls have: a residual, weight and bias, all of whose rows begin on a 16-byte word and
+// end with a vector. Rows elsewhere, and whatever else may surround a norm, are in fused_rows.cu: what every vector would have
+// to ask for their sake costs more than the norm.
 //
 //     s = x + residual                                 (f32; written out as `sum` if asked)
 //     y = (s - mean(s)) / sqrt(var(s) + eps) * weight + bias
 //     RMSNorm: the same with s / sqrt(mean(s^2) + eps)
 //
-// A row is [length] elements at x + row * x_stride; each byte of x, residual, sum and y moves once, as 16-byte words where
-// rows are aligned to them. Weight and bias, [length], come from L2 after the first rows. The regimes differ in who holds a
-// row:
+// A row is [length] elements at x + row * x_stride; each byte of x, residual, sum and y moves once, as 16-byte words. Weight
+// and bias, [length], come from L2 after the first rows. The regimes differ in who holds a row:
 //
 //     rows_group_E   1..32 lanes of a warp, E elements a lane, in registers: rows of one chunk; shuffles only, no barrier
 //     rows_block     a block, a chunk a warp, in registers; one barrier
@@ -18,12 +18,38 @@
 
 namespace wn {
 
-template <class T>
-__device__ __forceinline__ Input<T> input_of(const WnRowsParams& p, uint64_t row) {
-    return Input<T>{stretch_of<const T>(p.x, row, p.x_stride, p.length),
-                    stretch_of<const T>(p.residual, row, p.residual_stride, p.length),
-                    stretch_of<T>(p.sum, row, p.sum_stride, p.length)};
+// Whole vectors of a tensor that is there.
+template <class T, uint32_t kCount>
+__device__ __forceinline__ void load_whole(const T* from, float (&out)[kCount]) {
+#pragma unroll
+    for (uint32_t at = 0; at < kCount; at += kVector<T>) {
+        unpack<T>(*reinterpret_cast<const uint4*>(as_global(from + at)), out + at);
+    }
 }
+
+template <class T>
+__device__ __forceinline__ void store_whole(T* to, const float (&in)[kVector<T>]) {
+    *reinterpret_cast<uint4*>(as_global(to)) = pack<T>(in);
+}
+
+// What a row is made of.
+template <class T>
+struct PlainInput {
+    Stretch<const T> x;
+    const T* residual;
+
+    __device__ __forceinline__ PlainInput(const WnRowsParams& p, uint64_t row)
+        : x(stretch_of<const T>(p.x, row, p.x_stride, p.length)), residual(row_at<const T>(p.residual, row, p.residual_stride)) {}
+
+    __device__ __forceinline__ void load(uint64_t first, float (&value)[kVector<T>]) const {
+        load_whole(x.start + first, value);
+        if (residual == nullptr) return;
+        float added[kVector<T>];
+        load_whole(residual + first, added);
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] += added[e];
+    }
+};
 
 // How a row is finished.
 template <class T>
@@ -31,56 +57,91 @@ struct PlainOutput {
     const WnRowsParams& p;
     T* sum;
     T* y;
-    RowWriter writer;
     Normalization by;
 
-    __device__ __forceinline__ PlainOutput(const WnRowsParams& params, uint64_t row, const LaneTeam& team,
-                                           const Moments& moments)
+    __device__ __forceinline__ PlainOutput(const WnRowsParams& params, uint64_t row, const Moments& moments)
         : p(params),
           sum(row_at<T>(p.sum, row, p.sum_stride)),
           y(row_at<T>(p.y, row, p.y_stride)),
-          writer(team, sum, y),
-          by(normalization_of(moments, params.length, params.eps)) {}
+          by(normalization_of(moments, p.length, p.eps)) {}
 
-    __device__ __forceinline__ void normalize(uint64_t first, float (&value)[kVector<T>]) const {
+    __device__ __forceinline__ void write(uint64_t first, float (&value)[kVector<T>]) const {
+        if (sum != nullptr) store_whole(sum + first, value);
         float w[kVector<T>], b[kVector<T>];
-        load_affine<T>(p.weight, p.bias, p.flags, p.length, first, w, b);
+        load_coefficients(p.weight, WN_FLAG_WEIGHT_F32, first, 1.0f, w);
+        load_coefficients(p.bias, WN_FLAG_BIAS_F32, first, 0.0f, b);
+        if (p.flags & WN_FLAG_WEIGHT_PLUS_ONE) {
 #pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = by.of(value[e]) * w[e] + b[e];
+            for (uint32_t e = 0; e < kVector<T>; e++) w[e] += 1.0f;
+        }
+        if (p.flags & WN_FLAG_MEAN_SQUARE) {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = product(value[e], by.rstd);
+        } else {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = by.of(value[e]);
+        }
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(value[e], w[e], b[e]);
+        store_whole(y + first, value);
+    }
+
+private:
+    __device__ __forceinline__ void load_coefficients(uint64_t address, uint32_t is_f32, uint64_t first, float absent,
+                                                      float (&out)[kVector<T>]) const {
+        if (address == 0) {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) out[e] = absent;
+        } else if ((p.flags & is_f32) != 0) {
+            load_whole(global<const float>(address) + first, out);
+        } else {
+            load_whole(global<const T>(address) + first, out);
+        }
     }
 };
 
 template <class T, class Held>
-__device__ __forceinline__ void write_held(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
-                                           const PlainOutput<T>& output) {
+__device__ __forceinline__ void fill(Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
+                                     const PlainInput<T>& input) {
+    if (held.copy(input.x, team, begin, count)) return;
 #pragma unroll(Held::kUnrolled)
     for (uint32_t k = 0; k < Held::kVectors; k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
-        const bool inside = first < count;
+        float value[kVector<T>] = {};
+        if (first < count) input.load(begin + first, value);
+        held.write(k, value);
+    }
+}
+
+template <class T, class Held>
+__device__ __forceinline__ void write(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
+                                      const PlainOutput<T>& output) {
+#pragma unroll(Held::kUnrolled)
+    for (uint32_t k = 0; k < Held::kVectors; k++) {
+        const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+        if (first >= count) continue;
         float value[kVector<T>];
         held.read(k, value);
-        output.writer.write(output.sum, output.p.length, begin + first, inside, value);
-        if (inside) output.normalize(begin + first, value);
-        output.writer.write(output.y, output.p.length, begin + first, inside, value);
+        output.write(begin + first, value);
     }
 }
 
 template <class T, uint32_t kElements>
 __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
-    const LaneTeam team{p.lanes};
-    const uint32_t rows_per_block = blockDim.x / p.lanes;
-    const uint32_t slot = threadIdx.x / p.lanes;
+    // Rows of more than 256 elements have a whole warp.
+    const LaneTeam team{kElements == 8 ? p.lanes : static_cast<uint32_t>(WN_WARP)};
+    const uint32_t rows_per_block = blockDim.x / team.lanes;
+    const uint32_t slot = threadIdx.x / team.lanes;
     for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows;
          base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
         // Lanes that have no row take part in the shuffles and touch no memory.
         const bool present = base + slot < p.rows;
         const uint64_t row = present ? base + slot : 0;
         const uint32_t count = present ? static_cast<uint32_t>(p.length) : 0;
-        const Input<T> input = input_of<T>(p, row);
         HeldInRegisters<T, kElements> held;
-        held.fill(input, team, 0, count);
-        const Moments moments = moments_of_held<T>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
-        write_held(held, team, 0, count, PlainOutput<T>(p, row, team, moments));
+        fill(held, team, 0, count, PlainInput<T>(p, row));
+        const Moments moments = moments_of_held<T, true>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
+        write(held, team, 0, count, PlainOutput<T>(p, row, moments));
     }
 }
 
@@ -94,17 +155,16 @@ __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
     const uint32_t count = chunks.elements(warp);
     uint32_t turn = 0;
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-        const Input<T> input = input_of<T>(p, row);
         HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
-        held.fill(input, team, begin, count);
-        const Moments mine = moments_of_held<T>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
+        fill(held, team, begin, count, PlainInput<T>(p, row));
+        const Moments mine = moments_of_held<T, true>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
         // By turns, as PartsOfCluster has them.
         Moments* const all = parts + turn * WN_ROWS_BLOCK_WARPS;
         turn ^= 1u;
         if (team.lane() == 0) all[warp] = mine;
         __syncthreads();
         const Moments moments = merge_few(all, blockDim.x / WN_WARP);
-        write_held(held, team, begin, count, PlainOutput<T>(p, row, team, moments));
+        write(held, team, begin, count, PlainOutput<T>(p, row, moments));
     }
 }
 
@@ -116,23 +176,24 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     PartsOfCluster parts(reinterpret_cast<Moments*>(room), leaves_of(chunks, p.leaf_shift));
     const Leaf leaf(chunks, p.leaf_shift, parts.number);
-    const RoomOfWarp<T> held(p, room, 1u << p.leaf_shift);
+    const RoomOfWarp<T> rooms(p, room, 1u << p.leaf_shift);
     for (uint64_t row = blockIdx.x / parts.blocks; row < p.rows; row += gridDim.x / parts.blocks) {
-        const Input<T> input = input_of<T>(p, row);
+        const PlainInput<T> input(p, row);
         for (uint32_t i = 0; i < leaf.count; i++) {
-            held.template chunk<false>(i).fill(input, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i));
+            HeldInShared<T, true> held = rooms.template chunk<true>(i);
+            fill(held, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), input);
         }
         copies_arrived();
         TreeOfWarp tree;
         for (uint32_t i = 0; i < leaf.count; i++) {
             const uint32_t count = chunks.elements(leaf.first + i);
-            tree.add(moments_of_held<T>(held.template chunk<false>(i), team, count, mean_square));
+            tree.add(moments_of_held<T, true>(rooms.template chunk<true>(i), team, count, mean_square));
         }
         const Moments moments = merge_many(parts.exchange(tree.root()), parts.leaves);
-        const PlainOutput<T> output(p, row, team, moments);
+        const PlainOutput<T> output(p, row, moments);
         for (uint32_t i = 0; i < leaf.count; i++) {
             const uint32_t count = chunks.elements(leaf.first + i);
-            write_held(held.template chunk<false>(i), team, chunks.begin(leaf.first + i), count, output);
+            write(rooms.template chunk<true>(i), team, chunks.begin(leaf.first + i), count, output);
         }
     }
     parts.end();

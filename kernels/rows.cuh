@@ -58,48 +58,39 @@ struct HeldInRegisters {
 // The same of a chunk, by all lanes of a warp, in shared memory: as stored in global memory, or as sums in f32. A lane reads
 // only what it wrote, or had copied, itself.
 //
-// kShort: of chunks that may be far from full only the vectors that there are, in loops as short as they are; all that may
-// surround a norm, unrolled, is large.
-template <class T, bool kShort>
+// kWhole: of a row that begins on 16 bytes and ends with a vector, and whose kernel is small enough for loops to be unrolled.
+// Else of any; then the loops are as short as they are, since all that may surround a norm, unrolled, is large.
+template <class T, bool kWhole>
 struct HeldInShared {
     static constexpr uint32_t kVectors = WN_CHUNK / WN_WARP / kVector<T>;
-    static constexpr uint32_t kUnrolled = kShort ? 1 : 2;
-    static constexpr uint32_t kMomentsUnrolled = kShort ? 2 : kVectors;
+    static constexpr uint32_t kUnrolled = kWhole ? 2 : 1;
+    static constexpr uint32_t kMomentsUnrolled = kWhole ? kVectors : 2;
     static constexpr uint32_t kWords = kVector<T> / 4;  // of a vector in f32
     uint4* words;  // of the lane, one in every WN_WARP
     bool as_stored;
 
     static __device__ __forceinline__ uint32_t vectors(uint32_t count) {
-        return kShort ? (count + WN_WARP * kVector<T> - 1) / (WN_WARP * kVector<T>) : kVectors;
+        return kWhole ? kVectors : (count + WN_WARP * kVector<T> - 1) / (WN_WARP * kVector<T>);
     }
 
     // Has x copied as it is stored, if it is held so.
     __device__ __forceinline__ bool copy(const Stretch<const T>& x, const LaneTeam& team, uint64_t begin, uint32_t count) {
         if (!as_stored) return false;
-        if (count == WN_CHUNK && aligned_16(x.start)) {
+        if (kWhole || (count == WN_CHUNK && aligned_16(x.start))) {
+            const T* const start = x.start + begin + team.lane() * kVector<T>;
 #pragma unroll
             for (uint32_t k = 0; k < kVectors; k++) {
-                const uint64_t first = begin + (k * WN_WARP + team.lane()) * kVector<T>;
-                copy_async(words + k * WN_WARP, reinterpret_cast<const uint4*>(x.start + first));
+                const bool inside = !kWhole || (k * WN_WARP + team.lane()) * kVector<T> < count;
+                const T* const source = start + k * WN_WARP * kVector<T>;
+                if (inside) copy_async(words + k * WN_WARP, reinterpret_cast<const uint4*>(source));
             }
-            return true;
-        }
-#pragma unroll(kUnrolled)
-        for (uint32_t k = 0; k < vectors(count); k++) {
-            words[k * WN_WARP] = load_words(x.start, x.length, begin + (k * WN_WARP + team.lane()) * kVector<T>);
+        } else {
+#pragma unroll 1
+            for (uint32_t k = 0; k < vectors(count); k++) {
+                words[k * WN_WARP] = load_words(x.start, x.length, begin + (k * WN_WARP + team.lane()) * kVector<T>);
+            }
         }
         return true;
-    }
-
-    template <class Source>
-    __device__ __forceinline__ void fill(const Source& input, const LaneTeam& team, uint64_t begin, uint32_t count) {
-        if (copy(input.stored(), team, begin, count)) return;
-#pragma unroll(kUnrolled)
-        for (uint32_t k = 0; k < vectors(count); k++) {
-            float value[kVector<T>];
-            input.load(begin + (k * WN_WARP + team.lane()) * kVector<T>, value);
-            write(k, value);
-        }
     }
 
     __device__ __forceinline__ void read(uint32_t k, float (&out)[kVector<T>]) const {
@@ -115,8 +106,8 @@ struct HeldInShared {
     }
 };
 
-// The moments of the `count` elements that a team of lanes holds.
-template <class T, class Held>
+// The moments of the `count` elements that a team of lanes holds. kWhole: in whole vectors.
+template <class T, bool kWhole, class Held>
 __device__ __forceinline__ Moments moments_of_held(const Held& held, const LaneTeam& team, uint32_t count,
                                                    bool mean_square) {
     const float n = static_cast<float>(count);
@@ -128,12 +119,13 @@ __device__ __forceinline__ Moments moments_of_held(const Held& held, const LaneT
         float total = 0.0f;
 #pragma unroll(Held::kMomentsUnrolled)
         for (uint32_t k = 0; k < Held::vectors(count); k++) {
+            const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+            if (kWhole && first >= count) continue;
             float difference[kVector<T>];
             held.read(k, difference);
 #pragma unroll
             for (uint32_t e = 0; e < kVector<T>; e++) {
-                const bool inside = (k * team.lanes + team.lane()) * kVector<T> + e < count;
-                difference[e] = inside ? difference[e] - pivot[0] : 0.0f;
+                difference[e] = kWhole || first + e < count ? difference[e] - pivot[0] : 0.0f;
             }
             total += tree_sum(difference);
         }
@@ -143,20 +135,28 @@ __device__ __forceinline__ Moments moments_of_held(const Held& held, const LaneT
     float squares = 0.0f;
 #pragma unroll(Held::kMomentsUnrolled)
     for (uint32_t k = 0; k < Held::vectors(count); k++) {
-        float difference[kVector<T>], square[kVector<T>];
+        const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+        if (kWhole && first >= count) continue;
+        float difference[kVector<T>];
         held.read(k, difference);
+        if (!mean_square) {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) difference[e] -= high;
+        }
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) {
-            const bool inside = (k * team.lanes + team.lane()) * kVector<T> + e < count;
-            difference[e] = inside ? difference[e] - high : 0.0f;
-            square[e] = difference[e] * difference[e];
+            if (!kWhole && first + e >= count) difference[e] = 0.0f;
         }
-        low += tree_sum(difference);
-        squares += tree_sum(square);
+        if (!mean_square) low += tree_sum(difference);
+        squares += tree_sum_of_squares(difference);
     }
-    team.sum(low, squares);
-    low = mean_square ? 0.0f : low / n;
-    return Moments{n, {high, low}, {squares - n * (low * low), 0.0f}};
+    if (mean_square) {
+        squares = team.sum(squares);
+    } else {
+        team.sum(low, squares);
+        low /= n;
+    }
+    return Moments{n, {high, low}, {fused(-n, product(low, low), squares), 0.0f}};
 }
 
 // The chunks of a row, by their numbers.
@@ -364,9 +364,9 @@ struct RoomOfWarp {
         own = room + p.parts_words + threadIdx.x / WN_WARP * chunks * words_of_chunk + threadIdx.x % WN_WARP;
     }
 
-    template <bool kShort>
-    __device__ __forceinline__ HeldInShared<T, kShort> chunk(uint32_t number) const {
-        return HeldInShared<T, kShort>{own + number * words_of_chunk, as_stored};
+    template <bool kWhole>
+    __device__ __forceinline__ HeldInShared<T, kWhole> chunk(uint32_t number) const {
+        return HeldInShared<T, kWhole>{own + number * words_of_chunk, as_stored};
     }
 };
 

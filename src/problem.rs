@@ -248,6 +248,13 @@ pub struct ChannelTable {
     pub eps: f32,
 }
 
+impl Buffers {
+    /// Whether the tensors of rows all begin on a 16-byte boundary.
+    pub(crate) const fn begin_on_words(&self) -> bool {
+        (self.x | self.residual | self.sum | self.y | self.weight | self.bias) & 15 == 0
+    }
+}
+
 /// The addresses of a call's tensors; 0 where one is absent. The backend that reads them knows whose memory they are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Buffers {

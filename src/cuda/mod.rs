@@ -175,7 +175,8 @@ impl sealed::Execute for Cuda {
 }
 
 impl Prepared<Cuda> {
-    /// The kernels that the call launches one after another, by the names that a profiler shows; none for an empty tensor.
+    /// The kernels that the call launches one after another, by the names that a profiler shows; none for an empty tensor. Where
+    /// a tensor begins off a 16-byte boundary it may be another one.
     ///
     /// ```no_run
     /// use warpnorm::{Cuda, DType, LayerNorm, Signature};

@@ -164,11 +164,13 @@ pub struct Plan {
     pub workspace_bytes: usize,
     /// In their place where there is no workspace, if that can be done without: the same bits, more slowly.
     pub(crate) otherwise: Option<Launch>,
+    /// In their place where a tensor begins off a 16-byte boundary, if they do not go there: the same bits, more slowly.
+    pub(crate) unaligned: Option<Launch>,
 }
 
 impl Plan {
     /// Where there is nothing to compute.
-    pub(crate) const NONE: Self = Self { launches: [None; 2], workspace_bytes: 0, otherwise: None };
+    pub(crate) const NONE: Self = Self { launches: [None; 2], workspace_bytes: 0, otherwise: None, unaligned: None };
 
     pub(crate) fn single(launch: Option<Launch>) -> Self {
         Self { launches: [launch, None], ..Self::NONE }

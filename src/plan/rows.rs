@@ -49,29 +49,27 @@ struct Regime {
 }
 
 impl Regime {
-    /// By the row's length, by how many bytes of it an element takes where it is held, by what surrounds the norm, and by the
-    /// device.
-    fn of(rows: &Rows, limits: &Limits) -> Self {
+    /// By the row's length, by how many bytes of it an element takes where it is held, by whether the kernels without what may
+    /// surround a norm will do, and by the device.
+    fn of(rows: &Rows, is_plain: bool, limits: &Limits) -> Self {
         let length = rows.length as u64;
         let chunks = length.div_ceil(CHUNK);
         let bytes_of_chunk = size_of_chunk(rows);
         let lanes = length.div_ceil(8).next_power_of_two();
-        let (group, shared) = if rows.is_fused() {
-            (kernels::FUSED_ROWS_GROUP_8, kernels::FUSED_ROWS_SHARED)
-        } else {
+        let (group, shared) = if is_plain {
             (kernels::ROWS_GROUP_8, kernels::ROWS_SHARED)
+        } else {
+            (kernels::FUSED_ROWS_GROUP_8, kernels::FUSED_ROWS_SHARED)
         };
         match length {
             0..=256 => Self::group(group, lanes),
-            257..=CHUNK if rows.is_fused() => {
+            257..=CHUNK if !is_plain => {
                 let shared = WARPS_OF_GROUP * bytes_of_chunk as u32; // at most 32 KiB
                 Self { shared, ..Self::group(kernels::FUSED_ROWS_WARP, u64::from(WARP)) }
             }
             257..=512 => Self::group(kernels::ROWS_GROUP_16, u64::from(WARP)),
             513..=CHUNK => Self::group(kernels::ROWS_GROUP_32, u64::from(WARP)),
-            _ if chunks <= CHUNKS_IN_REGISTERS && !rows.is_fused() => {
-                Self::block(kernels::ROWS_BLOCK, chunks as u32 * WARP, 0)
-            }
+            _ if chunks <= CHUNKS_IN_REGISTERS && is_plain => Self::block(kernels::ROWS_BLOCK, chunks as u32 * WARP, 0),
             _ => Self::shared(shared, chunks, bytes_of_chunk, limits)
                 .unwrap_or_else(|| Self::long(chunks, bytes_of_chunk)),
         }
@@ -126,6 +124,14 @@ impl Regime {
     }
 }
 
+/// Whether every row that begins on a 16-byte boundary ends with a vector, and so do those that follow it.
+fn has_whole_vectors(rows: &Rows) -> bool {
+    let vector = 16 / rows.dtype.size();
+    [rows.length, rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride]
+        .iter()
+        .all(|elements| elements.is_multiple_of(vector))
+}
+
 /// Whether x is held as it is stored: nothing but a norm is made of it, and nothing takes its place.
 fn is_held_as_stored(rows: &Rows) -> bool {
     rows.is_plain && rows.post_norm.is_none() && rows.output.scaling() != Some(Scaling::Rows)
@@ -145,13 +151,17 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Plan {
     if rows.rows == 0 || rows.length == 0 {
         return Plan::NONE;
     }
-    let regime = Regime::of(rows, limits);
+    let is_plain = !rows.is_fused() && has_whole_vectors(rows);
+    let regime = Regime::of(rows, is_plain, limits);
     let single = launch(rows, &regime, limits);
     let is_held = regime.family != kernels::FUSED_ROWS_LONG;
     // What needs something of the whole row twice is left to a block.
     let is_one_step = rows.post_norm.is_none() && rows.output.scaling() != Some(Scaling::Rows);
-    if is_held || !is_one_step { None } else { split(rows, &single, limits) }
-        .unwrap_or_else(|| Plan::single(Some(single)))
+    let split = if is_held || !is_one_step { None } else { split(rows, &single, limits) };
+    split.unwrap_or_else(|| Plan {
+        unaligned: (is_plain && is_held).then(|| launch(rows, &Regime::of(rows, false, limits), limits)),
+        ..Plan::single(Some(single))
+    })
 }
 
 fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
@@ -254,7 +264,7 @@ fn split(rows: &Rows, single: &Launch, limits: &Limits) -> Option<Plan> {
     let launch =
         |step, shared| Some(Launch { grid, shared, params: Params::Rows(RowsParams { step, ..params }), ..*single });
     let launches = [launch(params::WN_STEP_MOMENTS, single.shared), launch(params::WN_STEP_APPLY, 0)];
-    Some(Plan { launches, workspace_bytes, otherwise: Some(*single) })
+    Some(Plan { launches, workspace_bytes, otherwise: Some(*single), ..Plan::NONE })
 }
 
 #[cfg(test)]

@@ -84,24 +84,23 @@ fn long_rows_are_split() {
     }
 }
 
-/// (length, kernel, threads of a block, lanes of a row) on both sides of every boundary.
+/// (length, kernel, threads of a block, lanes of a row) on both sides of every boundary, in whole vectors.
 #[test]
 fn regimes() {
     let group = 256;
     for (length, kernel, block, lanes) in [
-        (1, Kernel::rows_group_8_bf16, group, 1),
         (8, Kernel::rows_group_8_bf16, group, 1),
-        (9, Kernel::rows_group_8_bf16, group, 2),
+        (16, Kernel::rows_group_8_bf16, group, 2),
         (128, Kernel::rows_group_8_bf16, group, 16),
-        (129, Kernel::rows_group_8_bf16, group, 32),
+        (136, Kernel::rows_group_8_bf16, group, 32),
         (256, Kernel::rows_group_8_bf16, group, 32),
-        (257, Kernel::rows_group_16_bf16, group, 32),
+        (264, Kernel::rows_group_16_bf16, group, 32),
         (512, Kernel::rows_group_16_bf16, group, 32),
-        (513, Kernel::rows_group_32_bf16, group, 32),
+        (520, Kernel::rows_group_32_bf16, group, 32),
         (1024, Kernel::rows_group_32_bf16, group, 32),
-        (1025, Kernel::rows_block_bf16, 64, 64),
+        (1032, Kernel::rows_block_bf16, 64, 64),
         (4096, Kernel::rows_block_bf16, 128, 128),
-        (4097, Kernel::rows_shared_bf16, 160, 160),
+        (4104, Kernel::rows_shared_bf16, 160, 160),
         (8192, Kernel::rows_shared_bf16, 256, 256),
         (12_288, Kernel::rows_shared_bf16, 192, 192),
         (1 << 40, Kernel::fused_rows_long_bf16, 256, 256),
@@ -288,6 +287,37 @@ fn fused_regimes() {
     assert_eq!(planned(&scaled(1000, Scaling::Rows)).0.shared, 8 * 4096);
     let post_norm = Some(PostNorm { weight: None, bias: None });
     assert_eq!(planned(&Rows { post_norm, ..rows(3, 1000) }).0.shared, 8 * 4096);
+}
+
+/// Rows that do not begin on a 16-byte boundary have the other kernels: where lengths or strides say so, from the beginning.
+#[test]
+fn rows_off_a_boundary_have_the_other_kernels() {
+    for (length, kernel, other) in [
+        (8, Kernel::rows_group_8_bf16, Kernel::fused_rows_group_8_bf16),
+        (512, Kernel::rows_group_16_bf16, Kernel::fused_rows_warp_bf16),
+        (4096, Kernel::rows_block_bf16, Kernel::fused_rows_shared_bf16),
+        (8192, Kernel::rows_shared_bf16, Kernel::fused_rows_shared_bf16),
+    ] {
+        let Plan { launches: [Some(aligned), None], unaligned: Some(unaligned), .. } = plan(&rows(3, length), &H200)
+        else {
+            panic!("one launch, or another")
+        };
+        assert_eq!((aligned.kernel, unaligned.kernel), (kernel, other), "{length}");
+        for problem in [
+            rows(3, length + 1),
+            Rows { x_stride: length + 4, ..rows(3, length) },
+            Rows { y_stride: length + 1, ..rows(3, length) },
+        ] {
+            let plan = plan(&problem, &H200);
+            let launches: Vec<_> = plan.launches().map(|launch| launch.kernel).collect();
+            assert_eq!((launches, plan.unaligned), (vec![other], None), "{problem:?}");
+        }
+    }
+    // Four elements of f32 are a vector.
+    let (launch, _) = planned(&Rows { dtype: DType::F32, output: Output::Element(DType::F32), ..rows(3, 12) });
+    assert_eq!(launch.kernel, Kernel::rows_group_8_f32);
+    let activated = Rows { activation: Activation::Relu, ..rows(3, 4096) };
+    assert_eq!(plan(&activated, &H200).unaligned, None);
 }
 
 /// What needs something of the whole row twice is not split.
