@@ -38,7 +38,7 @@ fn calls(most_elements: usize) -> impl Iterator<Item = Call> {
             2 => [Coefficient::Own, Coefficient::F32],
             _ => [Coefficient::F32, Coefficient::Own],
         };
-        let (offset, gap) = ([0, 1, 3, 8, 5, 0, 4][turn % 7], [0, 8, 0, 1, 3][turn % 5]);
+        let (offset, gap) = ([0, 1, 3, 8, 5, 0, 4][turn % 7], [0, 6, 8, 1, 3][turn % 5]);
         let mut call = Call::new(norm, HEADS[turn / 7 % 5], head_dim, 3);
         if call.elements() > most_elements {
             call.heads = [2, 1, 1];
