@@ -32,8 +32,10 @@ struct HeadAffine {
 template <class T>
 __device__ __forceinline__ void write_head(T* y, const HeadAffine& by, uint32_t first, Vector<T>& vector) {
     float w[kVector<T>], b[kVector<T>];
-    Coefficients<T>{reinterpret_cast<uint64_t>(as_global(by.weight)), (by.flags & WN_FLAG_WEIGHT_F32) != 0}.load(by.length, first, 1.0f, w);
-    Coefficients<T>{reinterpret_cast<uint64_t>(as_global(by.bias)), (by.flags & WN_FLAG_BIAS_F32) != 0}.load(by.length, first, 0.0f, b);
+    const uint64_t weight = reinterpret_cast<uint64_t>(as_global(by.weight));
+    const uint64_t bias = reinterpret_cast<uint64_t>(as_global(by.bias));
+    Coefficients<T>{weight, (by.flags & WN_FLAG_WEIGHT_F32) != 0}.load(by.length, first, 1.0f, w);
+    Coefficients<T>{bias, (by.flags & WN_FLAG_BIAS_F32) != 0}.load(by.length, first, 0.0f, b);
     if (by.flags & WN_FLAG_WEIGHT_PLUS_ONE) {
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) w[e] += 1.0f;
