@@ -265,9 +265,11 @@ impl Call {
         let f32 = |wanted: bool| wanted.then_some(DType::F32);
         let statistics = self.problem.takes_statistics(signature.updates);
         // In place may be said by the signature, which sees to the strides, or by an address, where they are equal.
-        let (input, in_place) = input_of(addresses.input, addresses.output, signature.is_in_place());
-        let (key_input, key_in_place) =
-            input_of(addresses.key_input, addresses.key_output, signature.is_key_in_place());
+        let (input, in_place) = match addresses.input {
+            0 => (addresses.output, signature.is_in_place()),
+            input => (input, signature.is_in_place() && input == addresses.output),
+        };
+        let key_input = if addresses.key_input == 0 { addresses.key_output } else { addresses.key_input };
         let is_table = matches!(self.problem, Problem::ChannelTable(_));
         let sum = match addresses.sum {
             sum if signature.is_sum_in_residual() && sum == addresses.residual => 0,
@@ -322,10 +324,10 @@ impl Call {
             )?,
             channel_table: given.tensor("channel_table", addresses.channel_table, f32(signature.channel_table))?,
             key_output: given.tensor("key_output", addresses.key_output, data.filter(|_| signature.key_output))?,
-            key_input: match () {
-                () if !signature.key_output => given.absent("key_input", addresses.key_input)?,
-                () if key_in_place => None,
-                () => given.tensor("key_input", key_input, data)?,
+            key_input: if signature.key_output {
+                given.tensor("key_input", key_input, data)?
+            } else {
+                given.absent("key_input", addresses.key_input)?
             },
             key_weight: given.tensor("key_weight", addresses.key_weight, signature.key_weight)?,
             key_bias: given.tensor("key_bias", addresses.key_bias, signature.key_bias)?,
@@ -333,14 +335,6 @@ impl Call {
             updates: signature.updates,
             ..Tensors::new(signature.shape)
         })
-    }
-}
-
-/// Where an input lies, and whether there is none beside the output.
-fn input_of(input: u64, output: u64, is_in_place: bool) -> (u64, bool) {
-    match input {
-        0 => (output, is_in_place),
-        input => (input, is_in_place && input == output),
     }
 }
 

@@ -110,10 +110,6 @@ impl Signature {
         self.in_place
     }
 
-    pub(crate) const fn is_key_in_place(&self) -> bool {
-        self.key_in_place
-    }
-
     pub(crate) const fn is_sum_in_residual(&self) -> bool {
         self.sum_in_residual
     }

@@ -16,28 +16,26 @@ pub(super) unsafe fn run<T: Convert>(problem: &HeadRows, buffers: &Buffers) {
         bias: buffers.key_bias,
         ..Buffers::default()
     };
-    // SAFETY: the caller's promise is handed on, and neither writes what the other reads.
-    unsafe {
-        run_heads::<T>(problem, &problem.query, buffers);
-        run_heads::<T>(problem, &problem.key, &keys);
+    let kinds = [(&problem.query, buffers), (&problem.key, &keys)];
+    let is_dense = |heads: &Heads| [heads.x_stride, heads.y_stride] == [heads.count * problem.length; 2];
+    if kinds.iter().all(|(heads, _)| is_dense(heads)) {
+        for (heads, buffers) in kinds {
+            // SAFETY: by the caller, and neither kind writes what the other reads.
+            unsafe { rows::run::<T>(&rows_of(problem, heads, problem.tokens * heads.count), buffers) };
+        }
+        return;
     }
-}
-
-/// # Safety
-/// As [`run`], with the addresses of these heads.
-unsafe fn run_heads<T: Convert>(problem: &HeadRows, heads: &Heads, buffers: &Buffers) {
-    let of_token = heads.count * problem.length;
-    if heads.x_stride == of_token && heads.y_stride == of_token {
-        // SAFETY: by the caller.
-        return unsafe { rows::run::<T>(&rows_of(problem, heads, problem.tokens * heads.count), buffers) };
-    }
-    let rows = rows_of(problem, heads, heads.count);
-    for_each_piece(0..problem.tokens, of_token, &|tokens| {
+    let kinds = kinds.map(|(heads, buffers)| (heads, rows_of(problem, heads, heads.count), buffers));
+    let elements = (problem.query.count + problem.key.count) * problem.length;
+    // Both kinds of a token, for they may lie side by side.
+    for_each_piece(0..problem.tokens, elements, &|tokens| {
         for token in tokens {
-            let at = |address: u64, stride: usize| address + (token * stride * size_of::<T>()) as u64;
-            let (x, y) = (at(buffers.x, heads.x_stride), at(buffers.y, heads.y_stride));
-            // SAFETY: the token is one of the tensors', and this thread alone has it.
-            unsafe { rows::run::<T>(&rows, &Buffers { x, y, ..*buffers }) };
+            for (heads, rows, buffers) in &kinds {
+                let at = |address: u64, stride: usize| address + (token * stride * size_of::<T>()) as u64;
+                let (x, y) = (at(buffers.x, heads.x_stride), at(buffers.y, heads.y_stride));
+                // SAFETY: the token is one of the tensors', and this thread alone has it.
+                unsafe { rows::run::<T>(rows, &Buffers { x, y, ..**buffers }) };
+            }
         }
     });
 }

@@ -38,12 +38,12 @@ fn calls(most_elements: usize) -> impl Iterator<Item = Call> {
             2 => [Coefficient::Own, Coefficient::F32],
             _ => [Coefficient::F32, Coefficient::Own],
         };
-        let (offset, gap) = ([0, 1, 3, 8, 5, 0, 4][turn % 7], [0, 8, 0, 1, 3][turn % 5]);
+        let (offset, gaps) = ([0, 1, 3, 8, 5, 0, 4][turn % 7], [[0, 0], [6, 1], [0, 8], [3, 0], [1, 3]][turn % 5]);
         let mut call = Call::new(norm, HEADS[turn / 7 % 5], head_dim, 3);
         if call.elements() > most_elements {
             call.heads = [2, 1, 1];
         }
-        Call { layout, weights: [weight, other], biases, offset, gap, ..call }
+        Call { layout, weights: [weight, other], biases, offset, gaps, ..call }
     })
 }
 
@@ -120,7 +120,8 @@ fn constant_heads<P: Place, T: Real>(place: &P) {
     for head_dim in [1, 7, 80, 128, 500, 1024] {
         for layout in LAYOUTS {
             let biases = [Coefficient::Own, Coefficient::F32];
-            let call = Call { layout, biases, offset: 1, gap: 3, ..Call::new(Norm::Layer, [4, 2, 1], head_dim, 2) };
+            let call =
+                Call { layout, biases, offset: 1, gaps: [3, 1], ..Call::new(Norm::Layer, [4, 2, 1], head_dim, 2) };
             let mut inputs = Inputs::<T>::normal(&call, 6);
             inputs.x.iter_mut().for_each(|x| {
                 x.chunks_mut(head_dim).enumerate().for_each(|(i, head)| head.fill(T::from_f64(1e4 + i as f64)))
@@ -204,7 +205,7 @@ on_both_backends! {
 #[test]
 fn one_thread_and_many_on_cpu() {
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-    let call = Call { gap: 8, ..Call::new(Norm::Layer, [9, 3, 3], 127, 300) };
+    let call = Call { gaps: [8; 2], ..Call::new(Norm::Layer, [9, 3, 3], 127, 300) };
     let inputs = Inputs::<bf16>::normal(&call, 15);
     let [one, many] = [pool(1), pool(5)].map(|pool| pool.install(|| verify(&Cpu, &call, &inputs)));
     assert_eq!(one.each_ref().map(|y| bits(y)), many.each_ref().map(|y| bits(y)));

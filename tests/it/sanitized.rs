@@ -63,7 +63,7 @@ fn run_heads<T: Real>(cuda: &Cuda) {
         let plain = Call::new(Norm::Rms { weight_plus_one: true }, [3, 2, 1], head_dim, 2);
         let (weights, biases) = ([Coefficient::F32; 2], [Coefficient::Own; 2]);
         let surrounded =
-            Call { norm: Norm::Layer, layout: Layout::FromPacked, weights, biases, offset: 1, gap: 3, ..plain };
+            Call { norm: Norm::Layer, layout: Layout::FromPacked, weights, biases, offset: 1, gaps: [3, 1], ..plain };
         for call in [plain, surrounded] {
             verify(cuda, &call, &Inputs::<T>::normal(&call, 3));
         }

@@ -60,8 +60,8 @@ pub struct Call {
     pub biases: [Coefficient; 2],
     /// Elements before a tensor, each of another number of them, so that it starts off an aligned address; 0 for none.
     pub offset: usize,
-    /// Elements between tokens, likewise.
-    pub gap: usize,
+    /// Elements between tokens, likewise: of what is read, and of what is written elsewhere.
+    pub gaps: [usize; 2],
 }
 
 impl Call {
@@ -76,7 +76,7 @@ impl Call {
             weights: [Coefficient::Own; 2],
             biases: [Coefficient::Absent; 2],
             offset: 0,
-            gap: 0,
+            gaps: [0; 2],
         }
     }
 
@@ -113,7 +113,7 @@ impl Call {
             widths,
             tokens: self.tokens,
             offset: apart(self.offset),
-            gap: apart(self.gap),
+            gap: apart(self.gaps[number / 2]),
         }
     }
 
