@@ -235,7 +235,7 @@ pub struct wn_signature {
     pub gate: i32,
     /// LayerNorm, RMSNorm, `normalized_shape`: added to the input, before the gate.
     pub input_bias: i32,
-    /// LayerNorm, RMSNorm: type of the output; 0 for that of the others.
+    /// Type of the output; 0 for that of the others.
     pub output: i32,
     /// LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
     pub input_row_stride: i64,

@@ -1,4 +1,4 @@
-use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, modulation};
+use super::{Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, modulation, output_type};
 use crate::error::{Error, Result};
 use crate::problem::{Affine, Moments, Problem, Rows};
 use crate::shape::Shape;
@@ -118,17 +118,9 @@ pub(super) fn trailing_rows(
     // What differs from sample to sample goes by the first axis; without one, all is one sample.
     let rows_of_sample = count(leading.get(1..).unwrap_or_default())?;
     let strides = signature.strides();
-    let (dtype, output) = (signature.dtype, signature.output);
-    if signature.is_in_place() && output.size() != dtype.size() {
-        return Err(Error::ElementType {
-            argument: "output",
-            found: output,
-            expected: "one of the input's size, in place",
-        });
-    }
     Ok(Rows {
-        dtype,
-        output,
+        dtype: signature.dtype,
+        output: output_type(signature)?,
         rows,
         length,
         moments: Moments::MeanAndVariance,

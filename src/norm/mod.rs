@@ -175,12 +175,18 @@ pub(crate) fn image_axes(
     Ok((batch, spatial))
 }
 
-/// Row strides, and an output of another type, belong to the layers over rows.
-pub(crate) fn refuse_of_rows(layer: &'static str, signature: &Signature) -> Result<()> {
-    if signature.output != signature.dtype {
-        let (found, expected) = (signature.output, signature.dtype.name());
+/// The output's type, which may be another than the input's; in place, one of its size.
+pub(crate) fn output_type(signature: &Signature) -> Result<DType> {
+    let found = signature.output;
+    if signature.is_in_place() && found.size() != signature.dtype.size() {
+        let expected = "one of the input's size, in place";
         return Err(Error::ElementType { argument: "output", found, expected });
     }
+    Ok(found)
+}
+
+/// Row strides belong to the layers over rows.
+pub(crate) fn refuse_row_strides(layer: &'static str, signature: &Signature) -> Result<()> {
     let strides = signature.strides();
     let given = [
         ("input_row_stride", strides.input),

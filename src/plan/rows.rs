@@ -4,8 +4,8 @@ use super::kernels::{self, Family};
 use super::params::{self, Kernel, RowsParams};
 use super::slabs::workspace;
 use super::{
-    Launch, Limits, PORTABLE_CLUSTER, Params, Plan, activation_code, coefficient_flags, divisor, element_code,
-    modulation_flags,
+    Launch, Limits, PORTABLE_CLUSTER, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags,
+    output_code,
 };
 use crate::element::DType;
 use crate::problem::{Affine, Moments, Rows};
@@ -194,7 +194,7 @@ fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
             eps: rows.eps,
             leaf_shift: regime.leaf_shift,
             parts_words: regime.parts_words,
-            y_type: if rows.output == rows.dtype { params::WN_ELEMENT_AS_INPUT } else { element_code(rows.output) },
+            y_type: output_code(rows.output, rows.dtype),
             ..RowsParams::default()
         }),
     }
