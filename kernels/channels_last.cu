@@ -135,7 +135,6 @@ __device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& 
             if (first >= length) break;
             const Input<T> input{stretch_of<const T>(p.x, 1, at, length), stretch_of<const T>(p.residual, 1, at, length),
                                  stretch_of<T>(p.sum, 1, at, length)};
-            const Stretch<T> y = stretch_of<T>(p.y, 1, at, length);
             float value[kVector<T>];
             load_with_bias(p, input, first, added, value);
             input.write_sum(first, value);
@@ -144,7 +143,7 @@ __device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& 
                 value[e] = (value[e] - slot[e].mean) * slot[e].scale + slot[e].bias;
             }
             activate(value, p.activation);
-            store(y.start, y.length, first, value);
+            store_as(p.y_type, global<T>(p.y) + at, p.y, at, length, first, value);
         }
     }
 }

@@ -209,7 +209,7 @@ typedef struct WnChannelsLastParams {
     uint32_t activation;
     uint32_t flags;
     float eps;
-    uint32_t reserved;
+    uint32_t y_type;  // one of WnElement
 } WnChannelsLastParams;
 
 // kernels/batch_statistics.cu
@@ -250,7 +250,7 @@ typedef struct WnPointwiseParams {
     uint32_t activation;
     uint32_t flags;
     float eps;
-    uint32_t reserved;
+    uint32_t y_type;  // one of WnElement
 } WnPointwiseParams;
 
 // kernels/pointwise.cu: makes the table of WnPointwiseParams.

@@ -108,7 +108,7 @@ __device__ __forceinline__ void pointwise_planes(const WnPointwiseParams& p) {
                 for (uint32_t e = 0; e < kVector<T>; e++) value[k][e] = apply_at<T>(p, value[k][e], index + e);
             }
             activate(value[k], p.activation);
-            store(y.start, y.length, first, value[k]);
+            store_as(p.y_type, y.start, p.y, start, tile.length, first, value[k]);
         }
     }
 }
@@ -132,14 +132,13 @@ __device__ __forceinline__ void pointwise_channels_last(const WnPointwiseParams&
     for (uint64_t start = block * kVector<T>; start + first < p.length; start += p.stride * kVector<T>) {
         const Tile<T> tile(p, start, threads * kVector<T>);
         const Input<T> input = tile.input(p);
-        const Stretch<T> y = tile.output(p);
         float value[kVector<T>];
         input.load(first, value);
         input.write_sum(first, value);
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = apply(value[e], constants[e]);
         activate(value, p.activation);
-        store(y.start, y.length, first, value);
+        store_as(p.y_type, global<T>(p.y) + start, p.y, start, tile.length, first, value);
     }
 }
 

@@ -171,4 +171,15 @@ __device__ __noinline__ void store_converted(uint64_t address, uint64_t begin, u
     }
 }
 
+// The same, or, where the type is the input's, the vector of `stretch`, which begins there as well.
+template <class T>
+__device__ __forceinline__ void store_as(uint32_t type, T* stretch, uint64_t address, uint64_t begin, uint64_t length,
+                                         uint64_t first, const float (&in)[kVector<T>]) {
+    if (type == WN_ELEMENT_AS_INPUT) return store(stretch, length, first, in);
+    Vector<T> vector;
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) vector.elements[e] = in[e];
+    store_converted<T>(address, begin, length, first, type, vector);
+}
+
 }  // namespace wn

@@ -108,7 +108,7 @@ impl<'a, B: Backend> Args<'a, B> {
         Some(operand.tensor)
     }
 
-    /// The input; of the output's type, but for LayerNorm and RMSNorm, which convert.
+    /// The input. The output may be of another type.
     pub fn input<T: Element>(mut self, x: &'a (impl Source<B, T> + ?Sized)) -> Self {
         self.tensors.input = self.keep(Argument::Input, x.read(self.on, Token));
         self

@@ -152,7 +152,7 @@ fn check_channels_last(layer: &'static str, tensor: &ChannelsLast, args: &Tensor
     refuse(layer, "channel_table", args.channel_table, OWN_MOMENTS)?;
     let extent = Extent::flat(tensor.samples * tensor.spatial * tensor.channels);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, [Kind::Element(tensor.dtype); 2], [extent; 4])?;
+    let mut buffers = regions.tensors(layer, args, [tensor.dtype, tensor.output].map(Kind::Element), [extent; 4])?;
     let coefficient = Extent::flat(tensor.channels);
     buffers.weight = regions.optional("weight", args.weight, coefficient)?;
     buffers.bias = regions.optional("bias", args.bias, coefficient)?;
@@ -176,7 +176,7 @@ fn check_batch_statistics(layer: &'static str, batch: &BatchStatistics, args: &T
     refuse(layer, "channel_table", args.channel_table, HINT)?;
     let extent = Extent::flat(batch.samples * batch.spatial * batch.channels);
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, [Kind::Element(batch.dtype); 2], [extent; 4])?;
+    let mut buffers = regions.tensors(layer, args, [batch.dtype, batch.output].map(Kind::Element), [extent; 4])?;
     let channels = Extent::flat(batch.channels);
     buffers.weight = regions.optional("weight", args.weight, channels)?;
     buffers.bias = regions.optional("bias", args.bias, channels)?;
@@ -286,7 +286,8 @@ fn check_head_rows(layer: &'static str, heads: &HeadRows, args: &Tensors) -> Res
 
 fn check_pointwise(layer: &'static str, map: &Pointwise, args: &Tensors) -> Result<Buffers> {
     let mut regions = Regions::default();
-    let mut buffers = regions.tensors(layer, args, [Kind::Element(map.dtype); 2], [Extent::flat(map.length); 4])?;
+    let mut buffers =
+        regions.tensors(layer, args, [map.dtype, map.output].map(Kind::Element), [Extent::flat(map.length); 4])?;
     if map.constants == Constants::Table {
         const HINT: &str = " beside a channel_table, which holds it already";
         refuse(layer, "running_mean", args.running_mean, HINT)?;

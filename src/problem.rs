@@ -181,8 +181,10 @@ pub struct Heads {
 /// lie between each other in memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ChannelsLast {
-    /// Type of x, residual, sum and y.
+    /// Type of x, residual and sum.
     pub dtype: DType,
+    /// Type of y.
+    pub output: DType,
     pub samples: usize,
     /// Pixels of a sample.
     pub spatial: usize,
@@ -199,8 +201,10 @@ pub struct ChannelsLast {
 /// Each channel normalized by its moments over samples and space, and running statistics moved towards those.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatchStatistics {
-    /// Type of x, residual, sum and y.
+    /// Type of x, residual and sum.
     pub dtype: DType,
+    /// Type of y.
+    pub output: DType,
     pub samples: usize,
     /// Elements of one channel in one sample. Together with the samples not one: a variance needs two.
     pub spatial: usize,
@@ -218,7 +222,10 @@ pub struct BatchStatistics {
 /// `y = activation((x + residual - mean[c]) * scale[c] + bias[c])` with `c = i / spatial % channels`, element by element.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pointwise {
+    /// Type of x, residual and sum.
     pub dtype: DType,
+    /// Type of y.
+    pub output: DType,
     /// Elements of the tensor: a multiple of `channels * spatial`.
     pub length: usize,
     pub channels: usize,

@@ -55,7 +55,8 @@ pub(crate) struct Strides {
 }
 
 impl Signature {
-    /// A call on a tensor of this shape, and of this type for input, residual, sum and output.
+    /// A call on a tensor of this shape, and of this type for input, residual, sum and output, unless
+    /// [`output`](Self::output) says otherwise.
     pub fn new(shape: impl Into<Shape>, dtype: DType) -> Self {
         Self {
             shape: shape.into(),
@@ -119,8 +120,8 @@ impl Signature {
         self
     }
 
-    /// LayerNorm, RMSNorm: the output is of this type, and not of the input's. The result is rounded once, to this type. In
-    /// place only where both types are of one size.
+    /// The output is of this type, and not of the input's. The result is rounded once, to this type. In place only where both
+    /// types are of one size.
     pub const fn output(mut self, dtype: DType) -> Self {
         self.output = Output::Element(dtype);
         self

@@ -299,7 +299,7 @@ typedef struct wn_signature {
     int32_t gate;
     // LayerNorm, RMSNorm, `normalized_shape`: added to the input, before the gate.
     int32_t input_bias;
-    // LayerNorm, RMSNorm: type of the output; 0 for that of the others.
+    // Type of the output; 0 for that of the others.
     int32_t output;
     // LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
     int64_t input_row_stride;

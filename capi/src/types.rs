@@ -272,7 +272,7 @@ pub struct wn_signature {
     pub gate: i32,
     /// LayerNorm, RMSNorm, `normalized_shape`: added to the input, before the gate.
     pub input_bias: i32,
-    /// LayerNorm, RMSNorm: type of the output; 0 for that of the others.
+    /// Type of the output; 0 for that of the others.
     pub output: i32,
     /// LayerNorm, RMSNorm with `WN_LAYER_FLAG_POST_NORM`, `normalized_shape`: weight and bias of the input's own norm.
     pub post_norm_weight: i32,

@@ -490,7 +490,7 @@ def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, 
         full = name in _ROWS
         if full and buffer.shape != x.shape:
             raise _invalid(f"{shown} has the shape {buffer.shape}, and x {x.shape}")
-        if full and buffer.dtype != x.dtype and not (rows and name == "output"):
+        if full and buffer.dtype != x.dtype and name != "output":
             raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, and x {x.dtype}")
         if name in ("running_mean", "running_var") and buffer.dtype != "float32":
             raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, not float32")
@@ -515,8 +515,7 @@ def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, 
     if in_place:
         strides["input_row_stride"] = 0
     types = {name: given[name].dtype if name in given else None for name in _COEFFICIENTS}
-    if rows:
-        types["output"] = given["output"].dtype
+    types["output"] = given["output"].dtype
     shape = x.shape
     if channels_last:
         shape = (shape[0], *shape[2:], shape[1])

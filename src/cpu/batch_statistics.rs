@@ -17,7 +17,7 @@ use std::ptr;
 use super::BLOCK;
 use super::constants::Table;
 use super::convert::Convert;
-use super::input::{Coefficients, Input, Tensor, part, stretches};
+use super::input::{Coefficients, Input, Output, Tensor, part, stretches};
 use super::modulation::Modulation;
 use super::moments::Moments;
 use super::pointwise::Map;
@@ -61,7 +61,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers
         table.fill(weight, bias, Modulation::NONE, 1, moments.iter().map(|moments| moments.normalization(problem.eps)));
     }
     let spatial = if is_planes { spatial } else { 1 };
-    let (y, source) = (Tensor::new(buffers.y), table.source());
+    let (y, source) = (Output { dtype: problem.output, address: buffers.y }, table.source());
     let map = Map { length, channels, spatial, activation: problem.activation, input, y, source };
     // SAFETY: by the caller, and the table is there.
     unsafe { map.write() };

@@ -15,7 +15,7 @@ use std::ops::Range;
 use super::BLOCK;
 use super::constants::{Constants, Table};
 use super::convert::Convert;
-use super::input::{Coefficients, Input, Tensor};
+use super::input::{Coefficients, Input, Output};
 use super::modulation::{Modulation, Pattern};
 use super::pointwise::Map;
 use super::slabs::{Channels, Slab};
@@ -33,7 +33,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::ChannelsLast, buffers: &
     let tensor = &Samples {
         problem,
         input: Input::<T>::new(buffers),
-        y: Tensor::new(buffers.y),
+        y: Output { dtype: problem.output, address: buffers.y },
         weight: Coefficients::new(problem.weight, buffers.weight),
         bias: Coefficients::new(problem.bias, buffers.bias),
         modulation: Modulation::new(&problem.modulation, buffers),
@@ -51,7 +51,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::ChannelsLast, buffers: &
 struct Samples<'a, T> {
     problem: &'a problem::ChannelsLast,
     input: Input<T>,
-    y: Tensor<T>,
+    y: Output,
     weight: Coefficients,
     bias: Coefficients,
     modulation: Modulation,
@@ -84,8 +84,7 @@ impl<T: Convert> Samples<'_, T> {
     fn map(&self, sample: usize, table: &Table) -> Map<T> {
         let Slab { input, pixels, channels } = self.slab(sample);
         let length = pixels * channels;
-        // SAFETY: the sample is one of the tensors'.
-        let y = unsafe { self.y.offset(sample * length) };
+        let y = self.y.offset(sample * length);
         Map { length, channels, spatial: 1, activation: self.problem.activation, input, y, source: table.source() }
     }
 }

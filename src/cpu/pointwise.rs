@@ -17,7 +17,7 @@ use super::BLOCK;
 use super::activation::activate;
 use super::constants::{Constants, Source};
 use super::convert::Convert;
-use super::input::{Input, Tensor, part, stretches};
+use super::input::{Input, Output, Tensor, part, stretches};
 use super::threads::for_each_piece;
 use super::vectors::{self, Task};
 use crate::norm::Activation;
@@ -32,7 +32,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Pointwise, buffers: &Buf
         spatial: problem.spatial,
         activation: problem.activation,
         input: Input::<T>::new(buffers),
-        y: Tensor::new(buffers.y),
+        y: Output { dtype: problem.output, address: buffers.y },
         source: Source::new(problem, buffers),
     };
     // SAFETY: by the caller.
@@ -59,7 +59,7 @@ pub(super) struct Map<T> {
     pub spatial: usize,
     pub activation: Activation,
     pub input: Input<T>,
-    pub y: Tensor<T>,
+    pub y: Output,
     pub source: Source,
 }
 

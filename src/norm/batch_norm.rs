@@ -1,6 +1,6 @@
 use super::{
-    Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, forward, image_axes, prepare_raw,
-    refuse_of_rows, with_activation,
+    Activation, DEFAULT_EPS, Layer, checked_eps, coefficient, entry_points, eps, forward, image_axes, output_type,
+    prepare_raw, refuse_conversion, refuse_row_strides, with_activation,
 };
 use crate::args::Args;
 use crate::backend::Backend;
@@ -165,13 +165,14 @@ impl Layer for BatchNorm {
 
 impl BatchNorm {
     fn batch(&self, signature: &Signature) -> Result<Problem> {
-        refuse_of_rows(Self::NAME, signature)?;
+        refuse_row_strides(Self::NAME, signature)?;
         let (samples, spatial) = image_axes(Self::NAME, &signature.shape, self.num_features, self.layout)?;
         if self.num_features > 0 && samples == 1 && spatial == 1 {
             return Err(Error::OneValue { layer: Self::NAME, found: signature.shape });
         }
         Ok(Problem::BatchStatistics(BatchStatistics {
             dtype: signature.dtype,
+            output: output_type(Self::NAME, signature)?,
             samples,
             spatial,
             channels: self.num_features,
@@ -197,7 +198,8 @@ impl Layer for TableOf {
             let expected = self.0.weight_shape().to_string();
             return Err(Error::Shape { layer: Self::NAME, found: signature.shape, expected });
         }
-        refuse_of_rows(Self::NAME, signature)?;
+        refuse_row_strides(Self::NAME, signature)?;
+        refuse_conversion(Self::NAME, signature)?;
         let (weight, bias) = (signature.weight, signature.bias);
         let dtype = [weight, bias].into_iter().flatten().find(|&dtype| dtype != DType::F32).unwrap_or(DType::F32);
         if let Some(found) = bias.filter(|&bias| bias != DType::F32 && bias != dtype) {
@@ -218,7 +220,7 @@ pub(super) fn channel_map(
     eps: f32,
     activation: Activation,
 ) -> Result<Pointwise> {
-    refuse_of_rows(layer, signature)?;
+    refuse_row_strides(layer, signature)?;
     let (_, spatial) = image_axes(layer, &signature.shape, channels, layout)?;
     let constants = if signature.channel_table {
         channels.checked_mul(3).ok_or(Error::ShapeOverflow { shape: signature.shape })?;
@@ -230,6 +232,7 @@ pub(super) fn channel_map(
     };
     Ok(Pointwise {
         dtype: signature.dtype,
+        output: output_type(layer, signature)?,
         length: signature.shape.elements()?,
         channels,
         spatial: match layout {

@@ -1,6 +1,6 @@
 use super::{
     Activation, DEFAULT_EPS, Layer, Rounding, checked_eps, coefficient, entry_points, eps, image_axes, modulation,
-    refuse_of_rows, with_activation,
+    output_type, refuse_row_strides, with_activation,
 };
 use crate::error::{Error, Result};
 use crate::problem::{Affine, ChannelsLast, Modulation, Moments, Output, Problem, Rows};
@@ -96,12 +96,13 @@ pub(super) fn groups(
 ) -> Result<Problem> {
     let modulation = modulation(layer, signature, scale_plus_one)?;
     if layout == Layout::Nhwc {
-        refuse_of_rows(layer, signature)?;
+        refuse_row_strides(layer, signature)?;
         let (samples, spatial) = image_axes(layer, &signature.shape, channels, layout)?;
         // Without spatial axes both layouts are the same memory.
         if spatial != 1 {
             return Ok(Problem::ChannelsLast(ChannelsLast {
                 dtype: signature.dtype,
+                output: output_type(layer, signature)?,
                 samples,
                 spatial,
                 channels,
@@ -126,14 +127,14 @@ fn group_rows(
     channels: usize,
     layout: Layout,
 ) -> Result<Rows> {
-    refuse_of_rows(layer, signature)?;
+    refuse_row_strides(layer, signature)?;
     let (batch, spatial) = image_axes(layer, &signature.shape, channels, layout)?;
     let overflow = || Error::ShapeOverflow { shape: signature.shape };
     let channels_per_group = channels / groups;
     let length = channels_per_group.checked_mul(spatial).ok_or_else(overflow)?;
     Ok(Rows {
         dtype: signature.dtype,
-        output: Output::Element(signature.dtype),
+        output: Output::Element(output_type(layer, signature)?),
         rows: batch.checked_mul(groups).ok_or_else(overflow)?,
         length,
         moments: Moments::MeanAndVariance,

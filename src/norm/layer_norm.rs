@@ -1,6 +1,6 @@
 use super::{
     Activation, DEFAULT_EPS, Layer, Rounding, checked_eps, coefficient, entry_points, eps, modulation, of_rows,
-    post_norm, with_activation,
+    output_type, post_norm, with_activation,
 };
 use crate::error::{Error, Result};
 use crate::problem::{Affine, Moments, Output, Problem, Rows};
@@ -127,19 +127,13 @@ pub(super) fn trailing_rows(
     // What differs from sample to sample goes by the first axis; without one, all is one sample.
     let rows_of_sample = count(leading.get(1..).unwrap_or_default())?;
     let strides = signature.strides();
-    let (dtype, output) = (signature.dtype, signature.output);
-    if signature.is_in_place() {
-        match output {
-            Output::Element(found) if found.size() != dtype.size() => {
-                let expected = "one of the input's size, in place";
-                return Err(Error::ElementType { argument: "output", found, expected });
-            }
-            Output::Element(_) => {}
-            Output::Quantized(..) => return Err(Error::Missing { layer, argument: "input" }),
-        }
-    }
+    let output = match signature.output {
+        Output::Element(_) => Output::Element(output_type(layer, signature)?),
+        Output::Quantized(..) if signature.is_in_place() => return Err(Error::Missing { layer, argument: "input" }),
+        quantized => quantized,
+    };
     Ok(Rows {
-        dtype,
+        dtype: signature.dtype,
         output,
         rows,
         length,

@@ -236,13 +236,14 @@ pub(crate) fn image_axes(
     Ok((batch, spatial))
 }
 
-/// An output of another type.
-pub(crate) fn refuse_conversion(layer: &'static str, signature: &Signature) -> Result<()> {
+/// The type of an output that is not quantized, which may be another than the input's; in place, one of its size.
+pub(crate) fn output_type(layer: &'static str, signature: &Signature) -> Result<DType> {
     match signature.output {
-        Output::Element(found) if found != signature.dtype => {
-            Err(Error::ElementType { argument: "output", found, expected: signature.dtype.name() })
+        Output::Element(found) if signature.is_in_place() && found.size() != signature.dtype.size() => {
+            let expected = "one of the input's size, in place";
+            Err(Error::ElementType { argument: "output", found, expected })
         }
-        Output::Element(_) => Ok(()),
+        Output::Element(found) => Ok(found),
         Output::Quantized(..) => {
             let hint = ": LayerNorm and RMSNorm have one";
             Err(Error::Unexpected { layer, argument: "quantized_output", hint })
@@ -250,9 +251,18 @@ pub(crate) fn refuse_conversion(layer: &'static str, signature: &Signature) -> R
     }
 }
 
-/// Row strides, and an output of another type, belong to the layers over rows.
-pub(crate) fn refuse_of_rows(layer: &'static str, signature: &Signature) -> Result<()> {
-    refuse_conversion(layer, signature)?;
+/// An output of another type.
+pub(crate) fn refuse_conversion(layer: &'static str, signature: &Signature) -> Result<()> {
+    match output_type(layer, signature)? {
+        found if found != signature.dtype => {
+            Err(Error::ElementType { argument: "output", found, expected: signature.dtype.name() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Row strides belong to the layers over rows.
+pub(crate) fn refuse_row_strides(layer: &'static str, signature: &Signature) -> Result<()> {
     let strides = signature.strides();
     let given = [
         ("input_row_stride", strides.input),

@@ -209,7 +209,7 @@ pub(crate) const fn activation_code(activation: Activation) -> u32 {
     }
 }
 
-pub(crate) const fn element_code(dtype: DType) -> u32 {
+const fn element_code(dtype: DType) -> u32 {
     match dtype {
         DType::F32 => params::WN_ELEMENT_F32,
         DType::F16 => params::WN_ELEMENT_F16,
@@ -222,6 +222,11 @@ pub(crate) const fn quantized_code(quantized: QuantizedType) -> u32 {
         QuantizedType::I8 => params::WN_ELEMENT_I8,
         QuantizedType::F8E4M3 => params::WN_ELEMENT_F8_E4M3,
     }
+}
+
+/// An output's type, which is mostly the input's.
+pub(crate) fn output_code(output: DType, input: DType) -> u32 {
+    if output == input { params::WN_ELEMENT_AS_INPUT } else { element_code(output) }
 }
 
 /// How the tensors that differ from sample to sample are stored.

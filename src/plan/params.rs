@@ -289,7 +289,7 @@ pub struct ChannelsLastParams {
     pub activation: u32,
     pub flags: u32,
     pub eps: f32,
-    pub reserved: u32,
+    pub y_type: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -310,7 +310,7 @@ const _: () = {
         [::std::mem::offset_of!(ChannelsLastParams, activation) - 216usize];
     ["Offset of field: ChannelsLastParams::flags"][::std::mem::offset_of!(ChannelsLastParams, flags) - 220usize];
     ["Offset of field: ChannelsLastParams::eps"][::std::mem::offset_of!(ChannelsLastParams, eps) - 224usize];
-    ["Offset of field: ChannelsLastParams::reserved"][::std::mem::offset_of!(ChannelsLastParams, reserved) - 228usize];
+    ["Offset of field: ChannelsLastParams::y_type"][::std::mem::offset_of!(ChannelsLastParams, y_type) - 228usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -380,7 +380,7 @@ pub struct PointwiseParams {
     pub activation: u32,
     pub flags: u32,
     pub eps: f32,
-    pub reserved: u32,
+    pub y_type: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -402,7 +402,7 @@ const _: () = {
     ["Offset of field: PointwiseParams::activation"][::std::mem::offset_of!(PointwiseParams, activation) - 136usize];
     ["Offset of field: PointwiseParams::flags"][::std::mem::offset_of!(PointwiseParams, flags) - 140usize];
     ["Offset of field: PointwiseParams::eps"][::std::mem::offset_of!(PointwiseParams, eps) - 144usize];
-    ["Offset of field: PointwiseParams::reserved"][::std::mem::offset_of!(PointwiseParams, reserved) - 148usize];
+    ["Offset of field: PointwiseParams::y_type"][::std::mem::offset_of!(PointwiseParams, y_type) - 148usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

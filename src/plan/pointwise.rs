@@ -2,7 +2,7 @@
 
 use super::kernels::{POINTWISE_CHANNELS_LAST, POINTWISE_PLANES, POINTWISE_TABLE};
 use super::params::{self, ChannelTableParams, PointwiseParams};
-use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor};
+use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor, output_code};
 use crate::problem::{ChannelTable, Constants, Pointwise};
 
 /// Threads that a multiprocessor of the big chips (sm_80, 90, 100) can hold; smaller ones hold 1,024 or 1,536 and get
@@ -34,6 +34,7 @@ pub(super) fn plan(map: &Pointwise, limits: &Limits) -> Option<Launch> {
         activation: activation_code(map.activation),
         flags,
         eps,
+        y_type: output_code(map.output, map.dtype),
         ..PointwiseParams::default()
     };
     Some(Launch::plain(family.of(map.dtype), blocks, block, Params::Pointwise(params)))
@@ -77,8 +78,8 @@ mod tests {
     use crate::plan::tests::H200;
 
     fn map(length: usize, channels: usize, spatial: usize) -> Pointwise {
-        let activation = Activation::None;
-        Pointwise { dtype: DType::F16, length, channels, spatial, constants: Constants::Table, activation }
+        let (dtype, activation) = (DType::F16, Activation::None);
+        Pointwise { dtype, output: dtype, length, channels, spatial, constants: Constants::Table, activation }
     }
 
     fn planned(problem: &Pointwise) -> (Launch, PointwiseParams) {
@@ -112,6 +113,15 @@ mod tests {
             assert_eq!(params.stride * 8 % channels as u64, 0, "{channels}");
             let vectors = (length as u64).div_ceil(8);
             assert!(u64::from(launch.grid) * u64::from(launch.block) >= params.stride.min(vectors), "{channels}");
+        }
+    }
+
+    #[test]
+    fn an_output_of_another_type() {
+        for spatial in [1, 9] {
+            let type_of = |output| planned(&Pointwise { output, ..map(36, 4, spatial) }).1.y_type;
+            assert_eq!(type_of(DType::F16), params::WN_ELEMENT_AS_INPUT);
+            assert_eq!(type_of(DType::F32), params::WN_ELEMENT_F32);
         }
     }
 

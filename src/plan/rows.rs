@@ -4,8 +4,8 @@ use super::kernels::{self, Family};
 use super::params::{self, RowsParams};
 use super::slabs::workspace;
 use super::{
-    Launch, Limits, PORTABLE_CLUSTER, Params, Plan, activation_code, coefficient_flags, divisor, element_code,
-    modulation_flags, quantized_code,
+    Launch, Limits, PORTABLE_CLUSTER, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags,
+    output_code, quantized_code,
 };
 use crate::element::DType;
 use crate::norm::Rounding;
@@ -200,8 +200,7 @@ fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
             leaf_shift: regime.leaf_shift,
             parts_words: regime.parts_words,
             y_type: match rows.output {
-                Output::Element(dtype) if dtype == rows.dtype => params::WN_ELEMENT_AS_INPUT,
-                Output::Element(dtype) => element_code(dtype),
+                Output::Element(dtype) => output_code(dtype, rows.dtype),
                 Output::Quantized(quantized, _) => quantized_code(quantized),
             },
             splits: 1,

@@ -7,7 +7,9 @@ use super::kernels::{
     BATCH_STATISTICS_CHANNELS_LAST, BATCH_STATISTICS_PLANES, CHANNELS_LAST_APPLY, CHANNELS_LAST_MOMENTS,
 };
 use super::params::{self, BatchStatisticsParams, ChannelsLastParams, SlabGeometry};
-use super::{Launch, Limits, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags, pointwise};
+use super::{
+    Launch, Limits, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags, output_code, pointwise,
+};
 use crate::element::DType;
 use crate::problem::{BatchStatistics, ChannelsLast, Constants, Pointwise};
 use crate::shape::Layout;
@@ -95,6 +97,7 @@ pub(super) fn plan(tensor: &ChannelsLast, limits: &Limits) -> Plan {
         activation: activation_code(tensor.activation),
         flags: coefficient_flags(tensor.weight, tensor.bias) | modulation_flags(&tensor.modulation),
         eps: tensor.eps,
+        y_type: output_code(tensor.output, tensor.dtype),
         ..ChannelsLastParams::default()
     });
     let launch = |kernel| Some(Launch::plain(kernel, grid, block, params));
@@ -140,6 +143,7 @@ pub(super) fn plan_batch(batch: &BatchStatistics, limits: &Limits) -> Plan {
     let statistics = Launch::plain(family.of(batch.dtype), grid, block, Params::BatchStatistics(params));
     let map = Pointwise {
         dtype: batch.dtype,
+        output: batch.output,
         length: batch.samples * batch.spatial * batch.channels,
         channels: batch.channels,
         spatial: if is_planes { batch.spatial } else { 1 },
@@ -181,7 +185,19 @@ mod tests {
     fn tensor(samples: usize, spatial: usize, channels: usize, groups: usize) -> ChannelsLast {
         let (dtype, activation) = (DType::F16, Activation::None);
         let (weight, bias, modulation) = (None, None, Default::default());
-        ChannelsLast { dtype, samples, spatial, channels, groups, weight, bias, modulation, eps: 0.0, activation }
+        ChannelsLast {
+            dtype,
+            output: dtype,
+            samples,
+            spatial,
+            channels,
+            groups,
+            weight,
+            bias,
+            modulation,
+            eps: 0.0,
+            activation,
+        }
     }
 
     fn planned(tensor: &ChannelsLast) -> (Launch, SlabGeometry, usize) {
@@ -246,6 +262,7 @@ mod tests {
         let momentum = Some(0.1);
         BatchStatistics {
             dtype,
+            output: dtype,
             samples,
             spatial,
             channels,
@@ -267,6 +284,22 @@ mod tests {
         assert_eq!(kernels(&batch(4, 49, 6, Layout::Nhwc)), last);
         assert_eq!(kernels(&batch(4, 1, 6, Layout::Nchw)), last);
         assert_eq!(plan_batch(&batch(0, 49, 6, Layout::Nchw), &H200), Plan::NONE);
+    }
+
+    #[test]
+    fn outputs_of_another_type() {
+        let last = |plan: Plan| plan.launches[1].expect("two launches").params;
+        let Params::ChannelsLast(params) =
+            last(plan(&ChannelsLast { output: DType::Bf16, ..tensor(2, 9, 8, 2) }, &H200))
+        else {
+            panic!("of slabs")
+        };
+        assert_eq!(params.y_type, params::WN_ELEMENT_BF16);
+        for layout in [Layout::Nchw, Layout::Nhwc] {
+            let batch = BatchStatistics { output: DType::F16, ..batch(4, 49, 6, layout) };
+            let Params::Pointwise(params) = last(plan_batch(&batch, &H200)) else { panic!("a map") };
+            assert_eq!(params.y_type, params::WN_ELEMENT_F16);
+        }
     }
 
     /// Three channels of a large batch still fill the chip.

@@ -14,6 +14,7 @@ use crate::shape::Layout;
 fn problem<T: Convert>(shape: Shape) -> BatchStatistics {
     BatchStatistics {
         dtype: T::DTYPE,
+        output: T::DTYPE,
         samples: shape.samples,
         spatial: shape.spatial,
         channels: shape.channels,

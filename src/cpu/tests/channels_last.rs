@@ -13,6 +13,7 @@ use crate::problem::{Buffers, ChannelsLast, Modulation, Problem};
 fn problem<T: Convert>(shape: Shape, groups: usize) -> ChannelsLast {
     ChannelsLast {
         dtype: T::DTYPE,
+        output: T::DTYPE,
         samples: shape.samples,
         spatial: shape.spatial,
         channels: shape.channels,

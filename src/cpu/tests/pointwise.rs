@@ -10,7 +10,7 @@ const STATISTICS: Constants = Constants::Statistics { weight: Some(DType::F32), 
 
 fn pointwise<T: Convert>(samples: usize, channels: usize, spatial: usize, constants: Constants) -> Pointwise {
     let length = samples * channels * spatial;
-    Pointwise { dtype: T::DTYPE, length, channels, spatial, constants, activation: Activation::None }
+    Pointwise { dtype: T::DTYPE, output: T::DTYPE, length, channels, spatial, constants, activation: Activation::None }
 }
 
 struct Tensors<T> {
@@ -194,7 +194,7 @@ fn residual_sum_and_activation() {
             weight: std::mem::take(&mut tensors.weight),
             bias: std::mem::take(&mut tensors.bias),
         };
-        let before = wide.forward(&Pointwise { dtype: DType::F32, ..plain });
+        let before = wide.forward(&Pointwise { dtype: DType::F32, output: DType::F32, ..plain });
         for (y, before) in y.iter().zip(before) {
             let reference = activated(f64::from(before), Activation::Gelu);
             let bound = 0.501 * ulp(DType::F16, reference) + reference.abs() * 2.0_f64.powi(-23);
