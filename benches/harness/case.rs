@@ -1,6 +1,6 @@
 //! One cell of a benchmark.
 
-use warpnorm::{Activation, DType, Layout};
+use warpnorm::{Activation, DType, Layout, Scaling};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
@@ -19,6 +19,21 @@ pub enum Op {
     BatchNormTraining,
 }
 
+/// What surrounds a norm of rows, beside a residual and an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Around {
+    Nothing,
+    /// The input has a norm of its own before the residual is added.
+    PostNorm,
+    /// As adaptive LayerNorm has it: the input is gated before the residual is added, and scale and shift, which with the
+    /// gate are those of a sample, stand in place of weight and bias.
+    Modulated {
+        samples: usize,
+    },
+    /// The output is of e4m3, and its scales are written.
+    Quantized(Scaling),
+}
+
 /// A layer over a tensor. `Debug` is for messages; `Display` is its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Case {
@@ -31,6 +46,7 @@ pub struct Case {
     pub weight: DType,
     /// A residual is added and the sum written out, to a tensor of its own.
     pub residual: bool,
+    pub around: Around,
     pub activation: Activation,
     /// One set of buffers, used again and again: what fits a cache stays there.
     pub warm: bool,
@@ -45,6 +61,7 @@ impl Case {
             dtype,
             weight: dtype,
             residual: false,
+            around: Around::Nothing,
             activation: Activation::None,
             warm: false,
         }
@@ -63,18 +80,25 @@ impl Case {
         self.extents.iter().product()
     }
 
-    /// Elements of weight and bias.
+    /// Elements of a row, or of weight and bias.
     pub fn channels(&self) -> usize {
         self.extents[1]
     }
 
-    pub fn subtracts_mean(&self) -> bool {
-        !matches!(self.op, Op::RmsNorm | Op::QkRmsNorm { .. })
+    /// Elements of weight, bias, the post-norm's weight, gate, scale and shift; 0 of what there is not.
+    pub fn coefficients(&self) -> [usize; 6] {
+        let channels = self.channels();
+        // RMSNorm has no bias where it is used.
+        let [weight, bias] = [channels, if self.subtracts_mean() { channels } else { 0 }];
+        match self.around {
+            Around::Nothing | Around::Quantized(_) => [weight, bias, 0, 0, 0, 0],
+            Around::PostNorm => [weight, bias, channels, 0, 0, 0],
+            Around::Modulated { samples } => [0, 0, 0, samples * channels, samples * channels, samples * channels],
+        }
     }
 
-    /// RMSNorm has none where it is used.
-    pub fn has_bias(&self) -> bool {
-        self.subtracts_mean()
+    pub fn subtracts_mean(&self) -> bool {
+        !matches!(self.op, Op::RmsNorm | Op::QkRmsNorm { .. })
     }
 
     /// The shape as the layer takes it.
@@ -82,6 +106,9 @@ impl Case {
         if let Op::QkRmsNorm { heads: [q_heads, k_heads] } = self.op {
             let heads = q_heads + k_heads;
             return vec![self.extents[0] / heads, heads, self.extents[1]];
+        }
+        if let Around::Modulated { samples } = self.around {
+            return vec![samples, self.extents[0] / samples, self.extents[1]];
         }
         if self.has_rows() || self.layout == Layout::Nchw {
             return self.extents.clone();
@@ -92,6 +119,7 @@ impl Case {
 
     pub fn op_name(&self) -> &'static str {
         match (self.op, self.residual) {
+            _ if self.around != Around::Nothing => self.fused_name(),
             (Op::LayerNorm, false) => "layer_norm",
             (Op::LayerNorm, true) => "add_layer_norm",
             (Op::RmsNorm, false) => "rms_norm",
@@ -101,6 +129,16 @@ impl Case {
             (Op::InstanceNorm, _) => "instance_norm",
             (Op::BatchNormInference, _) => "batch_norm_inference",
             (Op::BatchNormTraining, _) => "batch_norm_training",
+        }
+    }
+
+    fn fused_name(&self) -> &'static str {
+        match (self.op, self.residual, self.around) {
+            (Op::RmsNorm, true, Around::PostNorm) => "post_add_rms_norm",
+            (Op::LayerNorm, true, Around::Modulated { .. }) => "ada_layer_norm",
+            (Op::RmsNorm, false, Around::Quantized(Scaling::Rows)) => "rms_norm_f8_rows",
+            (Op::RmsNorm, false, Around::Quantized(Scaling::Groups)) => "rms_norm_f8_groups",
+            _ => panic!("{self:?} has no name"),
         }
     }
 
@@ -117,6 +155,9 @@ impl Case {
         }
         if let Op::QkRmsNorm { heads: [q_heads, k_heads] } = self.op {
             words.push(format!("q{q_heads}k{k_heads}"));
+        }
+        if let Around::Modulated { samples } = self.around {
+            words.push(format!("n{samples}"));
         }
         if self.residual && !self.has_rows() {
             words.push("residual".to_owned());
@@ -144,15 +185,23 @@ impl Case {
         let tensors = if self.residual { 2 } else { 1 };
         let has_statistics = matches!(self.op, Op::BatchNormInference | Op::BatchNormTraining);
         let statistics = if has_statistics { 2 * self.channels() * DType::F32.size() } else { 0 };
-        let coefficients = if self.has_bias() { 2 } else { 1 } * self.channels() * self.weight.size();
+        let coefficients = self.coefficients().iter().sum::<usize>() * self.weight.size();
         tensors * self.elements() * self.dtype.size() + coefficients + statistics
     }
 
     /// Bytes of the outputs, each written once.
     pub fn written_bytes(&self) -> usize {
-        let tensors = if self.residual { 2 } else { 1 };
+        let sum = if self.residual { self.elements() * self.dtype.size() } else { 0 };
         let statistics = if self.op == Op::BatchNormTraining { 2 * self.channels() * DType::F32.size() } else { 0 };
-        tensors * self.elements() * self.dtype.size() + statistics
+        let output = match self.around {
+            Around::Quantized(scaling) => self.elements() + self.scales(scaling) * DType::F32.size(),
+            _ => self.elements() * self.dtype.size(),
+        };
+        output + sum + statistics
+    }
+
+    pub fn scales(&self, scaling: Scaling) -> usize {
+        scaling.scales(self.extents[0], self.channels())
     }
 
     pub fn bytes(&self) -> usize {
@@ -174,6 +223,10 @@ impl Case {
                 Op::QkRmsNorm { heads } => heads.iter().sum(),
                 _ => self.extents[0].min(3),
             };
+            if let Around::Modulated { samples } = &mut self.around {
+                *samples = 2;
+                self.extents[0] = 2 * *samples;
+            }
             return self;
         }
         if let Op::GroupNorm { groups } = self.op {

@@ -13,8 +13,8 @@ use super::cell::{ALL_WORK, Cell, Work};
 use super::check::{POISON, max_err};
 use super::layer::prepare;
 use super::measure::median;
-use super::tensors::{Constants, Numbers, Tensors, call};
-use crate::place::Real;
+use super::tensors::{Constants, Numbers, Output, Tensors, call};
+use crate::place::{Held, Real};
 use crate::with_type;
 
 /// A window is at least so long, so that a clock's grain and a thread's waking are small beside it.
@@ -86,7 +86,7 @@ impl<T: Real> CpuCell<T> {
                     x: numbers.x.clone(),
                     residual: case.residual.then(|| numbers.residual.clone()),
                     sum: case.residual.then(|| vec![T::default(); case.elements()]),
-                    y: vec![T::default(); case.elements()],
+                    y: Output::zeros(case),
                 })
                 .collect(),
             arenas: (0..sets)
@@ -175,12 +175,14 @@ impl<T: Real> Cell for CpuCell<T> {
 
     fn max_err(&mut self) -> Result<f64> {
         let tensors = &mut self.sets[0];
-        let poison = |buffer: &mut Vec<T>| {
-            // SAFETY: every pattern of bits is a value of the three element types.
-            unsafe { std::ptr::write_bytes(buffer.as_mut_ptr().cast::<u8>(), POISON, size_of_val(buffer.as_slice())) };
-        };
-        poison(&mut tensors.y);
-        tensors.sum.as_mut().map(poison);
+        match &mut tensors.y {
+            Output::Elements(y) => poison(y),
+            Output::Quantized { q, scales, .. } => {
+                poison(q);
+                poison(scales);
+            }
+        }
+        tensors.sum.as_deref_mut().map(poison);
         call(&Cpu, &self.case, &self.prepared, &mut self.constants, tensors)?;
         Ok(max_err(&self.case, &self.numbers, &tensors.y, tensors.sum.as_deref()))
     }
@@ -188,6 +190,11 @@ impl<T: Real> Cell for CpuCell<T> {
     fn window(&mut self, work: Work) -> Result<f64> {
         self.full_window(work)
     }
+}
+
+fn poison<T: Held>(buffer: &mut [T]) {
+    // SAFETY: every pattern of bits is a value of the element types, and of the quantized one.
+    unsafe { std::ptr::write_bytes(buffer.as_mut_ptr().cast::<u8>(), POISON, size_of_val(buffer)) };
 }
 
 /// The ways to copy. Which is the fastest depends on the size: the C library's own changes with it, a plain loop loads the

@@ -8,13 +8,13 @@ use warpnorm::cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream, De
 use warpnorm::{Cuda, Prepared};
 
 use super::Result;
-use super::case::Case;
+use super::case::{Around, Case};
 use super::cell::{Cell, Work};
 use super::check::{POISON, max_err};
 use super::layer::prepare;
 use super::measure::median;
-use super::tensors::{Constants, Numbers, Tensors, call};
-use crate::place::{Place as _, Real};
+use super::tensors::{Constants, Numbers, Output, Tensors, call};
+use crate::place::{Held, Place as _, Real};
 use crate::with_type;
 
 /// Launches of a graph.
@@ -167,7 +167,7 @@ impl Gpu {
         Ok(())
     }
 
-    fn poison<T: Real>(&self, buffer: &mut CudaSlice<T>) -> Result<()> {
+    fn poison<T: Held>(&self, buffer: &mut CudaSlice<T>) -> Result<()> {
         let bytes = buffer.num_bytes();
         let (address, _) = buffer.device_ptr_mut(self.stream());
         // SAFETY: the whole of an allocation, and every pattern of bits is a value of its type.
@@ -306,7 +306,7 @@ impl<'g, T: Real> CudaCell<'g, T> {
         let mut constants = Constants::new(&gpu.cuda, case, &prepared, &numbers)?;
         let mut tensors = vec![first_set(gpu, case, &numbers)?];
         for _ in 1..sets {
-            let another = another_set(gpu, &tensors[0])?;
+            let another = another_set(gpu, case, &tensors[0])?;
             tensors.push(another);
         }
         // SAFETY: numbers as bytes.
@@ -337,26 +337,40 @@ impl<'g, T: Real> CudaCell<'g, T> {
 
 fn first_set<T: Real>(gpu: &Gpu, case: &Case, numbers: &Numbers<T>) -> Result<Tensors<Cuda, T>> {
     let stream = gpu.stream();
-    // SAFETY: outputs, which nobody reads before they are written.
-    let output = || unsafe { stream.alloc::<T>(case.elements()) };
     Ok(Tensors {
         x: stream.clone_htod(&numbers.x)?,
         residual: case.residual.then(|| stream.clone_htod(&numbers.residual)).transpose()?,
-        sum: case.residual.then(output).transpose()?,
-        y: output()?,
+        sum: sum(gpu, case)?,
+        y: output(gpu, case)?,
+    })
+}
+
+fn sum<T: Real>(gpu: &Gpu, case: &Case) -> Result<Option<CudaSlice<T>>> {
+    // SAFETY: an output, which nobody reads before it is written.
+    Ok(case.residual.then(|| unsafe { gpu.stream().alloc::<T>(case.elements()) }).transpose()?)
+}
+
+fn output<T: Real>(gpu: &Gpu, case: &Case) -> Result<Output<Cuda, T>> {
+    let (stream, elements) = (gpu.stream(), case.elements());
+    // SAFETY: as above.
+    Ok(unsafe {
+        match case.around {
+            Around::Quantized(scaling) => {
+                Output::Quantized { scaling, q: stream.alloc(elements)?, scales: stream.alloc(case.scales(scaling))? }
+            }
+            _ => Output::Elements(stream.alloc(elements)?),
+        }
     })
 }
 
 /// The same inputs once more, and outputs of its own.
-fn another_set<T: Real>(gpu: &Gpu, first: &Tensors<Cuda, T>) -> Result<Tensors<Cuda, T>> {
+fn another_set<T: Real>(gpu: &Gpu, case: &Case, first: &Tensors<Cuda, T>) -> Result<Tensors<Cuda, T>> {
     let stream = gpu.stream();
-    // SAFETY: as above.
-    let output = |like: &CudaSlice<T>| unsafe { stream.alloc::<T>(like.len()) };
     Ok(Tensors {
         x: stream.clone_dtod(&first.x)?,
         residual: first.residual.as_ref().map(|residual| stream.clone_dtod(residual)).transpose()?,
-        sum: first.sum.as_ref().map(output).transpose()?,
-        y: output(&first.y)?,
+        sum: sum(gpu, case)?,
+        y: output(gpu, case)?,
     })
 }
 
@@ -373,13 +387,24 @@ impl<T: Real> Cell for CudaCell<'_, T> {
     fn max_err(&mut self) -> Result<f64> {
         let last = self.sets.len() - 1;
         for tensors in &mut self.sets {
-            self.gpu.poison(&mut tensors.y)?;
+            match &mut tensors.y {
+                Output::Elements(y) => self.gpu.poison(y)?,
+                Output::Quantized { q, scales, .. } => {
+                    self.gpu.poison(q)?;
+                    self.gpu.poison(scales)?;
+                }
+            }
             tensors.sum.as_mut().map(|sum| self.gpu.poison(sum)).transpose()?;
         }
         self.call.graph.launch()?;
         let mut largest = 0.0_f64;
         for set in if last == 0 { vec![0] } else { vec![0, last] } {
-            let y = self.gpu.cuda.get(&self.sets[set].y);
+            let y = match &self.sets[set].y {
+                Output::Elements(y) => Output::Elements(self.gpu.cuda.get(y)),
+                Output::Quantized { scaling, q, scales } => {
+                    Output::Quantized { scaling: *scaling, q: self.gpu.cuda.get(q), scales: self.gpu.cuda.get(scales) }
+                }
+            };
             let sum = self.sets[set].sum.as_ref().map(|sum| self.gpu.cuda.get(sum));
             largest = largest.max(max_err(&self.case, &self.numbers, &y, sum.as_deref()));
         }

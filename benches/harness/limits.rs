@@ -12,7 +12,7 @@ use super::cuda::{Arenas, Gpu, LAUNCHES};
 use super::layer::prepare;
 use super::measure::{median, quantile};
 use super::record::{Line, Scene, Status, microseconds};
-use super::tensors::{Constants, Numbers, Tensors, call};
+use super::tensors::{Constants, Numbers, Output, Tensors, call};
 use crate::place::Place as _;
 
 /// A line of `probe.csv`.
@@ -148,7 +148,7 @@ fn host(gpu: &Gpu, rounds: usize) -> Result<Vec<Limit>> {
     let prepared = prepare(&gpu.cuda, &case)?;
     let mut constants = Constants::new(&gpu.cuda, &case, &prepared, &numbers)?;
     let y = gpu.cuda.put(&numbers.x);
-    let mut tensors = Tensors { x: gpu.cuda.put(&numbers.x), residual: None, sum: None, y };
+    let mut tensors = Tensors { x: gpu.cuda.put(&numbers.x), residual: None, sum: None, y: Output::Elements(y) };
     let prepared_call =
         host_time(gpu, rounds, CALLS, &mut || call(&gpu.cuda, &case, &prepared, &mut constants, &mut tensors))?;
     let mut bare = gpu.probe.bare_launch(gpu.stream());

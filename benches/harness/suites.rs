@@ -1,8 +1,8 @@
 //! The lists of cells. Where a list follows somebody's published figures, they are in the comment.
 
-use warpnorm::{Activation, DType, Layout};
+use warpnorm::{Activation, DType, Layout, Scaling};
 
-use super::case::{Case, Op};
+use super::case::{Around, Case, Op};
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
 
@@ -59,7 +59,21 @@ pub fn rows_on_gpu() -> Vec<Case> {
     cases.extend([LN, RMS].map(|op| Case { residual: true, ..rows(op, 8192, 4096) }));
     cases.push(Case { weight: DType::F32, ..rows(RMS, 8192, 4096) });
     cases.push(Case { activation: Activation::Silu, ..rows(LN, 8192, 4096) });
+    for (m, n) in [(8192, 4096), (8192, 8192)] {
+        cases.extend(fused(m, n));
+    }
     with_warm_twins(cases)
+}
+
+/// Norms with more around them than a residual: what Gemma, diffusion transformers and quantized networks run.
+fn fused(m: usize, n: usize) -> [Case; 4] {
+    let quantized = |scaling| Case { around: Around::Quantized(scaling), ..rows(RMS, m, n) };
+    [
+        Case { residual: true, around: Around::PostNorm, ..rows(RMS, m, n) },
+        Case { residual: true, around: Around::Modulated { samples: 8 }, ..rows(LN, m, n) },
+        quantized(Scaling::Rows),
+        quantized(Scaling::Groups),
+    ]
 }
 
 /// What fits the L2 of a large chip, once more with buffers that stay there.
@@ -79,6 +93,7 @@ pub fn decode() -> Vec<Case> {
         cases.extend(plain.map(|(m, n)| Case { warm, ..rows(RMS, m, n) }));
         cases.push(Case { warm, ..rows(LN, 1, 4096) });
         cases.push(Case { warm, ..heads(16) });
+        cases.push(Case { warm, around: Around::Quantized(Scaling::Rows), ..rows(RMS, 64, 7168) });
         cases.extend([(1, 7168), (64, 7168)].map(|(m, n)| Case { warm, residual: true, ..rows(RMS, m, n) }));
     }
     cases

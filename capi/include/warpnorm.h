@@ -140,6 +140,10 @@ typedef enum wn_dtype {
     WN_DTYPE_BF16 = 3,
     // Only for what is folded.
     WN_DTYPE_F64 = 4,
+    // Only for a quantized output.
+    WN_DTYPE_I8 = 5,
+    // Likewise: four bits of exponent, three of fraction, no infinities.
+    WN_DTYPE_F8E4M3 = 6,
 } wn_dtype;
 
 // Where the channels lie in memory.
@@ -185,6 +189,12 @@ typedef enum wn_layer_flag {
     WN_LAYER_FLAG_CUMULATIVE_AVERAGE = 16,
     // QkNorm: the mean is not subtracted, as in RMSNorm.
     WN_LAYER_FLAG_MEAN_SQUARE = 32,
+    // LayerNorm, RMSNorm: the input has a norm of its own before the residual is added.
+    WN_LAYER_FLAG_POST_NORM = 64,
+    // LayerNorm, RMSNorm: each step before the norm is rounded to the input's type.
+    WN_LAYER_FLAG_ROUND_STEPS = 128,
+    // LayerNorm, RMSNorm: that, and the normalized value before the weight multiplies it.
+    WN_LAYER_FLAG_ROUND_NORMALIZED = 256,
 } wn_layer_flag;
 
 // What a call has beside its input and output, to be combined by `|`.
@@ -301,6 +311,13 @@ typedef struct wn_signature {
     int32_t input_bias;
     // Type of the output; 0 for that of the others.
     int32_t output;
+    // LayerNorm, RMSNorm with `WN_LAYER_FLAG_POST_NORM`, `normalized_shape`: weight and bias of the input's own norm.
+    int32_t post_norm_weight;
+    int32_t post_norm_bias;
+    // Of an output that is quantized: one of `wn_scaling`.
+    int32_t scaling;
+    // Zero.
+    int32_t reserved;
     // LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
     int64_t input_row_stride;
     int64_t residual_row_stride;
@@ -332,6 +349,10 @@ typedef struct wn_tensors {
     const void *channel_bias;
     const void *gate;
     const void *input_bias;
+    const void *post_norm_weight;
+    const void *post_norm_bias;
+    // Of a quantized output; written, unless the scaling is the static one.
+    float *scales;
     // f32 `[C]`; written only where the signature says that they are moved.
     float *running_mean;
     // f32 `[C]`; written only where the signature says that they are moved.

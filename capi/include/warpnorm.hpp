@@ -107,6 +107,12 @@ public:
     Layer weight_plus_one() const { return flag(WN_LAYER_FLAG_WEIGHT_PLUS_ONE); }
     // All but BatchNorm and QkNorm: the stored scale of a sample is an offset from 1.
     Layer scale_plus_one() const { return flag(WN_LAYER_FLAG_SCALE_PLUS_ONE); }
+    // LayerNorm, RMSNorm: the input has a norm of its own before the residual is added.
+    Layer post_norm() const { return flag(WN_LAYER_FLAG_POST_NORM); }
+    // LayerNorm, RMSNorm: each step before the norm is rounded to the input's type.
+    Layer round_steps() const { return flag(WN_LAYER_FLAG_ROUND_STEPS); }
+    // That, and the normalized value before the weight multiplies it.
+    Layer round_normalized() const { return flag(WN_LAYER_FLAG_ROUND_NORMALIZED); }
     // InstanceNorm: by running statistics.
     Layer track_running_stats() const { return flag(WN_LAYER_FLAG_TRACK_RUNNING_STATS); }
     // BatchNorm: by the batch's own statistics, of which this share goes into the running ones.
@@ -191,7 +197,13 @@ public:
     Signature& channel_bias(wn_dtype dtype) { return signature_.channel_bias = dtype, *this; }
     Signature& gate(wn_dtype dtype) { return signature_.gate = dtype, *this; }
     Signature& input_bias(wn_dtype dtype) { return signature_.input_bias = dtype, *this; }
+    Signature& post_norm_weight(wn_dtype dtype) { return signature_.post_norm_weight = dtype, *this; }
+    Signature& post_norm_bias(wn_dtype dtype) { return signature_.post_norm_bias = dtype, *this; }
     Signature& output(wn_dtype dtype) { return signature_.output = dtype, *this; }
+    // Of WN_DTYPE_I8 or WN_DTYPE_F8E4M3.
+    Signature& quantized_output(wn_dtype dtype, wn_scaling scaling) {
+        return signature_.output = dtype, signature_.scaling = scaling, *this;
+    }
     Signature& residual() { return flag(WN_SIGNATURE_FLAG_RESIDUAL); }
     Signature& second_residual() { return flag(WN_SIGNATURE_FLAG_SECOND_RESIDUAL); }
     Signature& sum() { return flag(WN_SIGNATURE_FLAG_SUM); }
@@ -237,6 +249,11 @@ public:
     Tensors& channel_bias(const void* bias) { return tensors_.channel_bias = bias, *this; }
     Tensors& gate(const void* gate) { return tensors_.gate = gate, *this; }
     Tensors& input_bias(const void* bias) { return tensors_.input_bias = bias, *this; }
+    Tensors& post_norm_weight(const void* weight) { return tensors_.post_norm_weight = weight, *this; }
+    Tensors& post_norm_bias(const void* bias) { return tensors_.post_norm_bias = bias, *this; }
+    // Written, unless the scaling is the static one.
+    Tensors& scales(float* scales) { return tensors_.scales = scales, *this; }
+    Tensors& static_scale(const float* scale) { return scales(const_cast<float*>(scale)); }
     // Not written, unless the signature says that they are moved.
     Tensors& running_statistics(const float* mean, const float* var) {
         tensors_.running_mean = const_cast<float*>(mean);

@@ -104,6 +104,24 @@ def reference(x, axes, weight, bias, eps=1e-5, center=True, moments=None):
     return xhat * weight + bias, (abs(weight) * (abs(xhat) + 1) + abs(bias)) * SLACK
 
 
+def float8(bits):
+    """The number that a byte of float8_e4m3fn stands for."""
+    exponent, fraction = bits >> 3 & 15, bits & 7
+    magnitude = fraction / 512 if exponent == 0 else (1 + fraction / 8) * 2.0 ** (exponent - 7)
+    return math.nan if bits & 0x7F == 0x7F else -magnitude if bits & 0x80 else magnitude
+
+
+# By the byte.
+INT8 = numpy.arange(256).astype(numpy.uint8).view(numpy.int8).astype(numpy.float64)
+FLOAT8 = numpy.array([float8(bits) for bits in range(256)])
+
+
+def nearest(scaled, values):
+    """The nearest of these; of two, the one whose last bit is 0."""
+    even_first = numpy.concatenate([values[::2], values[1::2]])
+    return even_first[numpy.nanargmin(abs(even_first - scaled[..., None]), -1)]
+
+
 def channels(values, rank):
     return values.reshape(-1, *[1] * (rank - 2)).astype(numpy.float64)
 
@@ -174,6 +192,71 @@ class Functions(unittest.TestCase):
             in_place = self.put(x)
             warpnorm.layer_norm(in_place, 40, out=in_place)
             self.check(in_place, reference(x, (2,), 1.0, 0.0), "in place")
+
+    def test_post_norm_and_rounding(self):
+        for dtype in self.dtypes:
+            x, residual = noise(4, 40, dtype=dtype), noise(4, 40, dtype=dtype, seed=1)
+            weight, post_weight, post_bias = (noise(40, seed=seed) * numpy.float32(0.1) + 1 for seed in (2, 3, 4))
+            total, out = (self.put(numpy.zeros_like(x)) for _ in range(2))
+            warpnorm.layer_norm(
+                self.put(x), 40, self.put(weight), post_norm=True, post_norm_weight=self.put(post_weight),
+                post_norm_bias=self.put(post_bias), residual=self.put(residual), sum=total, rounding="steps", out=out)
+            # The sum is of what was rounded, and either neighbour may be right; what is normalized is the sum as stored.
+            added = reference(x, (1,), post_weight, post_bias)[0] + residual
+            numpy.testing.assert_allclose(self.get(total), added, rtol=2 * numpy.finfo(dtype).eps, atol=4 * numpy.finfo(dtype).eps)
+            self.check(out, reference(self.get(total), (1,), weight, 0.0), "post-norm, steps rounded")
+
+            found = [self.put(numpy.zeros_like(x)) for _ in range(3)]
+            for rounding, out in zip((None, "steps", "normalized"), found):
+                warpnorm.rms_norm(self.put(x), 40, self.put(weight), eps=1e-6, rounding=rounding,
+                                  residual=self.put(residual), sum=total, out=out)
+            once, steps, normalized = map(self.get, found)
+            self.check(found[1], reference(self.get(total), (1,), weight, 0.0, 1e-6, center=False), "steps rounded")
+            for one, other in ((once, steps), (steps, normalized)):
+                self.assertEqual((one != other).any(), dtype == numpy.float16, "only float32 has nothing to round")
+        self.refused("WN_STATUS_UNEXPECTED", "post_norm_weight", warpnorm.layer_norm, self.put(noise(3, 4)), 4,
+                     post_norm_weight=self.put(noise(4)), out=self.put(noise(3, 4)))
+        self.refused("WN_STATUS_INVALID_VALUE", "rounding", warpnorm.layer_norm, self.put(noise(3, 4)), 4, rounding="up",
+                     out=self.put(noise(3, 4)))
+
+    def test_quantized(self):
+        x, weight = noise(3, 300), noise(300, seed=1)
+        value, slack = reference(x, (1,), weight, 0.0, center=False)
+        groups = numpy.arange(300) // 128
+        made = {"static": (1,), "rows": (3,), "groups": (3, 3), "groups_by_column": (3, 3)}
+        for scaling, shape in made.items():
+            for values, stored, output in ((INT8, numpy.int8, None), (FLOAT8, numpy.uint8, "float8_e4m3fn")):
+                q, scales = self.put(numpy.zeros(x.shape, stored)), self.put(numpy.full(shape, 0.03, numpy.float32))
+                found = warpnorm.rms_norm(self.put(x), 300, self.put(weight), eps=1e-5, out=q, output=output,
+                                          scaling=scaling, scales=scales)
+                self.assertIs(found, q)
+                of_values, largest = self.get(scales).astype(numpy.float64), numpy.nanmax(values)
+                by_group = numpy.stack([abs(value[:, groups == group]).max(1) for group in range(3)], 1) / largest
+                expected = {"static": numpy.float32(0.03), "rows": by_group.max(1), "groups": by_group,
+                            "groups_by_column": by_group.T}[scaling]
+                numpy.testing.assert_allclose(of_values, numpy.broadcast_to(expected, shape), rtol=2e-6)
+                each = {"static": lambda: of_values, "rows": lambda: of_values[:, None],
+                        "groups": lambda: of_values[:, groups], "groups_by_column": lambda: of_values.T[:, groups]}
+                scale = each[scaling]()
+                off = slack / scale + abs(value / scale) * 2.0**-22
+                low, high = (nearest(value / scale + sign * off, values) for sign in (-1, 1))
+                given = values[self.get(q).view(numpy.uint8)]
+                self.assertTrue(((low <= given) & (given <= high)).all(), f"{scaling}, {output}")
+
+    def test_refusals_of_quantized(self):
+        x, q, scales = self.put(noise(3, 4)), self.put(numpy.zeros((3, 4), numpy.int8)), self.put(noise(3))
+        norm = warpnorm.layer_norm
+        self.refused("WN_STATUS_INVALID_VALUE", "out=", norm, x, 4, scaling="rows", scales=scales)
+        self.refused("WN_STATUS_INVALID_VALUE", "scaling", norm, x, 4, out=q, scales=scales)
+        self.refused("WN_STATUS_INVALID_VALUE", "scaling", norm, x, 4, out=q, scaling="columns", scales=scales)
+        self.refused("WN_STATUS_MISSING", "scales", norm, x, 4, out=q, scaling="rows")
+        self.refused("WN_STATUS_LENGTH", "scales", norm, x, 4, out=q, scaling="static", scales=scales)
+        self.refused("WN_STATUS_ELEMENT_TYPE", "scales is float16", norm, x, 4, out=q, scaling="rows",
+                     scales=self.put(noise(3, dtype="f2")))
+        self.refused("WN_STATUS_ELEMENT_TYPE", "out is int8", norm, x, 4, out=q, output="float8_e4m3fn", scaling="rows",
+                     scales=scales)
+        self.refused("WN_STATUS_INVALID_VALUE", "uint8", norm, x, 4, out=self.put(numpy.zeros((3, 4), numpy.uint8)),
+                     scaling="rows", scales=scales)
 
     def test_images(self):
         for dtype in self.dtypes:
@@ -373,6 +456,13 @@ class Torch(unittest.TestCase):
                 self.close(found, functional.batch_norm(image.double(), *theirs, *wide, training=True), dtype)
                 torch.testing.assert_close(running[0].double(), theirs[0], atol=1e-6, rtol=1e-6)
                 torch.testing.assert_close(running[1].double(), theirs[1], atol=1e-6, rtol=1e-6)
+
+    def test_quantized(self):
+        x = torch.randn(3, 48)
+        q, scales = torch.empty(3, 48, dtype=torch.float8_e4m3fn), torch.empty(3)
+        warpnorm.rms_norm(x, [48], eps=1e-6, out=q, scaling="rows", scales=scales)
+        exact = torch.nn.functional.rms_norm(x.double(), [48], eps=1e-6)
+        torch.testing.assert_close(q.double() * scales.double()[:, None], exact, rtol=2.0**-4 + 1e-6, atol=1e-5)
 
     def test_in_place(self):
         x = torch.randn(3, 16)

@@ -469,20 +469,36 @@ class Workspace:
         device.init_workspace(self.address, self.nbytes, stream)
 
 
-_COEFFICIENTS = ("weight", "bias", "scale", "shift", "channel_bias", "gate", "input_bias")
+_COEFFICIENTS = ("weight", "bias", "scale", "shift", "channel_bias", "gate", "input_bias", "post_norm_weight",
+                 "post_norm_bias")
 _ROWS = ("input", "output", "residual", "second_residual", "sum")  # of x's shape
 
 
 def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, channel_bias=None, gate=None,
-         input_bias=None, residual=None, second_residual=None, sum=None, sum_in_residual=False, running_mean=None, running_var=None, num_batches_tracked=None, moves=False, out=None,
-         stream=None, device=None, workspace=None, rows=False, channels_last=False):
+         input_bias=None, post_norm_weight=None, post_norm_bias=None, residual=None, second_residual=None, sum=None,
+         sum_in_residual=False, running_mean=None, running_var=None, num_batches_tracked=None, moves=False, out=None,
+         output=None, scaling=None, scales=None, stream=None, device=None, workspace=None, rows=False,
+         channels_last=False):
     x_value, x = x, _Buffer(x, "x")
+    if out is None and (scaling is not None or output is not None):
+        raise _invalid("a quantized output is not of x's type: give it by out=")
     out = _empty_like(x_value) if out is None else out
     given = {"input": x, "output": x if out is x_value else _Buffer(out, "out")}
     optional = dict(weight=weight, bias=bias, scale=scale, shift=shift, channel_bias=channel_bias, gate=gate,
-                    input_bias=input_bias, residual=residual, second_residual=second_residual, sum=sum, running_mean=running_mean, running_var=running_var, num_batches_tracked=num_batches_tracked)
+                    input_bias=input_bias, post_norm_weight=post_norm_weight, post_norm_bias=post_norm_bias,
+                    residual=residual, second_residual=second_residual, sum=sum, scales=scales, running_mean=running_mean,
+                    running_var=running_var, num_batches_tracked=num_batches_tracked)
     given.update((name, _Buffer(value, name)) for name, value in optional.items() if value is not None)
 
+    if output is not None:
+        if given["output"].dtype not in ("uint8", output):
+            raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"out is {given['output'].dtype}, not uint8 in {output}'s place")
+        given["output"].dtype = output
+    written = {"output", "sum"}
+    written.update(name for is_written, name in [
+        (sum_in_residual, "residual"), (scaling != "static", "scales"), (moves, "running_mean"), (moves, "running_var"),
+        (moves, "num_batches_tracked"),
+    ] if is_written)
     for name, buffer in given.items():
         shown = "out" if name == "output" else name
         if buffer.ordinal != x.ordinal:
@@ -492,13 +508,11 @@ def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, 
             raise _invalid(f"{shown} has the shape {buffer.shape}, and x {x.shape}")
         if full and buffer.dtype != x.dtype and name != "output":
             raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, and x {x.dtype}")
-        if name in ("running_mean", "running_var") and buffer.dtype != "float32":
+        if name in ("running_mean", "running_var", "scales") and buffer.dtype != "float32":
             raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, not float32")
         if name == "num_batches_tracked" and buffer.dtype != "int64":
             raise Error(12, "WN_STATUS_ELEMENT_TYPE", f"{shown} is {buffer.dtype}, not int64")
-        written = name in ("output", "sum") or (sum_in_residual and name == "residual") or (
-            moves and name in ("running_mean", "running_var", "num_batches_tracked"))
-        if written and getattr(buffer, "is_read_only", False):
+        if name in written and getattr(buffer, "is_read_only", False):
             raise _invalid(f"{shown} may not be written")
         if full and channels_last and not buffer.is_channels_last():
             raise _invalid(f"{shown} is not laid out as x: {buffer.strides}")
@@ -519,7 +533,7 @@ def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, 
     shape = x.shape
     if channels_last:
         shape = (shape[0], *shape[2:], shape[1])
-    signed = signature(shape, x.dtype, **types, residual="residual" in given,
+    signed = signature(shape, x.dtype, **types, scaling=scaling, residual="residual" in given,
                        second_residual="second_residual" in given, sum="sum" in given,
                        sum_in_residual=sum_in_residual, in_place=in_place, update_running_statistics=moves,
                        num_batches_tracked="num_batches_tracked" in given, **strides)
@@ -553,32 +567,47 @@ def _count(shape):
     return count
 
 
-def _trailing(x, normalized_shape):
-    """The trailing axes, and the shapes of what goes by them: one for all, or one for each index of the first axis."""
+def _trailing(x, normalized_shape, scaling):
+    """The trailing axes, and the shapes of what goes by them: one for all, one for each index of the first axis, or those of
+    the scales."""
     normalized_shape = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
     shape = _Buffer(x, "x").shape
     samples = shape[:1] if len(shape) > len(normalized_shape) else [1]
-    shape_of = dict.fromkeys(("weight", "bias", "input_bias"), normalized_shape)
+    of_columns = ("weight", "bias", "input_bias", "post_norm_weight", "post_norm_bias")
+    shape_of = dict.fromkeys(of_columns, normalized_shape)
     shape_of.update(dict.fromkeys(("scale", "shift", "gate"), [*samples, *normalized_shape]))
+    rows, groups = _count(shape[:max(len(shape) - len(normalized_shape), 0)]), -(-_count(normalized_shape) // 128)
+    scales = {"static": [1], "rows": [rows], "groups": [rows, groups], "groups_by_column": [groups, rows]}
+    shape_of["scales"] = scales.get(scaling)
     return normalized_shape, shape_of
 
 
-def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, scale_plus_one=False, activation=None, **options):
+def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, scale_plus_one=False, post_norm=False,
+               rounding=None, activation=None, **options):
     """LayerNorm over the trailing axes. Options of this and the next function: ``residual`` (added before), ``sum`` (where
     input + residual goes) or ``sum_in_residual=True``, ``scale``, ``shift`` (behind weight and bias) and ``gate`` (of the
-    input) of ``[x.shape[0], *normalized_shape]``, ``input_bias`` (before the gate), ``second_residual``, ``out`` (``x`` itself: in place), ``stream``, ``device``."""
-    normalized_shape, shape_of = _trailing(x, normalized_shape)
+    input) of ``[x.shape[0], *normalized_shape]``, ``input_bias`` (before the gate), ``second_residual``, ``out`` (``x``
+    itself: in place), ``stream``, ``device``.
+
+    With ``post_norm=True`` the input has a norm of its own before the residual is added, by ``post_norm_weight`` and
+    ``post_norm_bias``. ``rounding`` is None for once, at the end; "steps", where each step before the norm is rounded to x's
+    type; or "normalized", where the normalized value is too, before the weight multiplies it.
+
+    A quantized ``out``, of int8 or float8_e4m3fn, has ``scales`` of float32, by ``scaling``: "static" (one, given), or, made
+    of the values and written, "rows" (``[rows]``), "groups" of 128 elements (``[rows, groups]``) or "groups_by_column"
+    (``[groups, rows]``). NumPy alone has no float8: there ``out`` is uint8, with ``output="float8_e4m3fn"``."""
+    normalized_shape, shape_of = _trailing(x, normalized_shape, options.get("scaling"))
     made = layer("layer_norm", normalized_shape=normalized_shape, eps=eps, activation=activation,
-                 scale_plus_one=scale_plus_one)
+                 scale_plus_one=scale_plus_one, post_norm=post_norm, rounding=rounding)
     return _run(made, x, shape_of, weight=weight, bias=bias, rows=True, **options)
 
 
 def rms_norm(x, normalized_shape, weight=None, bias=None, *, eps, weight_plus_one=False, scale_plus_one=False,
-             activation=None, **options):
+             post_norm=False, rounding=None, activation=None, **options):
     """RMSNorm over the trailing axes. ``eps`` has no default: models differ."""
-    normalized_shape, shape_of = _trailing(x, normalized_shape)
-    made = layer("rms_norm", normalized_shape=normalized_shape, eps=eps, activation=activation,
-                 weight_plus_one=weight_plus_one, scale_plus_one=scale_plus_one)
+    normalized_shape, shape_of = _trailing(x, normalized_shape, options.get("scaling"))
+    made = layer("rms_norm", normalized_shape=normalized_shape, eps=eps, activation=activation, post_norm=post_norm,
+                 rounding=rounding, weight_plus_one=weight_plus_one, scale_plus_one=scale_plus_one)
     return _run(made, x, shape_of, weight=weight, bias=bias, rows=True, **options)
 
 

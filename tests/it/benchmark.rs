@@ -4,16 +4,16 @@
 #[path = "../../benches/harness/mod.rs"]
 mod harness;
 
-use harness::case::{Case, Op};
+use harness::case::{Around, Case, Op};
 use harness::cell::{Cell, Work};
 use harness::check::max_err;
 use harness::cuda::Gpu;
 use harness::measure::{measure, quantile};
 use harness::record::{Scene, Status, Writer, slug};
-use harness::tensors::Numbers;
+use harness::tensors::{Numbers, Output};
 use harness::{Result, cpu, cuda, suites};
 use warpnorm::half::bf16;
-use warpnorm::{Activation, Cpu, DType, Layout};
+use warpnorm::{Activation, Cpu, DType, F8E4M3, Layout, Scaling};
 
 /// The columns of the record, which whoever reads it relies on.
 const COLUMNS: &str = "op,case,variant,dtype,weight_dtype,layout,n_bytes,n_read_bytes,impl,version,kernel,mode,samples,\
@@ -66,6 +66,12 @@ fn its_check_sees_a_wrong_element() {
     let cases = [
         Case { residual: true, ..Case::new(Op::LayerNorm, &[5, 700], DType::Bf16) },
         Case::new(Op::RmsNorm, &[5, 700], DType::Bf16),
+        Case { residual: true, around: Around::PostNorm, ..Case::new(Op::RmsNorm, &[5, 700], DType::Bf16) },
+        Case {
+            residual: true,
+            around: Around::Modulated { samples: 3 },
+            ..Case::new(Op::LayerNorm, &[6, 700], DType::Bf16)
+        },
         Case::new(Op::QkRmsNorm { heads: [3, 2] }, &[10, 80], DType::Bf16),
         Case::new(Op::GroupNorm { groups: 2 }, &[2, 6, 5, 5], DType::Bf16),
         Case::new(Op::InstanceNorm, &[2, 3, 9, 9], DType::Bf16),
@@ -77,7 +83,8 @@ fn its_check_sees_a_wrong_element() {
     for case in cases {
         let numbers = Numbers::<bf16>::new(&case);
         let (y, sum) = right_outputs(&case, &numbers);
-        let verdict = |y: &[bf16], sum: Option<&[bf16]>| max_err(&case, &numbers, y, sum);
+        let Output::Elements(y) = y else { panic!("{case} is quantized") };
+        let verdict = |y: &[bf16], sum: Option<&[bf16]>| max_err(&case, &numbers, &Output::Elements(y.to_vec()), sum);
         let right = verdict(&y, sum.as_deref());
         assert!(right > 0.0 && right <= 1.0, "{case}: {right}");
         for position in [0, y.len() / 2, y.len() - 1] {
@@ -95,16 +102,44 @@ fn its_check_sees_a_wrong_element() {
     }
 }
 
+/// The same of quantized outputs, and of their scales.
+#[test]
+fn its_check_sees_a_wrong_element_of_eight_bits() {
+    for scaling in [Scaling::Rows, Scaling::Groups] {
+        let case = Case { around: Around::Quantized(scaling), ..Case::new(Op::RmsNorm, &[5, 700], DType::Bf16) };
+        let numbers = Numbers::<bf16>::new(&case);
+        let Output::Quantized { q, scales, .. } = right_outputs(&case, &numbers).0 else { panic!("{case}") };
+        let verdict = |q: &[F8E4M3], scales: &[f32]| {
+            let found = Output::Quantized { scaling, q: q.to_vec(), scales: scales.to_vec() };
+            max_err(&case, &numbers, &found, None)
+        };
+        let right = verdict(&q, &scales);
+        assert!(right > 0.0 && right <= 1.0, "{case}: {right}");
+        for position in [0, q.len() / 2, q.len() - 1] {
+            let mut wrong = q.clone();
+            // Two steps towards zero, or from it.
+            wrong[position] = F8E4M3::from_bits(q[position].to_bits() ^ 2);
+            assert!(verdict(&wrong, &scales) > 1.0, "{case}: element {position}");
+            wrong[position] = F8E4M3::from_bits(0xff);
+            assert_eq!(verdict(&wrong, &scales), f64::INFINITY, "{case}: element {position}");
+        }
+        for position in [0, scales.len() - 1] {
+            let mut wrong = scales.clone();
+            wrong[position] *= 1.001;
+            assert!(verdict(&q, &wrong) > 1.0, "{case}: scale {position}");
+        }
+    }
+}
+
 /// By the layers themselves, on the CPU: other tests say that they are right.
-fn right_outputs(case: &Case, numbers: &Numbers<bf16>) -> (Vec<bf16>, Option<Vec<bf16>>) {
+fn right_outputs(case: &Case, numbers: &Numbers<bf16>) -> (Output<Cpu, bf16>, Option<Vec<bf16>>) {
     use harness::layer::prepare;
     use harness::tensors::{Constants, Tensors, call};
-    let zeros = || vec![bf16::ZERO; case.elements()];
     let mut tensors = Tensors {
         x: numbers.x.clone(),
         residual: case.residual.then(|| numbers.residual.clone()),
-        sum: case.residual.then(zeros),
-        y: zeros(),
+        sum: case.residual.then(|| vec![bf16::ZERO; case.elements()]),
+        y: Output::zeros(case),
     };
     let prepared = prepare(&Cpu, case).expect("a layer");
     let mut constants = Constants::new(&Cpu, case, &prepared, numbers).expect("constants");

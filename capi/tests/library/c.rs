@@ -74,10 +74,11 @@ fn structures_are_laid_out_alike() {
     structure!(wn_layer: kind layout activation flags normalized_rank normalized_shape num_channels num_groups q_heads
         k_heads head_dim eps momentum reserved);
     structure!(wn_signature: dtype flags rank shape weight bias scale shift channel_bias gate input_bias output
+        post_norm_weight post_norm_bias scaling reserved
         input_row_stride residual_row_stride second_residual_row_stride sum_row_stride output_row_stride
         key_weight key_bias key_input_row_stride key_output_row_stride);
     structure!(wn_tensors: input output residual second_residual sum weight bias scale shift channel_bias gate
-        input_bias running_mean running_var num_batches_tracked channel_table key_input key_output key_weight
+        input_bias post_norm_weight post_norm_bias scales running_mean running_var num_batches_tracked channel_table key_input key_output key_weight
         key_bias workspace workspace_bytes reserved);
     structure!(wn_array: data len dtype reserved);
     structure!(wn_affine: kind reserved running_mean running_var weight bias eps);

@@ -147,7 +147,7 @@ fn absurd_numbers_of_layers() {
         spoiled(&|layer| layer.layout = code, invalid(), "layout");
         spoiled(&|layer| layer.activation = code, invalid(), "activation");
     }
-    for flags in [1, 4, 8, 16, 32, u32::MAX] {
+    for flags in [1, 4, 8, 16, 32, 512, u32::MAX] {
         spoiled(&|layer| layer.flags = flags, invalid(), "flags");
     }
     spoiled(&|layer| layer.layout = wn_layout::Nhwc as i32, invalid(), "no layout");
@@ -159,6 +159,10 @@ fn absurd_numbers_of_layers() {
     spoiled(&|layer| layer.reserved[3] = 1, invalid(), "reserved");
     // SAFETY: a layer to write to.
     ok(unsafe { (c.wn_batch_norm)(l, 4) });
+    for flag in [wn_layer_flag::PostNorm, wn_layer_flag::RoundSteps, wn_layer_flag::RoundNormalized] {
+        layer.flags = flag as u32;
+        unfit(&place, &layer, &signed, invalid(), "flags");
+    }
     layer.flags = wn_layer_flag::BatchStatistics as u32;
     for momentum in [-0.1, 1.5, f64::NAN] {
         layer.momentum = momentum;
@@ -175,7 +179,7 @@ fn absurd_numbers_of_signatures() {
     unsafe {
         let mut made: wn_signature = zeroed();
         let shape = [4_i64; 9];
-        for dtype in [0, 4, 5, -1, i32::MAX] {
+        for dtype in [0, 4, 5, 6, 7, -1, i32::MAX] {
             let status = (c.wn_signature_init)(&raw mut made, 1, shape.as_ptr(), dtype);
             refused(status, wn_status::InvalidValue, "dtype");
         }
@@ -189,7 +193,7 @@ fn absurd_numbers_of_signatures() {
         unfit(&place, &layer, &signed, status, words);
     };
     let invalid = || wn_status::InvalidValue;
-    for code in [-1, 4, 5, i32::MIN, i32::MAX] {
+    for code in [-1, 4, 5, 6, 7, i32::MIN, i32::MAX] {
         spoiled(&|signed| signed.dtype = code, invalid(), "dtype");
         spoiled(&|signed| signed.weight = code, invalid(), "weight");
         spoiled(&|signed| signed.bias = code, invalid(), "bias");
@@ -199,10 +203,22 @@ fn absurd_numbers_of_signatures() {
         spoiled(&|signed| signed.gate = code, invalid(), "gate");
         spoiled(&|signed| signed.input_bias = code, invalid(), "input_bias");
         spoiled(&|signed| signed.output = code, invalid(), "output");
+        spoiled(&|signed| signed.post_norm_weight = code, invalid(), "post_norm_weight");
+        spoiled(&|signed| signed.post_norm_bias = code, invalid(), "post_norm_bias");
         spoiled(&|signed| signed.key_weight = code, invalid(), "key_weight");
         spoiled(&|signed| signed.key_bias = code, invalid(), "key_bias");
     }
     spoiled(&|signed| signed.weight = wn_dtype::F16 as i32, wn_status::ElementType, "weight");
+    spoiled(&|signed| signed.reserved = 1, invalid(), "reserved");
+    for scaling in [1, 2, 3, 4, 5, -1, i32::MIN, i32::MAX] {
+        spoiled(&|signed| signed.scaling = scaling, invalid(), "not quantized");
+    }
+    for output in [wn_dtype::I8 as i32, wn_dtype::F8E4M3 as i32] {
+        for scaling in [0, 5, -1, i32::MIN, i32::MAX] {
+            let quantized = |signed: &mut wn_signature| (signed.output, signed.scaling) = (output, scaling);
+            spoiled(&quantized, invalid(), &format!("`scaling` is {scaling}"));
+        }
+    }
     for flags in [1024, 1 << 31, u32::MAX] {
         spoiled(&|signed| signed.flags = flags, invalid(), "flags");
     }
@@ -259,6 +275,9 @@ fn buffers() {
         spoiled(&|tensors| tensors.channel_bias = spare, unexpected(), "channel_bias");
         spoiled(&|tensors| tensors.gate = spare, unexpected(), "gate");
         spoiled(&|tensors| tensors.input_bias = spare, unexpected(), "input_bias");
+        spoiled(&|tensors| tensors.post_norm_weight = spare, unexpected(), "post_norm_weight");
+        spoiled(&|tensors| tensors.post_norm_bias = spare, unexpected(), "post_norm_bias");
+        spoiled(&|tensors| tensors.scales = spare.cast(), unexpected(), "scales");
         spoiled(&|tensors| tensors.second_residual = spare, unexpected(), "second_residual");
         spoiled(&|tensors| tensors.running_mean = spare.cast(), unexpected(), "running_mean");
         spoiled(&|tensors| tensors.running_var = spare.cast(), unexpected(), "running_var");

@@ -7,6 +7,8 @@ mod heads;
 mod hostile;
 mod layers;
 mod load;
+mod post_norm;
+mod quantized;
 mod reference;
 #[path = "../../src/types.rs"]
 #[allow(dead_code, reason = "a test need not name every code")]

@@ -40,6 +40,27 @@ pub fn norm(x: &[f64], norm: &Norm<'_>) -> Vec<(f64, f64)> {
     all
 }
 
+/// The same of rows whose elements may each be off by a slack, to first order in it: mean and deviation move by no more than
+/// the mean of the slacks, and that of their products with what is normalized.
+pub fn norm_of_uncertain(x: &[(f64, f64)], length: usize, norm: &Norm<'_>) -> Vec<(f64, f64)> {
+    let values: Vec<f64> = x.iter().map(|x| x.0).collect();
+    let mut all = self::norm(&values, norm);
+    for (row, (values, of_row)) in values.chunks(length).zip(x.chunks(length)).enumerate() {
+        let mean_of = |of: &dyn Fn(usize) -> f64| (0..length).map(of).sum::<f64>() / length as f64;
+        let subtracted = if norm.subtract_mean { 1.0 } else { 0.0 };
+        let mean = subtracted * mean_of(&|i| values[i]);
+        let deviation = (mean_of(&|i| (values[i] - mean).powi(2)) + norm.eps).sqrt();
+        let xhat = |i: usize| ((values[i] - mean) / deviation).abs();
+        let of_mean = subtracted * mean_of(&|i| of_row[i].1);
+        let of_deviation = mean_of(&|i| of_row[i].1 * xhat(i));
+        for (i, (_, slack)) in all[row * length..][..length].iter_mut().enumerate() {
+            let weight = (norm.affine)(row * length + i).0.abs();
+            *slack += weight * (of_row[i].1 + of_mean + xhat(i) * of_deviation) / deviation;
+        }
+    }
+    all
+}
+
 fn activated(activation: i32, value: f64, slack: f64) -> (f64, f64) {
     const RELU: i32 = wn_activation::Relu as i32;
     const SILU: i32 = wn_activation::Silu as i32;

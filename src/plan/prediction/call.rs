@@ -1,6 +1,6 @@
 //! What is common to the launches of one call.
 
-use super::cells::case::Case;
+use super::cells::case::{Around, Case};
 use super::chip::Chip;
 use super::instructions::{self, OfWidth};
 use super::record::MachineCode;
@@ -8,6 +8,7 @@ use super::time::Job;
 use crate::element::DType;
 use crate::plan::params::{KERNEL_NAMES, RowsParams, WN_STEP_APPLY, WN_STEP_MOMENTS};
 use crate::plan::{Launch, Params};
+use crate::quantization::Scaling;
 
 /// A cell on a chip.
 pub struct Call<'a> {
@@ -30,18 +31,33 @@ impl Call<'_> {
         16.0 / self.size()
     }
 
-    /// Tensors that are read, and as many are written.
+    /// Tensors that are read; of images, as many are written.
     pub fn tensors(&self) -> f64 {
         if self.case.residual { 2.0 } else { 1.0 }
     }
 
-    /// Of all tensors that are read, or of all that are written.
+    /// Of all tensors that are read; of images also of all that are written.
     pub fn bytes(&self) -> f64 {
         self.tensors() * self.case.elements() as f64 * self.size()
     }
 
+    /// Weight, bias, and whatever else multiplies or is added by the position.
     pub fn coefficients(&self) -> f64 {
-        if self.case.has_bias() { 2.0 } else { 1.0 }
+        self.case.coefficients().iter().filter(|&&elements| elements > 0).count() as f64
+    }
+
+    /// How often a row's lanes ask each other for moments: once a norm.
+    pub fn norms(&self) -> f64 {
+        if self.case.around == Around::PostNorm { 2.0 } else { 1.0 }
+    }
+
+    /// How often they ask for the largest magnitude of the row; a group's stays within a warp.
+    pub fn maxima(&self) -> f64 {
+        if self.case.around == Around::Quantized(Scaling::Rows) { 1.0 } else { 0.0 }
+    }
+
+    pub fn around(&self) -> f64 {
+        self.vector() * instructions::of_around(self.case.around)
     }
 
     /// The kernel's name without its type.

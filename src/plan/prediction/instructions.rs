@@ -5,6 +5,7 @@
 //! and the divisions that must be made. What is called out of line, and what f32 takes where only 16 bits were counted, is
 //! estimated. The record of machine code does not have these numbers: where kernels change, they have to be counted anew.
 
+use super::cells::case::Around;
 use crate::element::DType;
 use crate::norm::Activation;
 
@@ -80,6 +81,16 @@ pub const fn of_activation(activation: Activation) -> f64 {
         Activation::Silu => 32.0,
         Activation::Gelu => 45.0,
         Activation::GeluTanh => 37.0,
+    }
+}
+
+/// Likewise, coefficients aside. Not counted: the arithmetic of a norm beside the loads and stores, and what a maximum, a
+/// product and a conversion take.
+pub const fn of_around(around: Around) -> f64 {
+    match around {
+        Around::Nothing | Around::Modulated { .. } => 0.0,
+        Around::PostNorm => 8.0,
+        Around::Quantized(_) => 5.0,
     }
 }
 

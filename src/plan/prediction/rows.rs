@@ -38,8 +38,9 @@ struct Held {
     chunks: f64,
     /// Of a lane.
     vectors: f64,
-    /// Bytes of a block, read and as many written.
+    /// Of the tensors, by a block.
     bytes: f64,
+    bytes_written: f64,
 }
 
 impl Held {
@@ -54,7 +55,9 @@ impl Held {
             (length / call.vector() / f64::from(p.lanes)).ceil()
         };
         let bytes = rows * call.tensors() * length * call.size() / f64::from(launch.cluster);
-        Self { is_shared, warps: f64::from(launch.block) / WARP, rows, chunks, vectors, bytes }
+        let of_rows = rows / call.case.extents[0] as f64 / f64::from(launch.cluster);
+        let bytes_written = of_rows * call.case.written_bytes() as f64;
+        Self { is_shared, warps: f64::from(launch.block) / WARP, rows, chunks, vectors, bytes, bytes_written }
     }
 }
 
@@ -67,13 +70,13 @@ fn held(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
     let executed = chip.execute(instructions, held.warps);
     let block = chip.start
         + chip.latency(call.warmth())
-        + 2.0 * chip.through_port(held.bytes)
+        + chip.through_port(held.bytes + held.bytes_written)
         + executed
         + reductions(call, p, &held)
         + together(call, launch, &held)
         + coefficients.rounds * coefficients.latency;
     Job {
-        written: call.bytes(),
+        written: call.case.written_bytes() as f64,
         coefficients: f64::from(launch.grid) * coefficients.bytes_from_l2,
         partial_sectors: irregular * partial_sectors(call),
         instructions: instructions * held.warps * f64::from(launch.grid),
@@ -88,7 +91,8 @@ fn of_vector(call: &Call, of: &OfWidth, p: &RowsParams) -> f64 {
     let mean = if p.flags & params::WN_FLAG_MEAN_SQUARE == 0 { of.mean } else { 0.0 };
     // A coefficient of f32 beside 16-bit elements is two words.
     let words = (call.case.weight.size() as f64 / call.size()).max(1.0);
-    of.vector + mean + call.coefficients() * words * of.coefficient + call.residual(of) + call.activation()
+    let coefficients = call.coefficients() * words * of.coefficient;
+    of.vector + mean + coefficients + call.residual(of) + call.activation() + call.around()
 }
 
 /// Of the rows, those that do not begin on a 16-byte word.
@@ -103,22 +107,22 @@ fn partial_sectors(call: &Call) -> f64 {
     call.bytes() / (WARP * 16.0) * call.vector()
 }
 
-/// One chunk after another.
+/// One chunk after another, for each norm of a row and for the largest of a quantized one.
 fn reductions(call: &Call, p: &RowsParams, held: &Held) -> f64 {
     let passes = if p.flags & params::WN_FLAG_MEAN_SQUARE == 0 { 2.0 } else { 1.0 };
     let lanes = f64::from(p.lanes);
     let tree = if held.is_shared { call.merges(2.0) } else { 0.0 };
-    held.chunks * (passes * call.shuffles(lanes) + tree)
+    held.chunks * (call.norms() * (passes * call.shuffles(lanes) + tree) + call.maxima() * call.shuffles(lanes))
 }
 
-/// Until all warps of a row know its moments.
+/// Until all warps of a row know its moments, and its largest magnitude.
 fn together(call: &Call, launch: &Launch, held: &Held) -> f64 {
     let warps_of_row = held.warps * f64::from(launch.cluster);
     if held.rows > 1.0 {
         return 0.0;
     }
     let barrier = if launch.cluster > 1 { call.chip.cluster_barrier } else { call.chip.block_barrier };
-    call.chip.cycles(barrier) + call.merges(warps_of_row)
+    (call.norms() + call.maxima()) * call.chip.cycles(barrier) + call.norms() * call.merges(warps_of_row)
 }
 
 /// Weight and bias of a block.
@@ -191,7 +195,7 @@ fn apply(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
     let executed = chip.execute(instructions, warps);
     let step = chip.latency(warmth) + 2.0 * chip.through_port(warps * WARP * 16.0 * call.tensors()) + executed;
     Job {
-        written: call.bytes(),
+        written: call.case.written_bytes() as f64,
         instructions: f64::from(launch.grid) * warps * (of.once + vectors * instructions),
         first: chip.start + merged + step,
         executed,
