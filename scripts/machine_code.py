@@ -33,11 +33,13 @@ COLUMNS = [
 SLOW_PATHS = {
     "load_irregular": "a vector off a 16-byte boundary, or at the end of a stretch that is no whole number of vectors",
     "store_irregular": "the same, stored",
+    "store_shifted": "vectors off a 16-byte boundary, by all lanes of a warp: whole words, and single elements at the ends",
     "coefficient_at": "an element that lies in another channel than its vector's first",
     "modulated": "a vector of a call with a scale or shift of each sample and channel",
     "merge_few": "the parts of a row, once a row",
     "merge_many": "the same, of more parts",
     "store_converted": "a vector of an output of another type than the input's",
+    "store_quantized": "a vector of a quantized output",
 }
 
 # By opcode: whether it loads or stores, and whether it must find out the address space.
