@@ -36,7 +36,7 @@ CEILINGS = ["copy", "read"]
 # The order of sections, of colours, and within a table; what is not named here comes behind, by name.
 OPS = """
     layer_norm rms_norm add_layer_norm add_rms_norm group_norm instance_norm batch_norm_inference batch_norm_statistics
-    batch_norm_training qk_rms_norm
+    batch_norm_training qk_rms_norm post_add_rms_norm ada_layer_norm rms_norm_f8_rows rms_norm_f8_groups
 """.split()
 LAYOUTS = ["rows", "nchw", "nhwc"]
 DTYPES = ["f32", "f16", "bf16"]

@@ -165,6 +165,20 @@ typedef enum wn_activation {
     WN_ACTIVATION_GELU_TANH = 4,
 } wn_activation;
 
+// What belongs to one scale of a quantized output, `q = round(y / scale)`, and who makes it.
+typedef enum wn_scaling {
+    // The output is not quantized.
+    WN_SCALING_NONE = 0,
+    // The whole tensor: one number, given by the caller.
+    WN_SCALING_STATIC = 1,
+    // A row: `[rows]`, written.
+    WN_SCALING_ROWS = 2,
+    // 128 consecutive elements of a row: `[rows, ceil(length / 128)]`, written.
+    WN_SCALING_GROUPS = 3,
+    // The same: `[ceil(length / 128), rows]`.
+    WN_SCALING_GROUPS_BY_COLUMN = 4,
+} wn_scaling;
+
 // The layers.
 typedef enum wn_kind {
     WN_KIND_LAYER_NORM = 1,

@@ -122,6 +122,44 @@ bool rms_norm(const warpnorm::Device& device, const Driver* driver) {
     return worst.print();
 }
 
+// h += RMSNorm(x), and RMSNorm(h) as int8, each row with a scale that is made of it.
+bool post_norm_quantized(const warpnorm::Device& device, const Driver* driver) {
+    constexpr std::size_t rows = 8, length = 1024;
+    const auto x = noise(rows * length, 15), residual = noise(rows * length, 16);
+    Memory<float> in(driver, x), hidden(driver, residual), scales(driver, std::vector<float>(rows));
+    Memory<std::int8_t> out(driver, std::vector<std::int8_t>(rows * length));
+
+    auto signature = warpnorm::Signature({rows, length}, WN_DTYPE_F32);
+    signature.sum_in_residual().quantized_output(WN_DTYPE_I8, WN_SCALING_ROWS);
+    const warpnorm::Call call(device, warpnorm::rms_norm({length}, 1e-6).post_norm(), signature);
+    call.launch(warpnorm::Tensors().input(in.data()).residual(hidden.data()).output(out.data()).scales(scales.data()));
+
+    // Of half a step of the scale, and 2^-20 of each number, which has been through two norms.
+    double worst = 0;
+    const auto rms = [&](auto at) {
+        double squares = 0;
+        for (std::size_t i = 0; i < length; i++) squares += at(i) * at(i) / length;
+        return std::sqrt(squares + 1e-6F);
+    };
+    const auto& q = out.read();
+    const auto& of_rows = scales.read();
+    for (std::size_t row = 0; row < rows; row++) {
+        const auto given = [&](std::size_t i) { return static_cast<double>(x[row * length + i]); };
+        const double of_input = rms(given);
+        const auto sum = [&](std::size_t i) { return given(i) / of_input + residual[row * length + i]; };
+        const double of_sum = rms(sum);
+        double largest = 0;
+        for (std::size_t i = 0; i < length; i++) {
+            const double y = sum(i) / of_sum, off = std::abs(q[row * length + i] * static_cast<double>(of_rows[row]) - y);
+            worst = std::fmax(worst, off / (of_rows[row] / 2.0 + std::ldexp(std::abs(y) + 1, -20)));
+            largest = std::fmax(largest, std::abs(y));
+        }
+        if (std::abs(of_rows[row] - largest / 127) > std::ldexp(largest, -20) / 127) return false;
+    }
+    std::printf("  %-58s %5.2f of the bound\n", "h += RMSNorm(x), RMSNorm(h) over 1024 columns, as int8", worst);
+    return worst > 0 && worst <= 1.0;
+}
+
 // In NHWC, in place, with SiLU; on a GPU by a workspace.
 bool group_norm(const warpnorm::Device& device, const Driver* driver) {
     constexpr std::size_t samples = 2, spatial = 64, channels = 32, groups = 8;
@@ -222,6 +260,7 @@ int main(int count, char** arguments) try {
     std::printf("warpnorm %s on %s\n", wn_version(), device.name().c_str());
     bool good = residual_and_layer_norm(device, memory);
     good = rms_norm(device, memory) && good;
+    good = post_norm_quantized(device, memory) && good;
     good = group_norm(device, memory) && good;
     good = fold() && good;
     good = refusal(device) && good;

@@ -20,7 +20,7 @@ const SCALINGS: [Scaling; 4] = [Scaling::Static, Scaling::Rows, Scaling::Groups,
 
 /// The nearest value of a type to a number, held to its range; of two, the one whose last bit is 0. In f64, from the list of
 /// all values.
-fn nearest<Q: Quantized>(scaled: f64, values: &[(f64, bool)]) -> f64 {
+fn nearest(scaled: f64, values: &[(f64, bool)]) -> f64 {
     let end = values.partition_point(|&(value, _)| value < scaled);
     let (Some(&(above, above_is_even)), Some(&(below, _))) = (values.get(end), values.get(end.wrapping_sub(1))) else {
         return values[end.min(values.len() - 1)].0;
@@ -131,7 +131,7 @@ impl Case {
         for (i, (q, y)) in q.iter().zip(expected).enumerate() {
             let scale = f64::from(scales[self.scale_of(i / self.length, i % self.length)]);
             let (scaled, slack) = (y.value / scale, y.slack / scale + (y.value / scale).abs() * ROUNDINGS);
-            let [low, high] = [scaled - slack, scaled + slack].map(|end| nearest::<Q>(end, &values));
+            let [low, high] = [scaled - slack, scaled + slack].map(|end| nearest(end, &values));
             let found = f64::from(q.dequantize());
             assert!(low <= found && found <= high, "{about}: element {i} is {found}, expected {low} to {high}");
         }

@@ -40,13 +40,16 @@ fn compile(compiler: &str, standard: &str, source: &Path, link: bool) -> Result<
 }
 
 #[test]
-fn header_stands_alone() {
+fn headers_stand_alone() {
     let folder = scratch("header");
-    for (compiler, extension, standards) in
-        [("cc", "c", &["-std=c99", "-std=c11"][..]), ("c++", "cpp", &["-std=c++17", "-std=c++20"][..])]
-    {
+    for (compiler, extension, header, standards) in [
+        ("cc", "c", "warpnorm.h", &["-std=c99", "-std=c11"][..]),
+        ("c++", "cpp", "warpnorm.h", &["-std=c++17", "-std=c++20"][..]),
+        ("c++", "cpp", "warpnorm.hpp", &["-std=c++17", "-std=c++20"][..]),
+    ] {
         let source = folder.join("alone").with_extension(extension);
-        fs::write(&source, "#include <warpnorm.h>\nint main(void) { return WN_STATUS_OK; }\n").expect("a source");
+        let program = format!("#include <{header}>\nint main(void) {{ return WN_STATUS_OK; }}\n");
+        fs::write(&source, program).expect("a source");
         for standard in standards {
             compile(compiler, standard, &source, false)
                 .unwrap_or_else(|words| panic!("{compiler} {standard}: {words}"));

@@ -78,7 +78,7 @@ fn post_norm<T: Number>(place: &Place, is_rms: bool) {
     let post_bias = stored::<T>(&noise(LENGTH, 5));
     let (mut x_buffer, mut sum, mut weight_buffer) = (place.put(&x), place.put(&residual), place.put(&weight));
     let (mut post_weight_buffer, mut post_bias_buffer) = (place.put(&post_weight), place.put(&post_bias));
-    let mut y = place.put(&vec![T::of(9.0); ROWS * LENGTH]);
+    let mut y = place.put(&[T::of(9.0); ROWS * LENGTH]);
 
     let layer = layer(is_rms, wn_layer_flag::PostNorm as u32);
     let mut signed = signature::<T>();
@@ -111,7 +111,7 @@ fn post_norm<T: Number>(place: &Place, is_rms: bool) {
 /// The sum, and what it is normalized to.
 fn rounded<T: Number>(place: &Place, flags: u32, [x, residual, weight]: [&[T]; 3]) -> [Vec<T>; 2] {
     let [mut x, mut residual, mut weight] = [x, residual, weight].map(|values| place.put(values));
-    let mut y = place.put(&vec![T::of(9.0); ROWS * LENGTH]);
+    let mut y = place.put(&[T::of(9.0); ROWS * LENGTH]);
     // SAFETY: null pointers are nothing.
     let mut tensors: wn_tensors = unsafe { zeroed() };
     (tensors.input, tensors.output, tensors.residual) = (x.pointer(), y.pointer(), residual.pointer());
