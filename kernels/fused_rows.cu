@@ -55,7 +55,7 @@ __device__ __forceinline__ uint32_t take(const Steps& steps, FusedOutput<T>& out
 template <class T, class Held>
 __device__ __forceinline__ void bring(Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
                                       const FusedInput<T>& input, bool is_there) {
-    if (!is_there && held.copy(input.stored(), team, begin, count)) return;
+    if (!is_there && held.copy(input.x, team, begin, count)) return;
 #pragma unroll(Held::kUnrolled)
     for (uint32_t k = 0; k < Held::vectors(count); k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
@@ -122,12 +122,14 @@ template <class T, class Held>
 struct RowOfTeam : RowIsHeld {
     LaneTeam team;
     uint32_t count;  // none in a team that has no row
+    float inverse;   // of the row's length
     bool mean_square;
     Held held;
 
     __device__ __forceinline__ RowOfTeam(const WnRowsParams& p, bool present)
         : team{p.lanes},
           count(present ? static_cast<uint32_t>(p.length) : 0),
+          inverse(p.inverse_length),
           mean_square((p.flags & WN_FLAG_MEAN_SQUARE) != 0) {}
 
     __device__ __forceinline__ void bring(const FusedInput<T>& input, bool is_there) {
@@ -136,7 +138,7 @@ struct RowOfTeam : RowIsHeld {
     }
 
     __device__ __forceinline__ Moments moments(const FusedInput<T>&) const {
-        return moments_of_held<T, false>(held, team, count, mean_square);
+        return moments_of_held<T, false>(held, team, count, inverse, mean_square);
     }
 
     __device__ __forceinline__ uint32_t take(const Steps& steps, const FusedInput<T>&, FusedOutput<T>& output) {
@@ -205,7 +207,8 @@ struct LeafInShared : RowIsHeld {
     __device__ __forceinline__ Moments moments(const FusedInput<T>&) const {
         TreeOfWarp tree;
         for (uint32_t i = 0; i < leaf.count; i++) {
-            tree.add(moments_of_held<T, false>(held(i), LaneTeam{WN_WARP}, count(i), mean_square));
+            const LaneTeam team{WN_WARP};
+            tree.add(moments_of_held<T, false>(held(i), team, count(i), inverse_of(count(i)), mean_square));
         }
         return merge_many(parts.exchange(tree.root()), parts.leaves);
     }
@@ -256,13 +259,15 @@ struct LeafInMemory {
             const uint32_t count = chunks.elements(leaf.first + chunk);
             bring(held, team, chunks.begin(leaf.first + chunk), count, input, false);
             copies_arrived();
-            tree.add(moments_of_held<T, false>(held, team, count, (input.p.flags & WN_FLAG_MEAN_SQUARE) != 0));
+            const bool mean_square = (input.p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+            tree.add(moments_of_held<T, false>(held, team, count, inverse_of(count), mean_square));
         }
         return tree.root();
     }
 
-    // Each lane uses again only what it alone writes, so `y` may be `x`, and `sum` the residual. (Off a 16-byte boundary the
-    // words that it loads hold elements of its neighbours too, perhaps written by now; those are dropped.)
+    // Every element is loaded by the lane that has it before any lane of the warp writes it, so `y` may be `x`, and `sum` the
+    // residual. (Off a 16-byte boundary the words that a lane loads hold its neighbours' elements too, at a leaf's end those
+    // of another warp or block, perhaps written by now; those are dropped.)
     __device__ __forceinline__ uint32_t take(const Steps& steps, FusedOutput<T>& output) const {
         const LaneTeam team{WN_WARP};
         uint32_t amplitude = 0;

@@ -25,7 +25,8 @@ __device__ __forceinline__ void round_if(uint32_t flags, uint32_t flag, float (&
 template <class T>
 struct FusedInput {
     const WnRowsParams& p;
-    Input<T> tensors;
+    Stretch<const T> x;
+    Stretch<const T> residual;
     uint64_t row;
     uint64_t of_sample;  // the row's first channel, counted through the samples
     bool is_complete;    // no norm of the input, or known
@@ -33,24 +34,21 @@ struct FusedInput {
 
     __device__ __forceinline__ FusedInput(const WnRowsParams& params, uint64_t row)
         : p(params),
-          tensors{stretch_of<const T>(p.x, row, p.x_stride, p.length),
-                  stretch_of<const T>(p.residual, row, p.residual_stride, p.length),
-                  stretch_of<T>(p.sum, row, p.sum_stride, p.length)},
+          x(stretch_of<const T>(p.x, row, p.x_stride, p.length)),
+          residual(stretch_of<const T>(p.residual, row, p.residual_stride, p.length)),
           row(row),
           of_sample(row * p.channels_per_group),
           is_complete((p.flags & WN_FLAG_POST_NORM) == 0),
           own{0.0f, 0.0f, 1.0f} {}
 
-    __device__ __forceinline__ const Stretch<const T>& stored() const { return tensors.x; }
-
     __device__ __forceinline__ void normalize_by(const Moments& moments) {
-        own = normalization_of(moments, p.length, p.eps);
+        own = normalization_of(moments, p.inverse_length, p.eps);
         is_complete = true;
     }
 
     // What its own norm is of.
     __device__ __forceinline__ void load(uint64_t first, float (&value)[kVector<T>]) const {
-        wn::load(tensors.x.start, p.length, first, value);
+        wn::load(x.start, p.length, first, value);
         if (p.input_bias != 0) {
             const Coefficients<T> bias{p.input_bias, (p.flags & WN_FLAG_INPUT_BIAS_F32) != 0};
             bias.apply(0, p.length, first, value, [](float x, float bias) { return x + bias; });
@@ -67,8 +65,8 @@ struct FusedInput {
             gate.apply(begin_of_sample(p, row), p.length, first, value, multiply);
             round(value);
         }
-        if (tensors.residual.start != nullptr) {
-            add(tensors.residual, first, value);
+        if (residual.start != nullptr) {
+            add(residual, first, value);
             round(value);
         }
         if (p.second_residual != 0) {
@@ -133,7 +131,7 @@ struct FusedOutput {
           row(row),
           first_channel(0),
           of_sample(row * p.channels_per_group),
-          by(normalization_of(moments, params.length, params.eps)),
+          by(normalization_of(moments, params.inverse_length, params.eps)),
           inverse_scale(1.0f) {
         if (p.affine == WN_AFFINE_PER_CHANNEL) {
             const uint64_t group = row - divide(row, p.groups) * p.groups.divisor;
@@ -233,7 +231,7 @@ private:
         if (p.modulation.scale != 0) {
             const float offset = p.flags & WN_FLAG_SCALE_PLUS_ONE ? 1.0f : 0.0f;
             const Coefficients<T> scale{p.modulation.scale, (p.flags & WN_FLAG_SCALE_F32) != 0};
-            const auto multiply = [offset](float value, float scale) { return value * (scale + offset); };
+            const auto multiply = [offset](float value, float scale) { return product(value, scale + offset); };
             scale.apply(begin_of_sample(p, row), p.length, first, value, multiply);
         }
         if (p.modulation.shift != 0) {

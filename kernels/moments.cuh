@@ -65,9 +65,9 @@ __device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
     both.count += b.count;
     const float share = b.count / both.count;
     const float delta = (b.mean.high - a.mean.high) + (b.mean.low - a.mean.low);
-    both.mean.add(delta * share);
+    both.mean.add(product(delta, share));
     both.m2.add(b.m2.high);
-    both.m2.add(delta * delta * (a.count * share));
+    both.m2.add(product(product(delta, delta), product(a.count, share)));
     both.m2.low += b.m2.low;
     return both;
 }

@@ -77,7 +77,7 @@ enum WnRegimes {
     WN_ROWS_GROUP_THREADS = 256,   // a block of the regimes that give a row to 1..32 lanes of a warp; two fit by registers
     WN_SCALE_GROUP = 128,          // elements of a row that have a scale of their own
     WN_CHUNK = 1024,               // elements of a row that a warp takes at a time
-    WN_ROWS_BLOCK_WARPS = 16,
+    WN_ROWS_BLOCK_WARPS = 4,
     WN_ROWS_BLOCK_THREADS = 640,   // no block is as large: it leaves a thread 96 registers
     WN_ROWS_SHARED_THREADS = 768,  // nor here: 80 registers, and so three blocks of 256 threads on a multiprocessor
     WN_ROWS_LONG_THREADS = 256,    // rows that nobody holds: a chunk for each warp is 32 KiB
@@ -146,7 +146,7 @@ typedef struct WnRowsParams {
     uint32_t splits;       // blocks that share a row that nobody holds
     uint32_t scaling;      // one of WnScaling
     uint32_t step;         // one of WnStep
-    uint32_t reserved;
+    float inverse_length;  // 1 / length, in f32
     uint64_t parts;  // of the workspace, where there are two launches
 } WnRowsParams;
 
@@ -173,6 +173,8 @@ typedef struct WnHeadRowsParams {
     uint32_t lanes;   // as in WnRowsParams
     uint32_t flags;
     float eps;
+    float inverse_length;  // 1 / length, in f32
+    uint32_t reserved;
 } WnHeadRowsParams;
 
 // How slabs of [pixels, channels] are shared by blocks: see kernels/channel_moments.cuh. For planes, whose channels lie one

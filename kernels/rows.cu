@@ -63,7 +63,7 @@ struct PlainOutput {
         : p(params),
           sum(row_at<T>(p.sum, row, p.sum_stride)),
           y(row_at<T>(p.y, row, p.y_stride)),
-          by(normalization_of(moments, p.length, p.eps)) {}
+          by(normalization_of(moments, p.inverse_length, p.eps)) {}
 
     __device__ __forceinline__ void write(uint64_t first, float (&value)[kVector<T>]) const {
         if (sum != nullptr) store_whole(sum + first, value);
@@ -101,19 +101,6 @@ private:
 };
 
 template <class T, class Held>
-__device__ __forceinline__ void fill(Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
-                                     const PlainInput<T>& input) {
-    if (held.copy(input.x, team, begin, count)) return;
-#pragma unroll(Held::kUnrolled)
-    for (uint32_t k = 0; k < Held::kVectors; k++) {
-        const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
-        float value[kVector<T>] = {};
-        if (first < count) input.load(begin + first, value);
-        held.write(k, value);
-    }
-}
-
-template <class T, class Held>
 __device__ __forceinline__ void write(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
                                       const PlainOutput<T>& output) {
 #pragma unroll(Held::kUnrolled)
@@ -132,6 +119,7 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
     const LaneTeam team{kElements == 8 ? p.lanes : static_cast<uint32_t>(WN_WARP)};
     const uint32_t rows_per_block = blockDim.x / team.lanes;
     const uint32_t slot = threadIdx.x / team.lanes;
+    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows;
          base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
         // Lanes that have no row take part in the shuffles and touch no memory.
@@ -139,8 +127,8 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
         const uint64_t row = present ? base + slot : 0;
         const uint32_t count = present ? static_cast<uint32_t>(p.length) : 0;
         HeldInRegisters<T, kElements> held;
-        fill(held, team, 0, count, PlainInput<T>(p, row));
-        const Moments moments = moments_of_held<T, true>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
+        fill<T>(held, team, 0, count, PlainInput<T>(p, row));
+        const Moments moments = moments_of_held<T, true>(held, team, count, p.inverse_length, mean_square);
         write(held, team, 0, count, PlainOutput<T>(p, row, moments));
     }
 }
@@ -153,11 +141,13 @@ __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
     const uint32_t warp = threadIdx.x / WN_WARP;  // and its chunk
     const uint64_t begin = chunks.begin(warp);
     const uint32_t count = chunks.elements(warp);
+    const float inverse = inverse_of(count);
+    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     uint32_t turn = 0;
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
-        fill(held, team, begin, count, PlainInput<T>(p, row));
-        const Moments mine = moments_of_held<T, true>(held, team, count, (p.flags & WN_FLAG_MEAN_SQUARE) != 0);
+        fill<T>(held, team, begin, count, PlainInput<T>(p, row));
+        const Moments mine = moments_of_held<T, true>(held, team, count, inverse, mean_square);
         // By turns, as PartsOfCluster has them.
         Moments* const all = parts + turn * WN_ROWS_BLOCK_WARPS;
         turn ^= 1u;
@@ -181,13 +171,14 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
         const PlainInput<T> input(p, row);
         for (uint32_t i = 0; i < leaf.count; i++) {
             HeldInShared<T, true> held = rooms.template chunk<true>(i);
-            fill(held, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), input);
+            fill<T>(held, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), input);
         }
         copies_arrived();
         TreeOfWarp tree;
         for (uint32_t i = 0; i < leaf.count; i++) {
             const uint32_t count = chunks.elements(leaf.first + i);
-            tree.add(moments_of_held<T, true>(rooms.template chunk<true>(i), team, count, mean_square));
+            const HeldInShared<T, true> held = rooms.template chunk<true>(i);
+            tree.add(moments_of_held<T, true>(held, team, count, inverse_of(count), mean_square));
         }
         const Moments moments = merge_many(parts.exchange(tree.root()), parts.leaves);
         const PlainOutput<T> output(p, row, moments);

@@ -29,21 +29,6 @@ struct HeldInRegisters {
         return false;
     }
 
-    // The first `count` elements behind `begin`.
-    template <class Source>
-    __device__ __forceinline__ void fill(const Source& input, const LaneTeam& team, uint64_t begin, uint32_t count) {
-#pragma unroll
-        for (uint32_t k = 0; k < kVectors; k++) {
-            const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
-            if (first < count) {
-                input.load(begin + first, value[k]);
-            } else {
-#pragma unroll
-                for (uint32_t e = 0; e < kVector<T>; e++) value[k][e] = 0.0f;
-            }
-        }
-    }
-
     __device__ __forceinline__ void read(uint32_t k, float (&out)[kVector<T>]) const {
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) out[e] = value[k][e];
@@ -106,15 +91,34 @@ struct HeldInShared {
     }
 };
 
+// Brings the first `count` elements behind `begin` to where they are held.
+template <class T, class Held, class Source>
+__device__ __forceinline__ void fill(Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
+                                     const Source& input) {
+    if (held.copy(input.x, team, begin, count)) return;
+#pragma unroll(Held::kUnrolled)
+    for (uint32_t k = 0; k < Held::kVectors; k++) {
+        const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+        float value[kVector<T>] = {};
+        if (first < count) input.load(begin + first, value);
+        held.write(k, value);
+    }
+}
+
+// Of a chunk's count; mostly known beforehand, for a division is many instructions.
+__device__ __forceinline__ float inverse_of(uint32_t count) {
+    return count == WN_CHUNK ? 1.0f / WN_CHUNK : 1.0f / static_cast<float>(count);
+}
+
 // The moments of the `count` elements that a team of lanes holds. kWhole: in whole vectors.
 template <class T, bool kWhole, class Held>
 __device__ __forceinline__ Moments moments_of_held(const Held& held, const LaneTeam& team, uint32_t count,
-                                                   bool mean_square) {
+                                                   float inverse, bool mean_square) {
     const float n = static_cast<float>(count);
     float high = 0.0f;
     if (!mean_square) {
-        float pivot[kVector<T>];
-        held.read(0, pivot);
+        float pivot[kVector<T>] = {};
+        if (!kWhole || team.lane() * kVector<T> < count) held.read(0, pivot);
         pivot[0] = team.of_first(pivot[0]);
         float total = 0.0f;
 #pragma unroll(Held::kMomentsUnrolled)
@@ -129,7 +133,7 @@ __device__ __forceinline__ Moments moments_of_held(const Held& held, const LaneT
             }
             total += tree_sum(difference);
         }
-        high = pivot[0] + team.sum(total) / n;
+        high = pivot[0] + product(team.sum(total), inverse);
     }
     float low = 0.0f;
     float squares = 0.0f;
@@ -154,7 +158,7 @@ __device__ __forceinline__ Moments moments_of_held(const Held& held, const LaneT
         squares = team.sum(squares);
     } else {
         team.sum(low, squares);
-        low /= n;
+        low = product(low, inverse);
     }
     return Moments{n, {high, low}, {fused(-n, product(low, low), squares), 0.0f}};
 }
@@ -190,7 +194,8 @@ __device__ __forceinline__ uint32_t leaves_of(const Chunks& chunks, uint32_t shi
 
 // One vector of each lane of a warp, of rows that perhaps begin off a 16-byte boundary. There a vector lies in two aligned
 // words, and the second is the next lane's first: so each lane writes one whole word, of the last elements of the lane before
-// and the first of its own. What is left at both ends of a team's lanes goes element by element. Out of line, as load_irregular.
+// and the first of its own. What is left at both ends of a team's lanes goes element by element. In place that is right: the
+// shuffle has what every lane made of what it had loaded, before any lane writes. Out of line, as load_irregular.
 template <class T>
 __device__ __noinline__ void store_shifted(T* stretch, uint64_t length, uint64_t first, uint32_t lanes, bool inside,
                                            uint4 words) {
@@ -270,8 +275,8 @@ struct Normalization {
     __device__ __forceinline__ float of(float value) const { return product((value - high) - low, rstd); }
 };
 
-__device__ __forceinline__ Normalization normalization_of(const Moments& moments, uint64_t length, float eps) {
-    const float variance = moments.m2.value() / static_cast<float>(length);
+__device__ __forceinline__ Normalization normalization_of(const Moments& moments, float inverse_length, float eps) {
+    const float variance = product(moments.m2.value(), inverse_length);
     return Normalization{moments.mean.high, moments.mean.low, reciprocal_deviation(variance, eps)};
 }
 

@@ -34,15 +34,9 @@ struct Input {
     Stretch<const T> residual;
     Stretch<T> sum;
 
-    __device__ __forceinline__ const Stretch<const T>& stored() const { return x; }
-
     // x + residual in f32, unrounded, for the vector at `first`.
     __device__ __forceinline__ void load(uint64_t first, float (&out)[kVector<T>]) const {
         wn::load(x.start, x.length, first, out);
-        add_residual(first, out);
-    }
-
-    __device__ __forceinline__ void add_residual(uint64_t first, float (&out)[kVector<T>]) const {
         if (residual.start != nullptr) add(residual, first, out);
     }
 
@@ -133,7 +127,7 @@ __device__ __noinline__ Affine modulated(Affine affine, uint64_t scale, uint64_t
     float factor = Coefficients<T>{scale, (flags & WN_FLAG_SCALE_F32) != 0}.at(index, 1.0f);
     if (scale != 0 && (flags & WN_FLAG_SCALE_PLUS_ONE) != 0) factor += 1.0f;
     const float addend = Coefficients<T>{shift, (flags & WN_FLAG_SHIFT_F32) != 0}.at(index, 0.0f);
-    return Affine{affine.weight * factor, affine.bias * factor + addend};
+    return Affine{product(affine.weight, factor), fused(affine.bias, factor, addend)};
 }
 
 template <class T>

@@ -7,8 +7,8 @@
 // ends, where those words would reach over the stretch, are read element by element.
 //
 // A liberty: the covering words hold elements of the neighbouring lanes, which in place may be storing theirs at that
-// moment. What is read of those is dropped, and no store is wider than the elements that its lane owns. Between blocks
-// even that does not happen: a stretch belongs to one block.
+// moment. What is read of those is dropped, and `store` writes no more than the elements that its lane owns. Between blocks
+// even that does not happen, for a stretch belongs to one block; but for rows that several share, off a 16-byte boundary.
 #pragma once
 
 #include <type_traits>

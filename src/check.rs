@@ -225,11 +225,6 @@ fn check_rows(layer: &'static str, rows: &Rows, args: &Tensors) -> Result<Buffer
         buffers.second_residual =
             regions.operand("second_residual", operand, extent(rows.second_residual_stride), kind, false)?;
     }
-    if rows.post_norm.is_none() {
-        const HINT: &str = ": it has no post_norm";
-        refuse(layer, "post_norm_weight", args.post_norm_weight, HINT)?;
-        refuse(layer, "post_norm_bias", args.post_norm_bias, HINT)?;
-    }
     buffers.post_norm_weight = regions.optional("post_norm_weight", args.post_norm_weight, coefficient)?;
     buffers.post_norm_bias = regions.optional("post_norm_bias", args.post_norm_bias, coefficient)?;
     if let Some(scaling) = rows.output.scaling() {

@@ -284,7 +284,7 @@ typedef struct wn_layer {
     int64_t normalized_rank;
     // LayerNorm, RMSNorm: the trailing extents over which the moments run; the shape of weight and bias.
     int64_t normalized_shape[8];
-    // The others: C, the length of weight and bias.
+    // GroupNorm, InstanceNorm, BatchNorm: C, the length of weight and bias.
     int64_t num_channels;
     // GroupNorm.
     int64_t num_groups;
@@ -302,7 +302,7 @@ typedef struct wn_layer {
 
 // What a call looks like before there are buffers. Filled by `wn_signature_init`, after which everything may be changed.
 typedef struct wn_signature {
-    // Type of input, output, residuals and sum: one of `wn_dtype`.
+    // Type of input, residuals and sum, and mostly of the output: one of `wn_dtype`.
     int32_t dtype;
     // Of `wn_signature_flag`.
     uint32_t flags;
@@ -332,7 +332,7 @@ typedef struct wn_signature {
     int32_t scaling;
     // Zero.
     int32_t reserved;
-    // LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
+    // LayerNorm, RMSNorm: elements between the starts of rows, QkNorm of tokens; 0 where they follow each other.
     int64_t input_row_stride;
     int64_t residual_row_stride;
     int64_t second_residual_row_stride;

@@ -220,6 +220,9 @@ public:
     // Elements between the starts of rows.
     Signature& input_row_stride(std::int64_t stride) { return signature_.input_row_stride = stride, *this; }
     Signature& residual_row_stride(std::int64_t stride) { return signature_.residual_row_stride = stride, *this; }
+    Signature& second_residual_row_stride(std::int64_t stride) {
+        return signature_.second_residual_row_stride = stride, *this;
+    }
     Signature& sum_row_stride(std::int64_t stride) { return signature_.sum_row_stride = stride, *this; }
     Signature& output_row_stride(std::int64_t stride) { return signature_.output_row_stride = stride, *this; }
     Signature& key_input_row_stride(std::int64_t stride) { return signature_.key_input_row_stride = stride, *this; }

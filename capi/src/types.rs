@@ -204,7 +204,7 @@ pub struct wn_layer {
     pub normalized_rank: i64,
     /// LayerNorm, RMSNorm: the trailing extents over which the moments run; the shape of weight and bias.
     pub normalized_shape: [i64; 8],
-    /// The others: C, the length of weight and bias.
+    /// GroupNorm, InstanceNorm, BatchNorm: C, the length of weight and bias.
     pub num_channels: i64,
     /// GroupNorm.
     pub num_groups: i64,
@@ -251,7 +251,7 @@ pub enum wn_signature_flag {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct wn_signature {
-    /// Type of input, output, residuals and sum: one of `wn_dtype`.
+    /// Type of input, residuals and sum, and mostly of the output: one of `wn_dtype`.
     pub dtype: i32,
     /// Of `wn_signature_flag`.
     pub flags: u32,
@@ -281,7 +281,7 @@ pub struct wn_signature {
     pub scaling: i32,
     /// Zero.
     pub reserved: i32,
-    /// LayerNorm, RMSNorm: elements between the starts of rows; 0 where rows follow each other.
+    /// LayerNorm, RMSNorm: elements between the starts of rows, QkNorm of tokens; 0 where they follow each other.
     pub input_row_stride: i64,
     pub residual_row_stride: i64,
     pub second_residual_row_stride: i64,

@@ -363,6 +363,16 @@ class Numpy(Functions):
             self.refused("WN_STATUS_INVALID_VALUE", "strides", warpnorm.layer_norm, crooked, crooked.shape[-1],
                          out=numpy.zeros_like(crooked, order="C"))
 
+    def test_strided_rows_of_several_axes(self):
+        wide = noise(5, 4, 4)
+        x, out = wide[:, :2], numpy.full((5, 3, 4), 7, numpy.float32)
+        warpnorm.layer_norm(x, [2, 4], out=out[:, :2])
+        self.check(out[:, :2].copy(), reference(x, (1, 2), 1.0, 0.0), "rows of two axes")
+        self.assertTrue((out[:, 2:] == 7).all())
+        for crooked in (wide[:, ::2], wide[:, :, :2], noise(8)[::2]):
+            self.refused("WN_STATUS_INVALID_VALUE", "strides", warpnorm.layer_norm, crooked, crooked.shape[-2:],
+                         out=numpy.zeros_like(crooked, order="C"))
+
     def test_channels_last(self):
         memory = noise(2, 5, 7, 6)
         x = memory.transpose(0, 3, 1, 2)

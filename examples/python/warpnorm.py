@@ -406,15 +406,16 @@ class _Buffer:
         return all(extent == 1 or found == stride for extent, found, stride in zip(self.shape, self.strides, strides)) \
             or 0 in self.shape
 
-    def row_stride(self, argument):
-        """Elements between rows along the last axis; 0 where rows follow each other."""
+    def row_stride(self, argument, axes):
+        """Elements between rows, which are the last ``axes`` axes; 0 where rows follow each other."""
         if self.is_contiguous():
             return 0
-        last, stride = self.shape[-1], self.strides[-2]
-        above = _contiguous((*self.shape[:-1], 1))[:-1]
-        if (self.strides[-1] == 1 or last == 1) and stride >= last and all(
-            extent == 1 or found == step * stride for extent, found, step in zip(self.shape, self.strides, above)
-        ):
+        above, row = len(self.shape) - axes, self.shape[len(self.shape) - axes:]
+        # The distance of two rows is that along the last axis before them which has two.
+        strides = [self.strides[axis] for axis in range(above) if self.shape[axis] > 1]
+        stride = strides[-1] if strides else _count(row)
+        expected = [step * stride for step in _contiguous(self.shape[:above])] + list(_contiguous(row))
+        if stride >= _count(row) and self._lies_as(expected):
             return stride
         raise _invalid(f"{argument} has strides {self.strides} of shape {self.shape}, which are no rows of one stride; "
                        "nothing is copied here in silence")
@@ -477,11 +478,11 @@ _ROWS = ("input", "output", "residual", "second_residual", "sum")  # of x's shap
 def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, channel_bias=None, gate=None,
          input_bias=None, post_norm_weight=None, post_norm_bias=None, residual=None, second_residual=None, sum=None,
          sum_in_residual=False, running_mean=None, running_var=None, num_batches_tracked=None, moves=False, out=None,
-         output=None, scaling=None, scales=None, stream=None, device=None, workspace=None, rows=False,
+         output=None, scaling=None, scales=None, stream=None, device=None, workspace=None, rows=0,
          channels_last=False):
     x_value, x = x, _Buffer(x, "x")
     if out is None and (scaling is not None or output is not None):
-        raise _invalid("a quantized output is not of x's type: give it by out=")
+        raise _invalid("an output of another type than x's must be given by out=")
     out = _empty_like(x_value) if out is None else out
     given = {"input": x, "output": x if out is x_value else _Buffer(out, "out")}
     optional = dict(weight=weight, bias=bias, scale=scale, shift=shift, channel_bias=channel_bias, gate=gate,
@@ -524,7 +525,7 @@ def _run(layer, x, shape_of, *, weight=None, bias=None, scale=None, shift=None, 
     if rows:
         for name in _ROWS:
             if name in given:
-                strides[f"{name}_row_stride"] = given[name].row_stride(name)
+                strides[f"{name}_row_stride"] = given[name].row_stride(name, rows)
     in_place = given["output"].address == x.address and x.address != 0
     if in_place:
         strides["input_row_stride"] = 0
@@ -599,7 +600,7 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, scale_p
     normalized_shape, shape_of = _trailing(x, normalized_shape, options.get("scaling"))
     made = layer("layer_norm", normalized_shape=normalized_shape, eps=eps, activation=activation,
                  scale_plus_one=scale_plus_one, post_norm=post_norm, rounding=rounding)
-    return _run(made, x, shape_of, weight=weight, bias=bias, rows=True, **options)
+    return _run(made, x, shape_of, weight=weight, bias=bias, rows=len(normalized_shape), **options)
 
 
 def rms_norm(x, normalized_shape, weight=None, bias=None, *, eps, weight_plus_one=False, scale_plus_one=False,
@@ -608,7 +609,7 @@ def rms_norm(x, normalized_shape, weight=None, bias=None, *, eps, weight_plus_on
     normalized_shape, shape_of = _trailing(x, normalized_shape, options.get("scaling"))
     made = layer("rms_norm", normalized_shape=normalized_shape, eps=eps, activation=activation, post_norm=post_norm,
                  rounding=rounding, weight_plus_one=weight_plus_one, scale_plus_one=scale_plus_one)
-    return _run(made, x, shape_of, weight=weight, bias=bias, rows=True, **options)
+    return _run(made, x, shape_of, weight=weight, bias=bias, rows=len(normalized_shape), **options)
 
 
 def _image(x, channels_last):

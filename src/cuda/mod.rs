@@ -316,7 +316,8 @@ mod tests {
             }
         }
         // Of the long rows those that a block has for itself, and those that several share.
-        let all = [("fused_rows_long_f32", 1), ("fused_rows_long_f32", 2), ("rows_shared_f32", 1)];
+        let long = [("fused_rows_long_f32", 1), ("fused_rows_long_f32", 2)];
+        let all = [long, [("fused_rows_shared_f32", 1), ("rows_shared_f32", 1)]].concat();
         assert!(met.into_iter().eq(all));
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }

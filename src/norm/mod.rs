@@ -40,17 +40,38 @@ pub(crate) trait Layer {
 }
 
 pub(crate) fn forward<L: Layer, B: Backend>(layer: &L, args: &Args<'_, B>) -> Result<()> {
-    let problem = layer.problem(&args.tensors.signature(L::NAME)?)?;
+    let problem = problem(layer, &args.tensors.signature(L::NAME)?)?;
     let buffers = check(L::NAME, &problem, &args.tensors)?;
     args.on.submit(&args.on.resolve(&problem)?, &buffers)
 }
 
 pub(crate) fn prepare<L: Layer, B: Backend>(layer: &L, on: &B, signature: &Signature) -> Result<Prepared<B>> {
-    Prepared::new(L::NAME, on, *signature, layer.problem(signature)?)
+    Prepared::new(L::NAME, on, *signature, problem(layer, signature)?)
 }
 
 pub(crate) fn prepare_raw<L: Layer>(layer: &L, on: &raw::Device, signature: &Signature) -> Result<raw::Call> {
-    Ok(on.prepare(L::NAME, signature, layer.problem(signature)?))
+    Ok(on.prepare(L::NAME, signature, problem(layer, signature)?))
+}
+
+fn problem<L: Layer>(layer: &L, signature: &Signature) -> Result<Problem> {
+    refuse_strides_of_absent(L::NAME, signature)?;
+    layer.problem(signature)
+}
+
+/// They would be ignored in silence otherwise.
+fn refuse_strides_of_absent(layer: &'static str, signature: &Signature) -> Result<()> {
+    let strides = signature.strides();
+    let of_absent = [
+        ("residual_row_stride", strides.residual, signature.residual),
+        ("second_residual_row_stride", strides.second_residual, signature.second_residual),
+        ("sum_row_stride", strides.sum, signature.sum),
+        ("key_input_row_stride", strides.key_input, signature.key_output),
+        ("key_output_row_stride", strides.key_output, signature.key_output),
+    ];
+    match of_absent.iter().find(|(_, stride, is_there)| stride.is_some() && !is_there) {
+        Some((argument, ..)) => Err(Error::Unexpected { layer, argument, hint: ": there is no such tensor" }),
+        None => Ok(()),
+    }
 }
 
 /// The setter of `eps`, for the layers that have a default.
@@ -182,7 +203,12 @@ pub(crate) fn post_norm(
     weight_plus_one: bool,
 ) -> Result<Option<PostNorm>> {
     if !is_there {
-        return Ok(None);
+        const HINT: &str = ": it has no post_norm";
+        return match (signature.post_norm_weight, signature.post_norm_bias) {
+            (None, None) => Ok(None),
+            (Some(_), _) => Err(Error::Unexpected { layer, argument: "post_norm_weight", hint: HINT }),
+            (None, Some(_)) => Err(Error::Unexpected { layer, argument: "post_norm_bias", hint: HINT }),
+        };
     }
     if weight_plus_one && signature.post_norm_weight.is_none() {
         return Err(Error::Missing { layer, argument: "post_norm_weight" });

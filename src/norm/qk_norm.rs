@@ -134,7 +134,8 @@ impl QkNorm {
         // There may be more keys than queries.
         let tokens = product(tokens).ok_or(Error::ShapeOverflow { shape })?;
         product(&[tokens, q_heads + k_heads, head_dim]).ok_or(Error::ShapeOverflow { shape })?;
-        Ok((tokens, (!signature.key_output).then_some(heads * head_dim)))
+        let of_token = product(&[heads, head_dim]).ok_or(Error::ShapeOverflow { shape })?;
+        Ok((tokens, (!signature.key_output).then_some(of_token)))
     }
 }
 

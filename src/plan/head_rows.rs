@@ -39,6 +39,8 @@ pub(super) fn plan(problem: &HeadRows, limits: &Limits) -> Option<Launch> {
         lanes,
         flags,
         eps: problem.eps,
+        inverse_length: 1.0 / length as f32,
+        reserved: 0,
     };
     let grid = limits.grid(rows, u64::from(block / lanes));
     Some(Launch::plain(family.of(problem.dtype), grid, block, Params::HeadRows(params)))

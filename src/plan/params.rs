@@ -50,7 +50,7 @@ pub const WN_WARP: Regimes = 32;
 pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
 pub const WN_SCALE_GROUP: Regimes = 128;
 pub const WN_CHUNK: Regimes = 1024;
-pub const WN_ROWS_BLOCK_WARPS: Regimes = 16;
+pub const WN_ROWS_BLOCK_WARPS: Regimes = 4;
 pub const WN_ROWS_BLOCK_THREADS: Regimes = 640;
 pub const WN_ROWS_SHARED_THREADS: Regimes = 768;
 pub const WN_ROWS_LONG_THREADS: Regimes = 256;
@@ -133,7 +133,7 @@ pub struct RowsParams {
     pub splits: u32,
     pub scaling: u32,
     pub step: u32,
-    pub reserved: u32,
+    pub inverse_length: f32,
     pub parts: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -180,7 +180,7 @@ const _: () = {
     ["Offset of field: RowsParams::splits"][::std::mem::offset_of!(RowsParams, splits) - 280usize];
     ["Offset of field: RowsParams::scaling"][::std::mem::offset_of!(RowsParams, scaling) - 284usize];
     ["Offset of field: RowsParams::step"][::std::mem::offset_of!(RowsParams, step) - 288usize];
-    ["Offset of field: RowsParams::reserved"][::std::mem::offset_of!(RowsParams, reserved) - 292usize];
+    ["Offset of field: RowsParams::inverse_length"][::std::mem::offset_of!(RowsParams, inverse_length) - 292usize];
     ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 296usize];
 };
 #[repr(C)]
@@ -221,10 +221,12 @@ pub struct HeadRowsParams {
     pub lanes: u32,
     pub flags: u32,
     pub eps: f32,
+    pub inverse_length: f32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of HeadRowsParams"][::std::mem::size_of::<HeadRowsParams>() - 176usize];
+    ["Size of HeadRowsParams"][::std::mem::size_of::<HeadRowsParams>() - 184usize];
     ["Alignment of HeadRowsParams"][::std::mem::align_of::<HeadRowsParams>() - 8usize];
     ["Offset of field: HeadRowsParams::query"][::std::mem::offset_of!(HeadRowsParams, query) - 0usize];
     ["Offset of field: HeadRowsParams::key"][::std::mem::offset_of!(HeadRowsParams, key) - 64usize];
@@ -234,6 +236,9 @@ const _: () = {
     ["Offset of field: HeadRowsParams::lanes"][::std::mem::offset_of!(HeadRowsParams, lanes) - 164usize];
     ["Offset of field: HeadRowsParams::flags"][::std::mem::offset_of!(HeadRowsParams, flags) - 168usize];
     ["Offset of field: HeadRowsParams::eps"][::std::mem::offset_of!(HeadRowsParams, eps) - 172usize];
+    ["Offset of field: HeadRowsParams::inverse_length"]
+        [::std::mem::offset_of!(HeadRowsParams, inverse_length) - 176usize];
+    ["Offset of field: HeadRowsParams::reserved"][::std::mem::offset_of!(HeadRowsParams, reserved) - 180usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

@@ -2,7 +2,7 @@
 
 use super::kernels::{self, Family};
 use super::params::{self, RowsParams};
-use super::slabs::workspace;
+use super::slabs::{BYTES_OF_MOMENTS, workspace};
 use super::{
     Launch, Limits, PORTABLE_CLUSTER, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags,
     output_code, quantized_code,
@@ -15,7 +15,7 @@ use crate::quantization::{GROUP, Scaling};
 const WARP: u32 = params::WN_WARP;
 const CHUNK: u64 = params::WN_CHUNK as u64;
 /// The most chunks of a row that are held in registers.
-const CHUNKS_IN_REGISTERS: u64 = 4;
+const CHUNKS_IN_REGISTERS: u64 = params::WN_ROWS_BLOCK_WARPS as u64;
 /// Warps of a block that holds its part of a row in shared memory: fewer where three blocks are to share a multiprocessor,
 /// whose registers are enough for 24.
 const WARPS_OF_THREE: u64 = 8;
@@ -112,7 +112,7 @@ impl Regime {
     fn sharing(family: Family, chunks: u64, bytes_of_chunk: u64, cluster: u32, most_warps: u64) -> Option<Self> {
         let leaf = chunks.div_ceil(u64::from(cluster) * most_warps).next_power_of_two();
         let warps = chunks.div_ceil(leaf).div_ceil(u64::from(cluster));
-        let parts = 2 * u64::from(cluster) * warps * size_of_part();
+        let parts = 2 * u64::from(cluster) * warps * BYTES_OF_MOMENTS;
         let parts_words = parts.div_ceil(16);
         let shared = parts_words * 16 + (warps * leaf).checked_mul(bytes_of_chunk)?;
         Some(Self {
@@ -140,11 +140,6 @@ fn is_held_as_stored(rows: &Rows) -> bool {
 /// Bytes of a chunk where it is held in shared memory.
 fn size_of_chunk(rows: &Rows) -> u64 {
     CHUNK * if is_held_as_stored(rows) { rows.dtype } else { DType::F32 }.size() as u64
-}
-
-/// Of the kernels' `Moments`: five floats.
-const fn size_of_part() -> u64 {
-    5 * size_of::<f32>() as u64
 }
 
 pub(super) fn plan(rows: &Rows, limits: &Limits) -> Plan {
@@ -197,6 +192,7 @@ fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
             activation: activation_code(rows.activation),
             flags: flags(rows),
             eps: rows.eps,
+            inverse_length: 1.0 / rows.length as f32,
             leaf_shift: regime.leaf_shift,
             parts_words: regime.parts_words,
             y_type: match rows.output {

@@ -28,7 +28,8 @@ const MOST_COLUMNS: u64 = params::WN_COUNTERS as u64 - 1;
 
 /// Where the parts of a workspace begin, in bytes from its start: behind the counters, the results, then partials.
 const RESULTS: u64 = params::WN_COUNTERS as u64 * size_of::<u32>() as u64;
-const BYTES_OF_MOMENTS: u64 = 5 * size_of::<f32>() as u64;
+/// Of the kernels' `Moments`: five floats.
+pub(super) const BYTES_OF_MOMENTS: u64 = 5 * size_of::<f32>() as u64;
 
 fn vector(dtype: DType) -> u64 {
     (16 / dtype.size()) as u64

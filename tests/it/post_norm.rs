@@ -187,6 +187,9 @@ fn what_does_not_belong_is_refused() {
     let refused = layer.forward(Args::new(&Cpu, [2, 4]).input(&x).post_norm_weight(&w).output(&mut y));
     let hint = ": it has no post_norm";
     assert_eq!(refused, Err(Error::Unexpected { layer: "RMSNorm", argument: "post_norm_weight", hint }));
+    let signature = Signature::new([2, 4], DType::F32).post_norm_bias(DType::F32);
+    let refused = layer.prepare(&Cpu, &signature).map(drop);
+    assert_eq!(refused, Err(Error::Unexpected { layer: "RMSNorm", argument: "post_norm_bias", hint }));
     let refused = layer
         .post_norm(true)
         .weight_plus_one(true)

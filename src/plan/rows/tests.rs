@@ -76,7 +76,7 @@ fn long_rows_are_split() {
             // A warp for each leaf, a place for each part.
             let leaves = (chunks as u64).div_ceil(leaf);
             assert!(leaves <= u64::from(splits * launch.block / WARP));
-            let parts = count as u64 * leaves * size_of_part();
+            let parts = count as u64 * leaves * BYTES_OF_MOMENTS;
             assert_eq!(plan.workspace_bytes as u64, params.parts + parts);
         }
         let Params::Rows(alone) = plan.otherwise.unwrap().params else { panic!("rows plan rows") };
@@ -163,7 +163,7 @@ fn what_is_held_fits() {
             assert!(leaves <= warps * u64::from(launch.cluster));
             assert!(launch.block <= params::WN_ROWS_SHARED_THREADS);
             let words = u64::from(params.parts_words);
-            assert!(words * 16 >= 2 * u64::from(launch.cluster) * warps * size_of_part());
+            assert!(words * 16 >= 2 * u64::from(launch.cluster) * warps * BYTES_OF_MOMENTS);
             let held = if is_plain { dtype.size() as u64 } else { 4 };
             assert_eq!(u64::from(launch.shared), words * 16 + (warps << params.leaf_shift) * CHUNK * held);
         }
