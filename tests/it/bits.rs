@@ -8,8 +8,8 @@ use crate::data::bits;
 use crate::device;
 use crate::place::{Place, Real};
 
-/// One or more for each regime of the plan.
-const LENGTHS: [usize; 9] = [3, 100, 255, 300, 700, 1027, 5000, 20_000, 90_001];
+/// One or more for each regime of the plan, in whole vectors of every type and not.
+const LENGTHS: [usize; 12] = [3, 104, 255, 300, 512, 704, 1027, 2048, 3992, 5000, 20_000, 90_001];
 
 const ROWS: usize = 5;
 

@@ -7,8 +7,8 @@ use crate::data::bits;
 use crate::device::{self, Device};
 use crate::place::{Place, Real};
 
-/// One or more for each regime of the plan.
-const LENGTHS: [usize; 10] = [1, 5, 100, 255, 300, 700, 1025, 4097, 20_000, 90_001];
+/// One or more for each regime of the plan, in whole vectors of every type and not.
+const LENGTHS: [usize; 12] = [1, 5, 104, 255, 300, 512, 704, 1025, 2056, 4097, 20_000, 90_001];
 
 const ROWS: usize = 3;
 

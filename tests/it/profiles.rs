@@ -17,9 +17,10 @@ const CHIPS: [(Profile, &str); 6] = [
     (Profile::Sm110ByOldPtx, "(sm_110)"),
 ];
 
-fn calls() -> [Call; 10] {
+fn calls() -> [Call; 11] {
     [
         Call::new(Layer::LayerNorm, &[5, 100]),
+        Call::new(Layer::LayerNorm, &[3, 2048]),
         Call::new(Layer::LayerNorm, &[3, 5000]),
         Call::new(Layer::RmsNorm { weight_plus_one: false }, &[2, 40_000]),
         Call::new(Layer::LayerNorm, &[2, 150_000]),

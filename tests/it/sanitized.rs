@@ -21,8 +21,8 @@ fn a_device_answers_on_cuda() {
 
 /// A call for each kernel: plain, with a residual, and off alignment with all stages.
 fn calls() -> impl Iterator<Item = Call> {
-    // A length for each regime that holds rows, in clusters and without.
-    let rows = [5, 100, 300, 700, 1030, 5000, 90_000].into_iter().flat_map(|length| {
+    // A length for each regime that holds rows, in clusters and without: in whole vectors, and not.
+    let rows = [5, 104, 300, 304, 704, 1030, 1032, 5000, 90_000].into_iter().flat_map(|length| {
         [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: true }].map(|layer| Call::new(layer, &[3, length]))
     });
     let images = [
