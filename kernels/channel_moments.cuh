@@ -1,16 +1,10 @@
-// Moments of channels that lie between each other in memory, and how the blocks that share a tensor bring theirs together.
+// What channels last and batch statistics have in common: sums that a thread takes in one pass, how those of many threads and
+// blocks come together, and the running statistics.
 //
-// A slab is [pixels, channels], walked as vectors from its start. After a period of vectors, the least number of them that
-// is a whole number of pixels, the channels repeat. So a thread whose vectors lie whole periods apart has the same channels
-// in all of them, whatever the number of channels: where a vector spans several, or several pixels, its elements are slots
-// of their own, and meet the other slots of their group only at the end.
-//
-//     block     a strip of at most 256 positions of a period, times as many rounds (periods) as fit beside each other
-//     tile      the rounds of a block, some in flight at once
-//     partial   per tile, strip and group: what the block found
-//
-// Tiles are cut by the slab's size alone. What the last block of a column of blocks merges, it merges in the order of their
-// numbers, so no bit depends on which was the last.
+// A thread reads several vectors at a time. The mean of the first of these is its pivot, from which it sums differences and
+// their squares, of at most 64 vectors: so an outlier costs few more digits than it has in the deviation itself. From then on
+// sets are parts of 16 bytes. Every order is that of numbers which follow from the tensor's size, so no bit depends on which
+// block comes last.
 #pragma once
 
 #include "moments.cuh"
@@ -18,159 +12,115 @@
 
 namespace wn {
 
-// Where a block is in a tensor of slabs.
-struct SlabPlace {
-    uint64_t column;
-    uint64_t tile;
-    uint32_t strip;
-
-    __device__ __forceinline__ SlabPlace(const WnSlabGeometry& g, uint64_t block) {
-        strip = static_cast<uint32_t>(block % g.strips);
-        tile = block / g.strips % g.tiles;
-        column = block / g.strips / g.tiles;
-    }
-};
-
-// The part of a block that a thread has: a position of the strip, and every `rows`-th round. `active` is false for the
-// threads that are left over.
-struct SlabThread {
-    uint32_t width;  // positions of this strip
-    uint32_t rows;
-    uint32_t position;
-    uint32_t row;
-    bool active;
-
-    __device__ __forceinline__ SlabThread(const WnSlabGeometry& g, uint32_t strip) {
-        const uint32_t first = strip * g.strip;
-        width = g.period - first < g.strip ? g.period - first : g.strip;
-        rows = blockDim.x / width;
-        position = threadIdx.x % width;
-        row = threadIdx.x / width;
-        active = row < rows;
-    }
-};
-
-// Elements in flight for each slot.
-constexpr uint32_t kRoundsInFlight = 4;
-
-// What a thread finds in its rounds of one tile of a slab, slot by slot.
-// `load` reads a vector of the slab.
-template <class T, class Load>
-__device__ __forceinline__ void slot_moments(const WnSlabGeometry& g, const Load& load, const SlabPlace& place,
-                                             const SlabThread& thread, Moments (&slot)[kVector<T>]) {
-#pragma unroll
-    for (uint32_t e = 0; e < kVector<T>; e++) slot[e] = no_moments();
-    if (!thread.active) return;
-    const uint64_t period = static_cast<uint64_t>(g.period) * kVector<T>;
-    const uint64_t offset = (static_cast<uint64_t>(place.strip) * g.strip + thread.position) * kVector<T>;
-    const uint64_t end = (place.tile + 1) * g.tile_rounds;
-    for (uint64_t round = place.tile * g.tile_rounds + thread.row; round < end; round += kRoundsInFlight * thread.rows) {
-        float value[kRoundsInFlight][kVector<T>];
-#pragma unroll
-        for (uint32_t k = 0; k < kRoundsInFlight; k++) {
-            const uint64_t at = round + k * thread.rows;
-            const uint64_t first = at * period + offset;
-            if (at < end && first < g.length) {
-                load(first, value[k]);
-            } else {
-#pragma unroll
-                for (uint32_t e = 0; e < kVector<T>; e++) value[k][e] = 0.0f;
-            }
-        }
-#pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) {
-            // Rounds end for all at the same one, but for elements past the end of the slab.
-            uint32_t count = 0;
-            float column[kRoundsInFlight];
-#pragma unroll
-            for (uint32_t k = 0; k < kRoundsInFlight; k++) {
-                const uint64_t at = round + k * thread.rows;
-                count += at < end && at * period + offset + e < g.length ? 1 : 0;
-                column[k] = value[k][e];
-            }
-            if (count > 0) slot[e] = merge(slot[e], moments_of(column, count));
-        }
-    }
+template <class T>
+__device__ __forceinline__ T* tensor(uint64_t address) {
+    return stretch_of<T>(address, 0, 0, 0).start;
 }
 
-// All slots of a block, in shared memory: first of every thread, then merged over its rows.
-template <class T>
-struct SlotScratch {
-    Moments of[WN_SLAB_THREADS * kVector<T>];
+// A set's count, its mean as a pair, and the sum of its squared deviations. One word of 16 bytes.
+struct alignas(16) Part {
+    float count;
+    float high;
+    float low;
+    float m2;
 };
 
-template <class T>
-__device__ __forceinline__ void merge_rows(SlotScratch<T>* scratch, const SlabThread& thread,
-                                           Moments (&slot)[kVector<T>]) {
-    const auto store = [&] {
-#pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) {
-            if (thread.active) scratch->of[(thread.row * thread.width + thread.position) * kVector<T> + e] = slot[e];
-        }
-    };
-    store();
-    __syncthreads();
-    uint32_t reach = 1;
-    while (reach < thread.rows) reach *= 2;
-    for (reach /= 2; reach > 0; reach /= 2) {
-        const uint32_t other = thread.row + reach;
-        const bool merges = thread.active && thread.row < reach && other < thread.rows;
-        if (merges) {
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) {
-                slot[e] = merge(slot[e], scratch->of[(other * thread.width + thread.position) * kVector<T> + e]);
-            }
-        }
-        // What is overwritten next was read above by nobody else.
-        if (merges) store();
-        __syncthreads();
-    }
+__device__ __forceinline__ Part no_part() { return Part{0.0f, 0.0f, 0.0f, 0.0f}; }
+
+// Of `count` numbers by the sum of their differences from a pivot, and of the squares of those. `inverse` is 1 / count.
+__device__ __forceinline__ Part part_of(float count, float inverse, float pivot, float sum, float squares) {
+    const float offset = product(sum, inverse);
+    const float high = pivot + offset;
+    return Part{count, high, (pivot - high) + offset, fused(-sum, offset, squares)};
 }
 
-// The lanes that merge what belongs to one group, several groups a warp if they are few. All threads of the block must
-// take part in every turn.
-struct GroupTeams {
+// All parts of a team of lanes as one, which every lane gets: first their mean, by differences from the first of them, then
+// what is left of it and the squares around it. `visit(see)` calls `see` with each part of its lane, each time in one order.
+template <class Visit>
+__device__ __forceinline__ Part combined(const LaneTeam& team, const Visit& visit) {
+    float count = 0.0f;
+    float sum = 0.0f;
+    float pivot = 0.0f;
+    visit([&](const Part& part) {
+        if (count == 0.0f) pivot = part.high;
+        count += part.count;
+        sum = fused(part.count, (part.high - pivot) + part.low, sum);
+    });
+    const uint32_t lane = threadIdx.x % WN_WARP;
+    const uint32_t first = WN_WARP - team.largest(count == 0.0f ? 0 : WN_WARP - lane);
+    const float of_all = from_lane(pivot, first % WN_WARP);
+    if (count != 0.0f) sum = fused(count, pivot - of_all, sum);
+    team.sum(count, sum);
+    const float inverse = count == 0.0f ? 0.0f : 1.0f / count;
+    const float high = of_all + product(sum, inverse);
+    float rest = 0.0f;
+    PairSum squares{0.0f, 0.0f};
+    visit([&](const Part& part) {
+        const float difference = (part.high - high) + part.low;
+        rest = fused(part.count, difference, rest);
+        squares.add(fused(product(part.count, difference), difference, part.m2));
+    });
+    float m2 = squares.value();
+    team.sum(rest, m2);
+    const float low = product(rest, inverse);
+    return Part{count, high, low, fused(-count, product(low, low), m2)};
+}
+
+// Two parts as one (Chan, Golub and LeVeque, 1979).
+__device__ __forceinline__ Part together(const Part& a, const Part& b) {
+    if (a.count == 0.0f) return b;
+    if (b.count == 0.0f) return a;
+    const float count = a.count + b.count;
+    const float share = b.count / count;
+    const float difference = (b.high - a.high) + (b.low - a.low);
+    const float offset = product(difference, share);
+    const float high = a.high + offset;
+    const float m2 = fused(product(difference, difference), product(a.count, share), a.m2 + b.m2);
+    return Part{count, high, ((a.high - high) + offset) + a.low, m2};
+}
+
+// What another block has written in this launch.
+__device__ __forceinline__ Part load_fresh(const Part* part) {
+    const uint4 words = load_uncached(reinterpret_cast<const uint4*>(part));
+    return Part{__uint_as_float(words.x), __uint_as_float(words.y), __uint_as_float(words.z), __uint_as_float(words.w)};
+}
+
+// The lanes that bring together what belongs to one of several sets; a block's threads are shared out among those.
+struct Teams {
     LaneTeam team;
-    uint64_t teams;
+    uint64_t count;
     uint64_t first;
     uint32_t lane;
 
-    __device__ __forceinline__ explicit GroupTeams(uint64_t members) : team{1} {
-        while (team.lanes < WN_WARP && team.lanes < members) team.lanes *= 2;
-        teams = blockDim.x / team.lanes;
-        first = threadIdx.x / team.lanes;
-        lane = threadIdx.x % team.lanes;
+    __device__ __forceinline__ explicit Teams(uint32_t lanes) : team{lanes} {
+        count = blockDim.x / lanes;
+        first = threadIdx.x / lanes;
+        lane = threadIdx.x % lanes;
     }
 };
 
-// Merges the slots of each group and writes them as this block's partials.
-template <class T>
-__device__ __forceinline__ void write_partials(const WnSlabGeometry& g, const SlotScratch<T>* scratch,
-                                               const SlabPlace& place, const SlabThread& thread, uint64_t sample) {
-    const uint64_t period = static_cast<uint64_t>(g.period) * kVector<T>;
-    const uint64_t first_element = static_cast<uint64_t>(place.strip) * g.strip * kVector<T>;
-    const uint64_t channels = g.channels.divisor;
-    const uint64_t members = period / channels * g.channels_per_group;
-    Moments* partials = global<Moments>(g.partials) +
-                        ((sample * g.tiles + place.tile) * g.strips + place.strip) * g.groups;
-    const GroupTeams groups(members);
-    for (uint64_t base = 0; base < g.groups; base += groups.teams) {
-        const uint64_t group = base + groups.first;
-        Moments mine = no_moments();
-        if (group < g.groups) {
-            for (uint64_t member = groups.lane; member < members; member += groups.team.lanes) {
-                const uint64_t pixel = member / g.channels_per_group;
-                const uint64_t element = pixel * channels + group * g.channels_per_group + member % g.channels_per_group;
-                // In another strip, perhaps.
-                const uint64_t place_of = element - first_element;
-                if (element >= first_element && place_of < thread.width * kVector<T>) {
-                    mine = merge(mine, scratch->of[place_of]);
-                }
-            }
-        }
-        mine = groups.team.merge_all(mine);
-        if (groups.lane == 0 && group < g.groups) partials[group] = mine;
-    }
+// As many lanes as there are parts, up to a warp.
+__device__ __forceinline__ uint32_t lanes_for(uint64_t parts) {
+    uint32_t lanes = 1;
+    while (lanes < WN_WARP && lanes < parts) lanes *= 2;
+    return lanes;
+}
+
+// What the blocks of a column have left in memory, `stride` apart.
+__device__ __forceinline__ Part combined_tiles(const Teams& teams, const Part* parts, uint64_t tiles, uint64_t stride) {
+    return combined(teams.team, [&](const auto& see) {
+#pragma unroll 4
+        for (uint64_t tile = teams.lane; tile < tiles; tile += teams.team.lanes) see(load_fresh(parts + tile * stride));
+    });
+}
+
+// What the blocks of a cluster have, each in its copy of this shared variable; there are at most as many as lanes.
+__device__ __forceinline__ Part combined_blocks(const Teams& teams, const Part* shared, uint64_t blocks) {
+    return combined(teams.team, [&](const auto& see) {
+        if (teams.lane >= blocks) return;
+        see(Part{cluster::load(&shared->count, teams.lane), cluster::load(&shared->high, teams.lane),
+                 cluster::load(&shared->low, teams.lane), cluster::load(&shared->m2, teams.lane)});
+    });
 }
 
 // Whether this block is the last of `blocks` to arrive, all of whose writes it then sees. All threads get the answer. The
@@ -187,12 +137,58 @@ __device__ __forceinline__ bool is_last(uint64_t counters, uint64_t which, uint3
     return last;
 }
 
-// The partials of one group over the parts of a tensor, `stride` apart, by the lanes of a team.
-__device__ __forceinline__ Moments merged_partials(const Moments* partials, uint64_t parts, uint64_t stride,
-                                                   const LaneTeam& team, uint32_t lane) {
-    Moments mine = no_moments();
-    for (uint64_t part = lane; part < parts; part += team.lanes) mine = merge(mine, partials[part * stride]);
-    return team.merge_all(mine);
+// What a set is normalized by: its mean as a pair, and 1 / deviation. One word of 16 bytes.
+struct alignas(16) Normalizer {
+    float high;
+    float low;
+    float rstd;
+    float unused;
+};
+
+__device__ __forceinline__ Normalizer normalizer_of(const Part& part, float eps) {
+    return Normalizer{part.high, part.low, reciprocal_deviation(part.m2 / part.count, eps), 0.0f};
+}
+
+// What a thread applies to the elements of one channel. The lower half of the mean is in the bias, where it is worth little:
+// three numbers take less registers than five.
+struct alignas(16) ChannelMap {
+    float mean;
+    float scale;
+    float bias;
+    float unused;
+
+    __device__ __forceinline__ float of(float value) const { return fused(value - mean, scale, bias); }
+};
+
+__device__ __forceinline__ ChannelMap map_of(const Normalizer& by, const Affine& affine) {
+    const float scale = product(by.rstd, affine.weight);
+    return ChannelMap{by.high, scale, fused(-by.low, scale, affine.bias), 0.0f};
+}
+
+// The share of this batch in the running statistics.
+__device__ __forceinline__ float share_of_batch(const WnRunning& running, uint32_t flags) {
+    if ((flags & WN_FLAG_CUMULATIVE) == 0) return running.momentum;
+    return 1.0f / static_cast<float>(global<const int64_t>(running.num_batches_tracked)[0] + 1);
+}
+
+// Moves a channel's running statistics, if there are any.
+__device__ __forceinline__ void move_running(const WnRunning& running, uint64_t channel, const Part& batch, float share) {
+    if (running.mean == 0) return;
+    float* mean = global<float>(running.mean) + channel;
+    float* variance = global<float>(running.var) + channel;
+    const float unbiased = (batch.m2 < 0.0f ? 0.0f : batch.m2) / static_cast<float>(running.values - 1);
+    *mean = (1.0f - share) * *mean + share * (batch.high + batch.low);
+    *variance = (1.0f - share) * *variance + share * unbiased;
+}
+
+// Counts the batch, once. Whoever reads the number of those so far must have done so: that is known when the last of `columns`
+// arrives.
+__device__ __forceinline__ void count_batch(const WnRunning& running, uint32_t flags, uint64_t counters, uint64_t column,
+                                            uint64_t columns, uint32_t* scratch) {
+    if (running.num_batches_tracked == 0) return;
+    const bool is_read = (flags & WN_FLAG_CUMULATIVE) != 0;
+    const bool counts = is_read ? is_last(counters, WN_COUNTERS - 1, static_cast<uint32_t>(columns), scratch) : column == 0;
+    if (counts && threadIdx.x == 0) global<int64_t>(running.num_batches_tracked)[0] += 1;
 }
 
 }  // namespace wn

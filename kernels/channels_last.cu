@@ -1,151 +1,373 @@
-// Channels last: GroupNorm and InstanceNorm in NHWC, any number of channels and groups.
+// Channels last: GroupNorm and InstanceNorm in NHWC, any number of channels and groups; and batch statistics of whatever is one
+// sample of them, a group for a channel.
 //
 //     s = x + residual + channel_bias[n, c]
 //     y = activation(((s - mean(group)) / sqrt(var(group) + eps) * weight[c] + bias[c]) * scale[n, c] + shift[n, c])
 //
-// Two launches. The first reads x and residual once, as 16-byte words, and leaves each group's mean (a pair) and
-// 1 / deviation in the workspace; the second reads them again and writes sum and y, beginning with what the first read last,
-// which may still be in L2. How moments of channels are found and brought together: channel_moments.cuh.
-#include "channel_moments.cuh"
+//     channels_last_resident   one launch that reads x and residual once: a slab stays in the shared memory of 1..16 blocks,
+//                              which find its moments together and write it from there
+//     channels_last_moments    of two launches the first, which leaves what each group is normalized by in the workspace
+//     channels_last_apply      the second, which reads all again, beginning with what the first read last: that may still be
+//                              in L2
+//
+// How a tensor is cut, and how moments come about: slabs.cuh. Of a slab both ways make the same bits.
+#include "slabs.cuh"
 
 namespace wn {
 
+// What is added to the slots of a vector on the way in. Out of line, for it is rare and long.
 template <class T>
-__device__ __forceinline__ Input<T> input_of_slab(uint64_t x, uint64_t residual, uint64_t sum, uint64_t sample,
-                                                  uint64_t length) {
-    return Input<T>{stretch_of<const T>(x, sample, length, length), stretch_of<const T>(residual, sample, length, length),
-                    stretch_of<T>(sum, sample, length, length)};
-}
-
-// The channel of a slot.
-template <class T>
-__device__ __forceinline__ uint64_t channel_of_slot(const WnSlabGeometry& g, const SlabPlace& place,
-                                                    const SlabThread& thread, uint32_t e) {
-    const uint64_t element = (static_cast<uint64_t>(place.strip) * g.strip + thread.position) * kVector<T> + e;
-    return element - divide(element, g.channels) * g.channels.divisor;
-}
-
-// What each slot's channel of a sample adds to the input.
-template <class T>
-__device__ __forceinline__ void channel_biases(const WnChannelsLastParams& p, const SlabPlace& place,
-                                               const SlabThread& thread, uint64_t sample, float (&added)[kVector<T>]) {
+__device__ __noinline__ Vector<T> channel_biases(const WnSlabGeometry& g, uint64_t address, bool is_f32, uint64_t first_channel,
+                                                 uint32_t position) {
+    const Coefficients<T> bias{address, is_f32};
+    Vector<T> added;
 #pragma unroll
     for (uint32_t e = 0; e < kVector<T>; e++) {
-        const Coefficients<T> bias{p.modulation.channel_bias, (p.flags & WN_FLAG_CHANNEL_BIAS_F32) != 0};
-        const uint64_t channel = channel_of_slot<T>(p.slab, place, thread, e);
-        added[e] = bias.at(sample * p.slab.channels.divisor + channel, 0.0f);
+        const SlotPlace place(g, static_cast<uint64_t>(position) * kVector<T> + e);
+        added.elements[e] = bias.at(first_channel + place.channel, 0.0f);
+    }
+    return added;
+}
+
+// The vectors of a tile in memory: x, or, where there is more than that, s.
+template <class T, bool kSums>
+struct SlabInMemory {
+    using Vector = SlabVector<T, kSums>;
+    const SlabTile<T>& tile;
+    const T* x;
+    const T* residual;
+    bool is_aligned;
+    wn::Vector<T> added;  // kSums: to a thread's slots
+
+    __device__ __forceinline__ SlabInMemory(const WnChannelsLastParams& p, const SlabTile<T>& of, uint32_t position)
+        : tile(of), x(tensor<const T>(p.x)), residual(kSums ? tensor<const T>(p.residual) : nullptr),
+          is_aligned(aligned_16(x + of.start) && (residual == nullptr || aligned_16(residual + of.start))) {
+        if (!kSums) return;
+        const uint64_t first = (tile.sample * tile.g.sections.divisor + tile.section) * tile.g.channels.divisor;
+        added = channel_biases<T>(p.slab, p.modulation.channel_bias, (p.flags & WN_FLAG_CHANNEL_BIAS_F32) != 0, first,
+                                  position);
+    }
+
+    __device__ __forceinline__ Vector aligned(uint64_t round, uint32_t position) const {
+        const uint64_t element = tile.element(round, position);
+        Vector vector;
+        if constexpr (kSums) {
+            unpack<T>(*reinterpret_cast<const uint4*>(x + element), vector.value);
+            if (residual != nullptr) add(*reinterpret_cast<const uint4*>(residual + element), vector);
+            add_bias(vector);
+        } else {
+            vector.stored.words = *reinterpret_cast<const uint4*>(x + element);
+        }
+        return vector;
+    }
+
+    __device__ __forceinline__ Vector vector(uint64_t round, uint32_t position) const {
+        const OwnElements own(tile, round, position);
+        Vector vector;
+        if constexpr (kSums) {
+            unpack<T>(load_words(x + own.begin, own.length, own.first), vector.value);
+            if (residual != nullptr) add(load_words(residual + own.begin, own.length, own.first), vector);
+            add_bias(vector);
+        } else {
+            vector.stored.words = load_words(x + own.begin, own.length, own.first);
+        }
+        return vector;
+    }
+
+private:
+    __device__ __forceinline__ static void add(const uint4& words, Vector& vector) {
+        float more[kVector<T>];
+        unpack<T>(words, more);
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) vector.value[e] += more[e];
+    }
+
+    __device__ __forceinline__ void add_bias(Vector& vector) const {
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) vector.value[e] += added.elements[e];
+    }
+};
+
+// The same in shared memory. A thread reads only what it wrote, or had copied, itself.
+template <class T, bool kSums>
+struct SlabInShared {
+    using Vector = SlabVector<T, kSums>;
+    static constexpr uint32_t kWords = kSums ? kVector<T> / 4 : 1;  // of a vector
+    static constexpr bool is_aligned = true;
+    const SlabTile<T>& tile;
+    uint4* held;
+
+    // Word by word, so that those of a warp's threads lie beside each other.
+    __device__ __forceinline__ uint4& word(uint64_t round, uint32_t position, uint32_t number) const {
+        const uint32_t row = number * static_cast<uint32_t>(tile.g.tile_rounds) + static_cast<uint32_t>(round - tile.begin);
+        return held[row * tile.g.period + position];
+    }
+
+    __device__ __forceinline__ Vector vector(uint64_t round, uint32_t position) const {
+        Vector vector;
+        if constexpr (kSums) {
+#pragma unroll
+            for (uint32_t w = 0; w < kWords; w++) unpack<float>(word(round, position, w), vector.value + w * 4);
+        } else {
+            vector.stored.words = word(round, position, 0);
+        }
+        return vector;
+    }
+
+    __device__ __forceinline__ Vector aligned(uint64_t round, uint32_t position) const { return vector(round, position); }
+
+    // Brings a strip of the tile here. What is copied is here behind copies_arrived().
+    __device__ __forceinline__ void fill(const WnChannelsLastParams& p, const SlabThread& thread) const {
+        if (!thread.active) return;
+        const SlabInMemory<T, kSums> source(p, tile, thread.position);
+        uint64_t round = tile.begin + thread.row;
+        if (!kSums && source.is_aligned) {
+            for (; round < tile.whole; round += thread.rows) {
+                const T* const from = source.x + tile.element(round, thread.position);
+                copy_async(&word(round, thread.position, 0), reinterpret_cast<const uint4*>(from));
+            }
+        }
+#pragma unroll 1
+        for (; round < tile.end; round += thread.rows) {
+            const Vector vector = source.vector(round, thread.position);
+#pragma unroll
+            for (uint32_t w = 0; w < kWords; w++) {
+                if constexpr (kSums) {
+                    word(round, thread.position, w) = pack<float>(vector.value + w * 4);
+                } else {
+                    word(round, thread.position, w) = vector.stored.words;
+                }
+            }
+        }
+    }
+};
+
+// Leaves what is done to each slot of a strip: of all threads, which then read it there.
+template <class T>
+__device__ __forceinline__ void leave_maps(const WnChannelsLastParams& p, const SlabTile<T>& tile, const SlabThread& thread,
+                                           const Normalizer* groups, ChannelMap* maps) {
+    const WnSlabGeometry& g = p.slab;
+    const Coefficients<T> weight{p.weight, (p.flags & WN_FLAG_WEIGHT_F32) != 0};
+    const Coefficients<T> bias{p.bias, (p.flags & WN_FLAG_BIAS_F32) != 0};
+    const bool by_group = (p.flags & WN_FLAG_AFFINE_BY_GROUP) != 0;
+    const uint64_t first_channel = tile.section * g.channels.divisor;
+    const uint64_t of_sample = tile.sample * g.sections.divisor * g.channels.divisor;
+#pragma unroll 1
+    for (uint32_t slot = threadIdx.x; slot < thread.width * kVector<T>; slot += blockDim.x) {
+        const SlotPlace place(g, static_cast<uint64_t>(thread.first) * kVector<T> + slot);
+        const uint64_t channel = first_channel + place.channel;
+        const uint64_t index = by_group ? tile.section * g.groups + place.group : channel;
+        const Affine affine{weight.at(index, 1.0f), bias.at(index, 0.0f)};
+        maps[place_in_scratch(slot / kVector<T>, slot % kVector<T>)] =
+            map_of(groups[place.group], modulate<T>(affine, p.modulation, p.flags, of_sample + channel));
+    }
+    __syncthreads();
+}
+
+// Where a tile goes.
+template <class T, bool kSums>
+struct SlabOutput {
+    const WnChannelsLastParams& p;
+    const SlabTile<T>& tile;
+    T* sum;
+    T* y;
+    bool is_aligned;  // and of the input's type
+
+    __device__ __forceinline__ SlabOutput(const WnChannelsLastParams& params, const SlabTile<T>& of)
+        : p(params), tile(of), sum(kSums ? tensor<T>(p.sum) : nullptr), y(tensor<T>(p.y)),
+          is_aligned(aligned_16(y + of.start) && (sum == nullptr || aligned_16(sum + of.start)) &&
+                     p.y_type == WN_ELEMENT_AS_INPUT) {}
+
+    // Of a whole round, where it is aligned.
+    __device__ __forceinline__ void write_aligned(uint64_t round, uint32_t position, const ChannelMap (&map)[kVector<T>],
+                                                  float (&value)[kVector<T>]) const {
+        const uint64_t element = tile.element(round, position);
+        if (kSums && sum != nullptr) *reinterpret_cast<uint4*>(sum + element) = pack<T>(value);
+        apply(map, value);
+        *reinterpret_cast<uint4*>(y + element) = pack<T>(value);
+    }
+
+    __device__ __forceinline__ void write(uint64_t round, uint32_t position, const ChannelMap (&map)[kVector<T>],
+                                          float (&value)[kVector<T>]) const {
+        const OwnElements own(tile, round, position);
+        if (kSums && sum != nullptr) store(sum + own.begin, own.length, own.first, value);
+        apply(map, value);
+        store_as(p.y_type, y + own.begin, p.y, own.begin, own.length, own.first, value);
+    }
+
+private:
+    __device__ __forceinline__ void apply(const ChannelMap (&map)[kVector<T>], float (&value)[kVector<T>]) const {
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = map[e].of(value[e]);
+        activate(value, p.activation);
+    }
+};
+
+// Writes a strip of a tile by the maps of its slots, kAtOnce vectors in flight.
+template <class T, bool kSums, uint32_t kAtOnce, class Source>
+__device__ __forceinline__ void write_strip(const WnChannelsLastParams& p, const Source& source, const SlabTile<T>& tile,
+                                            const SlabThread& thread, const ChannelMap* maps) {
+    if (!thread.active) return;
+    ChannelMap map[kVector<T>];
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) map[e] = maps[place_in_scratch(thread.position - thread.first, e)];
+    const SlabOutput<T, kSums> output(p, tile);
+    const auto values_of = [](const typename Source::Vector& vector, float(&value)[kVector<T>]) {
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = vector.at(e);
+    };
+    uint64_t round = tile.begin + thread.row;
+    if (source.is_aligned && output.is_aligned) {
+        for (; round + (kAtOnce - 1) * thread.rows < tile.whole; round += kAtOnce * thread.rows) {
+            typename Source::Vector vector[kAtOnce];
+#pragma unroll
+            for (uint32_t k = 0; k < kAtOnce; k++) vector[k] = source.aligned(round + k * thread.rows, thread.position);
+#pragma unroll
+            for (uint32_t k = 0; k < kAtOnce; k++) {
+                float value[kVector<T>];
+                values_of(vector[k], value);
+                output.write_aligned(round + k * thread.rows, thread.position, map, value);
+            }
+        }
+    }
+#pragma unroll 1
+    for (; round < tile.end && tile.element(round, thread.position) < tile.end_of_sample(); round += thread.rows) {
+        float value[kVector<T>];
+        values_of(source.vector(round, thread.position), value);
+        output.write(round, thread.position, map, value);
     }
 }
 
-template <class T>
-__device__ __forceinline__ void load_with_bias(const WnChannelsLastParams& p, const Input<T>& input, uint64_t first,
-                                               const float (&added)[kVector<T>], float (&value)[kVector<T>]) {
-    input.load(first, value);
-    if (p.modulation.channel_bias == 0) return;
-#pragma unroll
-    for (uint32_t e = 0; e < kVector<T>; e++) value[e] += added[e];
+// Makes of the parts of slab's groups what they are normalized by. `parts_of(group)` is for all threads of a team.
+template <class PartsOf>
+__device__ __forceinline__ void finish_groups(const WnChannelsLastParams& p, uint64_t slab, const Teams& teams,
+                                              Normalizer* groups, bool moves_running, const PartsOf& parts_of) {
+    const WnSlabGeometry& g = p.slab;
+    const bool moves = moves_running && p.running.mean != 0;
+    const float share = moves ? share_of_batch(p.running, p.flags) : 0.0f;
+    for (uint64_t base = 0; base < g.groups; base += teams.count) {
+        const bool present = base + teams.first < g.groups;
+        const uint64_t group = present ? base + teams.first : 0;
+        const Part all = parts_of(group);
+        if (teams.lane != 0 || !present) continue;
+        groups[group] = normalizer_of(all, p.eps);
+        if (moves) move_running(p.running, slab * g.groups + group, all, share);
+    }
+}
+
+__device__ __forceinline__ bool takes_sums(const WnChannelsLastParams& p) {
+    return (p.flags & WN_FLAG_HELD_AS_STORED) == 0;
 }
 
 template <class T>
 __device__ __forceinline__ void channels_last_moments(const WnChannelsLastParams& p) {
-    WN_SHARED(SlotScratch<T>, scratch, 1);
+    WN_DYNAMIC_SHARED(uint4, room);
     WN_SHARED(uint32_t, arrived, 1);
     const WnSlabGeometry& g = p.slab;
-    const SlabPlace place(g, blockIdx.x);
-    const SlabThread thread(g, place.strip);
-    for (uint64_t sample = place.column; sample < g.slabs; sample += g.columns) {
-        const Input<T> slab = input_of_slab<T>(p.x, p.residual, 0, sample, g.length);
-        float added[kVector<T>];
-        channel_biases<T>(p, place, thread, sample, added);
-        const auto load = [&](uint64_t first, float(&value)[kVector<T>]) { load_with_bias(p, slab, first, added, value); };
-        Moments slot[kVector<T>];
-        slot_moments<T>(g, load, place, thread, slot);
-        merge_rows<T>(scratch, thread, slot);
-        write_partials<T>(g, scratch, place, thread, sample);
-        __syncthreads();  // before the scratch is used again
+    const uint64_t slabs = g.samples * g.sections.divisor;
+    const uint64_t column = blockIdx.x / g.tiles;
+    const uint64_t number = blockIdx.x % g.tiles;
+    Part* const parts = global<Part>(g.partials);
+    for (uint64_t slab = column; slab < slabs; slab += g.columns) {
+        const SlabTile<T> tile(g, slab, number);
+        tile_parts(tile, reinterpret_cast<Part*>(room), parts + (slab * g.tiles + number) * g.groups,
+                   [&](uint64_t begin, uint64_t end, const SlabThread& thread, Part(&part)[kVector<T>]) {
+                       if (takes_sums(p)) {
+                           slot_parts(SlabInMemory<T, true>(p, tile, thread.position), tile, begin, end, thread, part);
+                       } else {
+                           slot_parts(SlabInMemory<T, false>(p, tile, thread.position), tile, begin, end, thread, part);
+                       }
+                   });
     }
-    const uint64_t parts = g.tiles * g.strips;
-    if (!is_last(g.counters, place.column, static_cast<uint32_t>(parts), arrived)) return;
+    if (!is_last(g.counters, column, static_cast<uint32_t>(g.tiles), arrived)) return;
+    const Teams teams(lanes_for(g.tiles));
+    for (uint64_t slab = column; slab < slabs; slab += g.columns) {
+        const Part* const of_slab = parts + slab * g.tiles * g.groups;
+        finish_groups(p, slab, teams, global<Normalizer>(p.results) + slab * g.groups, true,
+                      [&](uint64_t group) { return combined_tiles(teams, of_slab + group, g.tiles, g.groups); });
+    }
+    count_batch(p.running, p.flags, g.counters, column, g.columns, arrived);
+}
 
-    const float count = static_cast<float>(g.length / g.groups);
-    const GroupTeams groups(parts);
-    for (uint64_t sample = place.column; sample < g.slabs; sample += g.columns) {
-        const Moments* partials = global<const Moments>(g.partials) + sample * parts * g.groups;
-        float* results = global<float>(p.results) + sample * g.groups * 3;
-        for (uint64_t base = 0; base < g.groups; base += groups.teams) {
-            const uint64_t group = base + groups.first;
-            const bool present = group < g.groups;
-            const Moments all =
-                merged_partials(partials + (present ? group : 0), present ? parts : 0, g.groups, groups.team, groups.lane);
-            if (groups.lane == 0 && present) {
-                results[group * 3] = all.mean.high;
-                results[group * 3 + 1] = all.mean.low;
-                results[group * 3 + 2] = reciprocal_deviation(all.m2.value() / count, p.eps);
+template <class T>
+__device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& p) {
+    WN_DYNAMIC_SHARED(uint4, room);
+    const WnSlabGeometry& g = p.slab;
+    ChannelMap* const maps = reinterpret_cast<ChannelMap*>(room);
+    // Backwards.
+    const uint64_t block = gridDim.x - 1 - blockIdx.x;
+    for (uint64_t slab = block / g.tiles; slab < g.samples * g.sections.divisor; slab += g.columns) {
+        const SlabTile<T> tile(g, slab, block % g.tiles);
+        for (uint32_t strip = 0; strip < g.strips; strip++) {
+            const SlabThread thread(g, strip);
+            __syncthreads();  // before the maps are overwritten
+            leave_maps(p, tile, thread, global<const Normalizer>(p.results) + slab * g.groups, maps);
+            if (takes_sums(p)) {
+                write_strip<T, true, 2>(p, SlabInMemory<T, true>(p, tile, thread.position), tile, thread, maps);
+            } else {
+                write_strip<T, false, 4>(p, SlabInMemory<T, false>(p, tile, thread.position), tile, thread, maps);
             }
         }
     }
 }
 
-// What a thread applies to one of its slots. The lower half of the mean is in the bias, where it is worth little: three
-// numbers take less registers than five.
-struct SlotConstants {
-    float mean;
-    float scale;
-    float bias;
-};
-
 template <class T>
-__device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& p) {
+__device__ __forceinline__ void channels_last_resident(const WnChannelsLastParams& p) {
+    WN_DYNAMIC_SHARED(uint4, room);
     const WnSlabGeometry& g = p.slab;
-    // Backwards.
-    const SlabPlace place(g, gridDim.x - 1 - blockIdx.x);
-    const SlabThread thread(g, place.strip);
-    if (!thread.active) return;
-    const Coefficients<T> weight{p.weight, (p.flags & WN_FLAG_WEIGHT_F32) != 0};
-    const Coefficients<T> bias{p.bias, (p.flags & WN_FLAG_BIAS_F32) != 0};
-    const uint64_t period = static_cast<uint64_t>(g.period) * kVector<T>;
-    const uint64_t offset = static_cast<uint64_t>(place.strip) * g.strip * kVector<T>;
-    const uint64_t begin = place.tile * g.tile_rounds;
-    const uint64_t rounds = (g.length + period - 1) / period;
-    const uint64_t end = begin + g.tile_rounds < rounds ? begin + g.tile_rounds : rounds;
-    for (uint64_t sample = place.column; sample < g.slabs; sample += g.columns) {
-        const float* results = global<const float>(p.results) + sample * g.groups * 3;
-        float added[kVector<T>];
-        channel_biases<T>(p, place, thread, sample, added);
-        SlotConstants slot[kVector<T>];
-#pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) {
-            const uint64_t channel = channel_of_slot<T>(g, place, thread, e);
-            const float* of_group = results + divide(channel, p.group) * 3;
-            const Affine of_channel{weight.at(channel, 1.0f), bias.at(channel, 0.0f)};
-            const Affine affine =
-                modulate<T>(of_channel, p.modulation, p.flags, sample * g.channels.divisor + channel);
-            const float scale = of_group[2] * affine.weight;
-            slot[e] = SlotConstants{of_group[0], scale, affine.bias - of_group[1] * scale};
-        }
-        for (uint64_t round = end - begin > thread.row ? begin + thread.row : end; round < end; round += thread.rows) {
-            // The elements that this block has for itself: of one round its strip, or, if that is all of it, the tile. In
-            // place and off an aligned address, nothing may be read beyond: another block may be writing it.
-            const uint64_t start = g.strips == 1 ? begin * period : round * period + offset;
-            const uint64_t room = g.strips == 1 ? (end - begin) * period : thread.width * kVector<T>;
-            if (start >= g.length) break;
-            const uint64_t length = g.length - start < room ? g.length - start : room;
-            const uint64_t at = sample * g.length + start;
-            const uint64_t first = round * period + offset + thread.position * kVector<T> - start;
-            if (first >= length) break;
-            const Input<T> input{stretch_of<const T>(p.x, 1, at, length), stretch_of<const T>(p.residual, 1, at, length),
-                                 stretch_of<T>(p.sum, 1, at, length)};
-            float value[kVector<T>];
-            load_with_bias(p, input, first, added, value);
-            input.write_sum(first, value);
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) {
-                value[e] = (value[e] - slot[e].mean) * slot[e].scale + slot[e].bias;
+    uint32_t* const arrived = reinterpret_cast<uint32_t*>(room);
+    Part* const scratch = reinterpret_cast<Part*>(room + 1);
+    Part* const parts = scratch + kVector<T> * (blockDim.x + 1);
+    Normalizer* const groups = reinterpret_cast<Normalizer*>(parts + g.groups);
+    uint4* const words = reinterpret_cast<uint4*>(groups + g.groups);
+    ChannelMap* const maps = reinterpret_cast<ChannelMap*>(scratch);  // when that is done with
+    const uint64_t number = blockIdx.x % g.tiles;
+    const uint64_t column = blockIdx.x / g.tiles;
+    const uint64_t columns = gridDim.x / g.tiles;
+    const Teams teams(lanes_for(g.tiles));
+    for (uint64_t slab = column; slab < g.samples * g.sections.divisor; slab += columns) {
+        const SlabTile<T> tile(g, slab, number);
+        const SlabInShared<T, false> stored{tile, words};
+        const SlabInShared<T, true> sums{tile, words};
+        for (uint32_t strip = 0; strip < g.strips; strip++) {
+            if (takes_sums(p)) {
+                sums.fill(p, SlabThread(g, strip));
+            } else {
+                stored.fill(p, SlabThread(g, strip));
             }
-            activate(value, p.activation);
-            store_as(p.y_type, global<T>(p.y) + at, p.y, at, length, first, value);
         }
+        copies_arrived();
+        tile_parts(tile, scratch, parts,
+                   [&](uint64_t begin, uint64_t end, const SlabThread& thread, Part(&part)[kVector<T>]) {
+                       if (takes_sums(p)) {
+                           slot_parts(sums, tile, begin, end, thread, part);
+                       } else {
+                           slot_parts(stored, tile, begin, end, thread, part);
+                       }
+                   });
+        if (g.tiles > 1) {
+            cluster::arrive();
+            cluster::wait();
+        }
+        finish_groups(p, slab, teams, groups, number == 0, [&](uint64_t group) {
+            return g.tiles == 1 ? parts[group] : combined_blocks(teams, parts + group, g.tiles);
+        });
+        // That this block has read what the others have.
+        if (g.tiles > 1) cluster::arrive();
+        __syncthreads();
+        for (uint32_t strip = 0; strip < g.strips; strip++) {
+            const SlabThread thread(g, strip);
+            leave_maps(p, tile, thread, groups, maps);
+            if (takes_sums(p)) {
+                write_strip<T, true, 1>(p, sums, tile, thread, maps);
+            } else {
+                write_strip<T, false, 2>(p, stored, tile, thread, maps);
+            }
+            __syncthreads();  // before the scratch is used again
+        }
+        if (g.tiles > 1) cluster::wait();
     }
+    if (number == 0) count_batch(p.running, p.flags, g.counters, column, columns, arrived);
 }
 
 }  // namespace wn

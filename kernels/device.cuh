@@ -95,6 +95,20 @@ __device__ __forceinline__ void store(float* shared, unsigned rank, float value)
 #endif
 }
 
+// From the block of that rank.
+__device__ __forceinline__ float load(const float* shared, unsigned rank) {
+#if __CUDA_ARCH__ >= 900
+    const uint32_t here = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    uint32_t there;
+    float value;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
+    return value;
+#else
+    return *shared;
+#endif
+}
+
 }  // namespace cluster
 
 // Programmatic dependent launch, for WN_DEFINE alone: no kernel calls these itself. Waits until the kernel before this one
@@ -191,6 +205,15 @@ __device__ __forceinline__ T* global(uint64_t address) {
 __device__ __forceinline__ uint4 load_streaming(const uint4* address) {
 #if defined(__CUDACC__)
     return __ldcs(address);
+#else
+    return *address;
+#endif
+}
+
+// 16 bytes that another multiprocessor may have written in this launch.
+__device__ __forceinline__ uint4 load_uncached(const uint4* address) {
+#if defined(__CUDACC__)
+    return __ldcg(address);
 #else
     return *address;
 #endif

@@ -64,12 +64,13 @@ enum WnFlags {
     WN_FLAG_SCALE_PLUS_ONE = 256,  // the stored scale is an offset from 1
     WN_FLAG_GATE_F32 = 512,
     WN_FLAG_INPUT_BIAS_F32 = 1024,
-    WN_FLAG_HELD_AS_STORED = 2048,  // rows in shared memory: x is held in its own type, for nothing takes its place
+    WN_FLAG_HELD_AS_STORED = 2048,  // in shared memory x is held in its own type, for nothing takes its place
     WN_FLAG_POST_NORM = 4096,       // rows: the input has a norm of its own
     WN_FLAG_POST_WEIGHT_F32 = 8192,
     WN_FLAG_POST_BIAS_F32 = 16384,
     WN_FLAG_ROUND_STEPS = 32768,       // rows: each step before the norm is rounded to the input's type
     WN_FLAG_ROUND_NORMALIZED = 65536,  // rows: so is what a norm multiplies by its weight
+    WN_FLAG_AFFINE_BY_GROUP = 131072,  // channels last: weight and bias are a group's
 };
 
 enum WnRegimes {
@@ -86,6 +87,7 @@ enum WnRegimes {
     WN_POINTWISE_THREADS = 256,
     WN_POINTWISE_VECTORS = 4,      // vectors in flight per thread
     WN_SLAB_THREADS = 256,
+    WN_PLANES_WORDS = 10,          // of 16 bytes: the part of shared memory that is before held planes
     WN_COUNTERS = 4096,            // of a workspace, u32 each, at its start; the last one is the columns' own
     WN_CONVOLUTION_THREADS = 128,
 };
@@ -177,26 +179,40 @@ typedef struct WnHeadRowsParams {
     uint32_t reserved;
 } WnHeadRowsParams;
 
-// How slabs of [pixels, channels] are shared by blocks: see kernels/channel_moments.cuh. For planes, whose channels lie one
-// behind another, `length` is that of a plane, and a round is a vector of a channel.
+// How slabs are shared by blocks: see kernels/channel_moments.cuh.
 typedef struct WnSlabGeometry {
     uint64_t counters;  // of the workspace, zero between launches
     uint64_t partials;  // of the workspace
-    uint64_t slabs;
-    uint64_t length;
-    WnDivisor channels;
-    uint64_t groups;
-    uint64_t channels_per_group;
-    uint64_t columns;      // slabs, or channels, that have blocks of their own; each does every `columns`-th
-    uint64_t tiles;        // of a slab
-    uint64_t tile_rounds;  // of a tile
-    uint32_t period;       // vectors after which the channels repeat
-    uint32_t strip;        // of those, a block's
+    uint64_t samples;
+    uint64_t length;        // of a sample
+    uint64_t round;         // elements of a round, of all sections
+    uint64_t rounds;        // of a sample; the last may be cut
+    uint64_t whole_rounds;  // those that are not
+    uint64_t columns;       // slabs that have blocks of their own; each does every `columns`-th
+    uint64_t groups;        // of a section
+    uint64_t tiles;         // of a slab
+    uint64_t tile_rounds;   // of a tile
+    uint64_t piece_rounds;  // of those, as many as are brought together at a time
+    WnDivisor sections;     // of a sample
+    WnDivisor channels;     // of a section
+    WnDivisor group;        // channels of a group
+    uint32_t period;        // vectors of a section's round
+    uint32_t strip;         // of those, a block's at a time
     uint32_t strips;
     uint32_t reserved;
 } WnSlabGeometry;
 
-// kernels/channels_last.cu: both launches of GroupNorm and InstanceNorm in NHWC.
+// What a batch leaves behind of its moments.
+typedef struct WnRunning {
+    uint64_t mean;                 // f32; absent: none are moved
+    uint64_t var;                  // f32
+    uint64_t num_batches_tracked;  // i64 [1]
+    uint64_t values;               // of a channel
+    float momentum;
+    uint32_t reserved;
+} WnRunning;
+
+// kernels/channels_last.cu: GroupNorm and InstanceNorm in NHWC, and batch statistics as one sample of them.
 typedef struct WnChannelsLastParams {
     uint64_t x;
     uint64_t residual;
@@ -204,34 +220,39 @@ typedef struct WnChannelsLastParams {
     uint64_t y;
     uint64_t weight;
     uint64_t bias;
-    uint64_t results;  // f32 [slabs, groups, 3] of the workspace: mean as a pair, 1 / deviation
+    uint64_t results;  // [slabs, groups] of the workspace, 16 bytes each: what a group is normalized by
     WnSlabGeometry slab;
-    WnDivisor group;  // channels of a group
     WnModulation modulation;
+    WnRunning running;  // a group's, where all samples are one
     uint32_t activation;
     uint32_t flags;
     float eps;
     uint32_t y_type;  // one of WnElement
 } WnChannelsLastParams;
 
-// kernels/batch_statistics.cu
+// kernels/batch_statistics.cu: a channel is `samples` planes, `round` elements apart.
 typedef struct WnBatchStatisticsParams {
     uint64_t x;
     uint64_t residual;
+    uint64_t sum;
+    uint64_t y;
     uint64_t weight;
     uint64_t bias;
-    uint64_t running_mean;         // f32; absent: none are moved
-    uint64_t running_var;          // f32
-    uint64_t num_batches_tracked;  // i64 [1]
-    uint64_t table;                // f32 [3, channels] of the workspace, as WnPointwiseParams has it
-    uint64_t samples;
-    uint64_t values;  // of a channel
-    WnSlabGeometry slab;
-    WnDivisor plane_vectors;  // planes: vectors of a plane
-    float momentum;
+    uint64_t counters;  // of the workspace, zero between launches
+    uint64_t partials;  // of the workspace
+    uint64_t table;     // f32 [3, channels] of the workspace, as WnPointwiseParams has it
+    uint64_t channels;
+    uint64_t columns;       // channels that have blocks of their own; each does every `columns`-th
+    uint64_t tiles;         // of a channel
+    uint64_t tile_vectors;  // of a tile
+    uint64_t vectors;       // of a channel: whole ones of each plane, the last perhaps cut
+    WnDivisor plane_vectors;
+    uint64_t spatial;  // elements of a plane
+    WnRunning running;
+    uint32_t activation;
     uint32_t flags;
     float eps;
-    uint32_t reserved;
+    uint32_t y_type;  // one of WnElement
 } WnBatchStatisticsParams;
 
 // kernels/pointwise.cu: y = (x - mean[c]) * scale[c] + bias[c], the constants given or made from running statistics.
@@ -334,12 +355,13 @@ typedef struct WnConvolutionParams {
     WN_POINTWISE_KERNELS_OF(ENTRY, bf16, bf16)
 
 #define WN_CHANNELS_LAST_KERNELS_OF(ENTRY, SUFFIX, T)                                                                  \
-    ENTRY(channels_last_moments_##SUFFIX, WnChannelsLastParams, (channels_last_moments<T>), WN_SLAB_THREADS)           \
-    ENTRY(channels_last_apply_##SUFFIX, WnChannelsLastParams, (channels_last_apply<T>), WN_SLAB_THREADS)
+    ENTRY(channels_last_moments_##SUFFIX, WnChannelsLastParams, (channels_last_moments<T>), 2 * WN_SLAB_THREADS)           \
+    ENTRY(channels_last_apply_##SUFFIX, WnChannelsLastParams, (channels_last_apply<T>), 2 * WN_SLAB_THREADS)               \
+    ENTRY(channels_last_resident_##SUFFIX, WnChannelsLastParams, (channels_last_resident<T>), 2 * WN_SLAB_THREADS)
 
 #define WN_BATCH_STATISTICS_KERNELS_OF(ENTRY, SUFFIX, T)                                                               \
     ENTRY(batch_statistics_planes_##SUFFIX, WnBatchStatisticsParams, (batch_statistics_planes<T>), WN_SLAB_THREADS)    \
-    ENTRY(batch_statistics_channels_last_##SUFFIX, WnBatchStatisticsParams, (batch_statistics_channels_last<T>),       \
+    ENTRY(batch_statistics_planes_resident_##SUFFIX, WnBatchStatisticsParams, (batch_statistics_planes_resident<T>),   \
           WN_SLAB_THREADS)
 
 #define WN_CHANNELS_LAST_KERNELS(ENTRY)                                                                                \

@@ -64,7 +64,7 @@ struct Tile {
 };
 
 __device__ __forceinline__ float apply(float value, const ChannelConstants& constants) {
-    return (value - constants.mean) * constants.scale + constants.bias;
+    return fused(value - constants.mean, constants.scale, constants.bias);
 }
 
 template <class T>

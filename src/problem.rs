@@ -191,6 +191,8 @@ pub struct ChannelsLast {
     pub channels: usize,
     /// Divides the channels.
     pub groups: usize,
+    /// Nothing is added to x.
+    pub is_plain: bool,
     pub weight: Coefficient,
     pub bias: Coefficient,
     pub modulation: Modulation,
@@ -210,6 +212,8 @@ pub struct BatchStatistics {
     pub spatial: usize,
     pub channels: usize,
     pub layout: Layout,
+    /// As of [`ChannelsLast`].
+    pub is_plain: bool,
     pub weight: Coefficient,
     pub bias: Coefficient,
     pub eps: f32,

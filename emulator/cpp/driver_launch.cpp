@@ -254,6 +254,9 @@ CU cuOccupancyMaxActiveClusters(int* clusters, void* handle, const LaunchConfigu
     }
     if (size == 0) return add(invalid_value, "cuOccupancyMaxActiveClusters: no cluster size is given");
     const unsigned threads = configuration->block[0] * configuration->block[1] * configuration->block[2];
+    if (threads > function->kernel->max_threads) {
+        return add(invalid_value, "cuOccupancyMaxActiveClusters: more threads than the kernel's launch bounds allow");
+    }
     const int blocks = occupancy(*function, static_cast<int>(threads), configuration->dynamic_shared);
     const bool possible = profile().clusters && size >= 1 && size <= (function->non_portable_cluster ? 16u : 8u);
     *clusters = possible ? blocks * profile().multiprocessors / static_cast<int>(size) : 0;

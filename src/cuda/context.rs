@@ -7,18 +7,24 @@ use std::sync::Arc;
 use super::driver::{self, failure};
 use super::image::Kernels;
 use crate::error::{Error, Result};
-use crate::plan::params::{Kernel, WN_ROWS_SHARED_THREADS};
+use crate::plan::params::Kernel;
 use crate::plan::{Launch, Limits, MAX_GRID, PORTABLE_CLUSTER, Plan};
 use crate::problem::Buffers;
 
 /// The kernels that are launched in clusters, and with shared memory beyond their own.
-const SHARING: [Kernel; 6] = [
+const SHARING: [Kernel; 12] = [
     Kernel::rows_shared_f32,
     Kernel::rows_shared_f16,
     Kernel::rows_shared_bf16,
     Kernel::fused_rows_shared_f32,
     Kernel::fused_rows_shared_f16,
     Kernel::fused_rows_shared_bf16,
+    Kernel::channels_last_resident_f32,
+    Kernel::channels_last_resident_f16,
+    Kernel::channels_last_resident_bf16,
+    Kernel::batch_statistics_planes_resident_f32,
+    Kernel::batch_statistics_planes_resident_f16,
+    Kernel::batch_statistics_planes_resident_bf16,
 ];
 
 /// Code that was compiled for this capability or a later one knows of its cluster, and waits where a launch may begin early
@@ -281,13 +287,15 @@ fn ordinal_of(device: sys::CUdevice) -> Result<usize> {
 /// no machine code for gets what the driver makes of PTX, which may be older than the chip.
 fn code_capability(kernels: &Kernels) -> Result<c_int> {
     // Every fatbin holds the same architectures.
-    let function = kernels.function(SHARING[0])?;
-    let version = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION;
-    let mut capability = 0;
+    attribute(kernels.function(SHARING[0])?, sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION)
+}
+
+fn attribute(function: sys::CUfunction, attribute: sys::CUfunction_attribute) -> Result<c_int> {
+    let mut value = 0;
     // SAFETY: an integer to write to, and a loaded function.
-    let status = unsafe { sys::cuFuncGetAttribute(&raw mut capability, version, function) };
+    let status = unsafe { sys::cuFuncGetAttribute(&raw mut value, attribute, function) };
     driver::call("cuFuncGetAttribute", status)?;
-    Ok(capability)
+    Ok(value)
 }
 
 fn limits(device: sys::CUdevice, kernels: &Kernels, is_late: bool) -> Result<Limits> {
@@ -307,7 +315,8 @@ fn limits(device: sys::CUdevice, kernels: &Kernels, is_late: bool) -> Result<Lim
         if has_clusters && set_attribute(function, allowed, 1).is_err() {
             cluster = cluster.min(PORTABLE_CLUSTER);
         }
-        while cluster > 1 && !fits(function, cluster, shared.unsigned_abs()) {
+        let threads = attribute(function, sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
+        while cluster > 1 && !fits(function, cluster, threads.unsigned_abs(), shared.unsigned_abs()) {
             cluster /= 2;
         }
     }
@@ -320,14 +329,14 @@ fn set_attribute(function: sys::CUfunction, attribute: sys::CUfunction_attribute
     driver::call("cuFuncSetAttribute", unsafe { sys::cuFuncSetAttribute(function, attribute, value) })
 }
 
-/// Whether the device can hold a cluster of so many blocks with so much shared memory each.
-fn fits(function: sys::CUfunction, blocks: u32, shared: u32) -> bool {
+/// Whether the device can hold a cluster of so many blocks, of so many threads and with so much shared memory each.
+fn fits(function: sys::CUfunction, blocks: u32, threads: u32, shared: u32) -> bool {
     let mut cluster = cluster_of(blocks);
     let config = sys::CUlaunchConfig {
         gridDimX: blocks,
         gridDimY: 1,
         gridDimZ: 1,
-        blockDimX: WN_ROWS_SHARED_THREADS,
+        blockDimX: threads,
         blockDimY: 1,
         blockDimZ: 1,
         sharedMemBytes: shared,

@@ -279,6 +279,9 @@ mod tests {
                     let args = Args::new(cuda, [3, 6, 50, 50]).running_mean(&statistics).running_var(&statistics);
                     BatchNorm::new(6).unwrap().layout(Layout::Nchw).forward(args.input(x).output(y)).unwrap();
                 });
+                images_agree(&full, &short);
+                short.limits.cluster = 1;
+                images_agree(&full, &short);
             }
         }
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
@@ -319,6 +322,51 @@ mod tests {
         let long = [("fused_rows_long_f32", 1), ("fused_rows_long_f32", 2)];
         let all = [long, [("fused_rows_shared_f32", 1), ("rows_shared_f32", 1)]].concat();
         assert!(met.into_iter().eq(all));
+        assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
+    }
+
+    /// Images of which each sample, or channel, is held by a block or by several where there are clusters.
+    fn images_agree(full: &Cuda, other: &Cuda) {
+        for (shape, groups) in [([3, 9, 9, 40], 4), ([2, 20, 25, 128], 8)] {
+            let layer = GroupNorm::new(groups, shape[3]).unwrap().layout(Layout::Nhwc);
+            image_agrees(full, other, shape, |args| layer.forward(args));
+        }
+        for (shape, layout) in [
+            ([3, 9, 9, 40], Layout::Nhwc),
+            ([2, 20, 25, 128], Layout::Nhwc),
+            ([8, 30, 7, 7], Layout::Nchw),
+            ([2, 3, 100, 108], Layout::Nchw),
+        ] {
+            let channels = if layout == Layout::Nhwc { shape[3] } else { shape[1] };
+            let layer = BatchNorm::new(channels).unwrap().layout(layout).batch_statistics(true);
+            image_agrees(full, other, shape, |args| layer.forward(args));
+        }
+    }
+
+    fn image_agrees(full: &Cuda, other: &Cuda, shape: [usize; 4], call: impl Fn(Args<'_, Cuda>) -> crate::Result<()>) {
+        agree(full, other, shape.iter().product(), |cuda, x, y| {
+            let mut workspace = Workspace::init(cuda, 1 << 20).unwrap();
+            let args = Args::new(cuda, shape).input(x).output(y);
+            call(args.workspace(&mut workspace)).unwrap();
+        });
+        // With a residual it is held otherwise.
+        agree(full, other, shape.iter().product(), |cuda, x, y| {
+            let mut workspace = Workspace::init(cuda, 1 << 20).unwrap();
+            let args = Args::new(cuda, shape).input(x).residual(x).output(y);
+            call(args.workspace(&mut workspace)).unwrap();
+        });
+    }
+
+    #[test]
+    fn regimes_of_images_agree() {
+        let emulator = (!emulator::real_gpu()).then(|| emulator::preload(Variant::Checked));
+        if let Some(emulator) = emulator {
+            emulator.configure(&Settings::default());
+        }
+        let full = Cuda::open(0).unwrap();
+        for (kibibytes, cluster) in [(227, 1), (99, 8), (64, 1)] {
+            images_agree(&full, &full.with_limits(kibibytes, cluster));
+        }
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }
 

@@ -177,6 +177,7 @@ impl BatchNorm {
             spatial,
             channels: self.num_features,
             layout: self.layout,
+            is_plain: signature.takes_plain_input(),
             weight: coefficient("weight", signature.weight, signature.dtype)?,
             bias: coefficient("bias", signature.bias, signature.dtype)?,
             eps: self.eps,

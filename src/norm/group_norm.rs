@@ -107,6 +107,7 @@ pub(super) fn groups(
                 spatial,
                 channels,
                 groups,
+                is_plain: signature.takes_plain_input(),
                 weight: coefficient("weight", signature.weight, signature.dtype)?,
                 bias: coefficient("bias", signature.bias, signature.dtype)?,
                 modulation,

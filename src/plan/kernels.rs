@@ -43,9 +43,10 @@ families! {
     POINTWISE_CHANNELS_LAST = pointwise_channels_last_f32 pointwise_channels_last_f16 pointwise_channels_last_bf16;
     CHANNELS_LAST_MOMENTS = channels_last_moments_f32 channels_last_moments_f16 channels_last_moments_bf16;
     CHANNELS_LAST_APPLY = channels_last_apply_f32 channels_last_apply_f16 channels_last_apply_bf16;
+    CHANNELS_LAST_RESIDENT = channels_last_resident_f32 channels_last_resident_f16 channels_last_resident_bf16;
     BATCH_STATISTICS_PLANES = batch_statistics_planes_f32 batch_statistics_planes_f16 batch_statistics_planes_bf16;
-    BATCH_STATISTICS_CHANNELS_LAST =
-        batch_statistics_channels_last_f32 batch_statistics_channels_last_f16 batch_statistics_channels_last_bf16;
+    BATCH_STATISTICS_PLANES_RESIDENT =
+        batch_statistics_planes_resident_f32 batch_statistics_planes_resident_f16 batch_statistics_planes_resident_bf16;
     POINTWISE_TABLE = pointwise_table_f32 pointwise_table_f16 pointwise_table_bf16;
 }
 

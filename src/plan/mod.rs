@@ -22,7 +22,7 @@ use crate::problem::{Buffers, Problem};
 use crate::quantization::QuantizedType;
 use params::{
     BatchStatisticsParams, ChannelTableParams, ChannelsLastParams, ConvolutionParams, HeadRowsParams, Kernel,
-    Modulation, PointwiseParams, RowsParams, SlabGeometry,
+    Modulation, PointwiseParams, RowsParams, Running,
 };
 
 /// The largest grid in its first dimension, on every chip.
@@ -101,16 +101,18 @@ impl Params {
                 p.modulation = modulation(buffers);
                 (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
                 (p.weight, p.bias) = (buffers.weight, buffers.bias);
+                track(&mut p.running, buffers);
                 p.results += buffers.workspace;
-                place(&mut p.slab, buffers.workspace);
+                p.slab.counters += buffers.workspace;
+                p.slab.partials += buffers.workspace;
             }
             Self::BatchStatistics(p) => {
-                (p.x, p.residual) = (buffers.x, buffers.residual);
+                (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
                 (p.weight, p.bias) = (buffers.weight, buffers.bias);
-                (p.running_mean, p.running_var) = (buffers.running_mean, buffers.running_var);
-                p.num_batches_tracked = buffers.num_batches_tracked;
+                track(&mut p.running, buffers);
                 p.table += buffers.workspace;
-                place(&mut p.slab, buffers.workspace);
+                p.counters += buffers.workspace;
+                p.partials += buffers.workspace;
             }
             Self::Pointwise(p) if p.table != 0 => {
                 (p.x, p.residual, p.sum, p.y) = (buffers.x, buffers.residual, buffers.sum, buffers.y);
@@ -151,9 +153,9 @@ const fn modulation(buffers: &Buffers) -> Modulation {
     Modulation { scale: buffers.scale, shift: buffers.shift, channel_bias: buffers.channel_bias }
 }
 
-fn place(slab: &mut SlabGeometry, workspace: u64) {
-    slab.counters += workspace;
-    slab.partials += workspace;
+const fn track(running: &mut Running, buffers: &Buffers) {
+    (running.mean, running.var) = (buffers.running_mean, buffers.running_var);
+    running.num_batches_tracked = buffers.num_batches_tracked;
 }
 
 /// The launches that compute a problem, one after another.

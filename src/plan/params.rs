@@ -45,6 +45,7 @@ pub const WN_FLAG_POST_WEIGHT_F32: Flags = 8192;
 pub const WN_FLAG_POST_BIAS_F32: Flags = 16384;
 pub const WN_FLAG_ROUND_STEPS: Flags = 32768;
 pub const WN_FLAG_ROUND_NORMALIZED: Flags = 65536;
+pub const WN_FLAG_AFFINE_BY_GROUP: Flags = 131072;
 pub type Flags = u32;
 pub const WN_WARP: Regimes = 32;
 pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
@@ -59,6 +60,7 @@ pub const WN_ROWS_SUBTREES: Regimes = 16;
 pub const WN_POINTWISE_THREADS: Regimes = 256;
 pub const WN_POINTWISE_VECTORS: Regimes = 4;
 pub const WN_SLAB_THREADS: Regimes = 256;
+pub const WN_PLANES_WORDS: Regimes = 10;
 pub const WN_COUNTERS: Regimes = 4096;
 pub const WN_CONVOLUTION_THREADS: Regimes = 128;
 pub type Regimes = u32;
@@ -245,14 +247,19 @@ const _: () = {
 pub struct SlabGeometry {
     pub counters: u64,
     pub partials: u64,
-    pub slabs: u64,
+    pub samples: u64,
     pub length: u64,
-    pub channels: Divisor,
-    pub groups: u64,
-    pub channels_per_group: u64,
+    pub round: u64,
+    pub rounds: u64,
+    pub whole_rounds: u64,
     pub columns: u64,
+    pub groups: u64,
     pub tiles: u64,
     pub tile_rounds: u64,
+    pub piece_rounds: u64,
+    pub sections: Divisor,
+    pub channels: Divisor,
+    pub group: Divisor,
     pub period: u32,
     pub strip: u32,
     pub strips: u32,
@@ -260,23 +267,48 @@ pub struct SlabGeometry {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SlabGeometry"][::std::mem::size_of::<SlabGeometry>() - 112usize];
+    ["Size of SlabGeometry"][::std::mem::size_of::<SlabGeometry>() - 184usize];
     ["Alignment of SlabGeometry"][::std::mem::align_of::<SlabGeometry>() - 8usize];
     ["Offset of field: SlabGeometry::counters"][::std::mem::offset_of!(SlabGeometry, counters) - 0usize];
     ["Offset of field: SlabGeometry::partials"][::std::mem::offset_of!(SlabGeometry, partials) - 8usize];
-    ["Offset of field: SlabGeometry::slabs"][::std::mem::offset_of!(SlabGeometry, slabs) - 16usize];
+    ["Offset of field: SlabGeometry::samples"][::std::mem::offset_of!(SlabGeometry, samples) - 16usize];
     ["Offset of field: SlabGeometry::length"][::std::mem::offset_of!(SlabGeometry, length) - 24usize];
-    ["Offset of field: SlabGeometry::channels"][::std::mem::offset_of!(SlabGeometry, channels) - 32usize];
-    ["Offset of field: SlabGeometry::groups"][::std::mem::offset_of!(SlabGeometry, groups) - 56usize];
-    ["Offset of field: SlabGeometry::channels_per_group"]
-        [::std::mem::offset_of!(SlabGeometry, channels_per_group) - 64usize];
-    ["Offset of field: SlabGeometry::columns"][::std::mem::offset_of!(SlabGeometry, columns) - 72usize];
-    ["Offset of field: SlabGeometry::tiles"][::std::mem::offset_of!(SlabGeometry, tiles) - 80usize];
-    ["Offset of field: SlabGeometry::tile_rounds"][::std::mem::offset_of!(SlabGeometry, tile_rounds) - 88usize];
-    ["Offset of field: SlabGeometry::period"][::std::mem::offset_of!(SlabGeometry, period) - 96usize];
-    ["Offset of field: SlabGeometry::strip"][::std::mem::offset_of!(SlabGeometry, strip) - 100usize];
-    ["Offset of field: SlabGeometry::strips"][::std::mem::offset_of!(SlabGeometry, strips) - 104usize];
-    ["Offset of field: SlabGeometry::reserved"][::std::mem::offset_of!(SlabGeometry, reserved) - 108usize];
+    ["Offset of field: SlabGeometry::round"][::std::mem::offset_of!(SlabGeometry, round) - 32usize];
+    ["Offset of field: SlabGeometry::rounds"][::std::mem::offset_of!(SlabGeometry, rounds) - 40usize];
+    ["Offset of field: SlabGeometry::whole_rounds"][::std::mem::offset_of!(SlabGeometry, whole_rounds) - 48usize];
+    ["Offset of field: SlabGeometry::columns"][::std::mem::offset_of!(SlabGeometry, columns) - 56usize];
+    ["Offset of field: SlabGeometry::groups"][::std::mem::offset_of!(SlabGeometry, groups) - 64usize];
+    ["Offset of field: SlabGeometry::tiles"][::std::mem::offset_of!(SlabGeometry, tiles) - 72usize];
+    ["Offset of field: SlabGeometry::tile_rounds"][::std::mem::offset_of!(SlabGeometry, tile_rounds) - 80usize];
+    ["Offset of field: SlabGeometry::piece_rounds"][::std::mem::offset_of!(SlabGeometry, piece_rounds) - 88usize];
+    ["Offset of field: SlabGeometry::sections"][::std::mem::offset_of!(SlabGeometry, sections) - 96usize];
+    ["Offset of field: SlabGeometry::channels"][::std::mem::offset_of!(SlabGeometry, channels) - 120usize];
+    ["Offset of field: SlabGeometry::group"][::std::mem::offset_of!(SlabGeometry, group) - 144usize];
+    ["Offset of field: SlabGeometry::period"][::std::mem::offset_of!(SlabGeometry, period) - 168usize];
+    ["Offset of field: SlabGeometry::strip"][::std::mem::offset_of!(SlabGeometry, strip) - 172usize];
+    ["Offset of field: SlabGeometry::strips"][::std::mem::offset_of!(SlabGeometry, strips) - 176usize];
+    ["Offset of field: SlabGeometry::reserved"][::std::mem::offset_of!(SlabGeometry, reserved) - 180usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct Running {
+    pub mean: u64,
+    pub var: u64,
+    pub num_batches_tracked: u64,
+    pub values: u64,
+    pub momentum: f32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Running"][::std::mem::size_of::<Running>() - 40usize];
+    ["Alignment of Running"][::std::mem::align_of::<Running>() - 8usize];
+    ["Offset of field: Running::mean"][::std::mem::offset_of!(Running, mean) - 0usize];
+    ["Offset of field: Running::var"][::std::mem::offset_of!(Running, var) - 8usize];
+    ["Offset of field: Running::num_batches_tracked"][::std::mem::offset_of!(Running, num_batches_tracked) - 16usize];
+    ["Offset of field: Running::values"][::std::mem::offset_of!(Running, values) - 24usize];
+    ["Offset of field: Running::momentum"][::std::mem::offset_of!(Running, momentum) - 32usize];
+    ["Offset of field: Running::reserved"][::std::mem::offset_of!(Running, reserved) - 36usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -289,8 +321,8 @@ pub struct ChannelsLastParams {
     pub bias: u64,
     pub results: u64,
     pub slab: SlabGeometry,
-    pub group: Divisor,
     pub modulation: Modulation,
+    pub running: Running,
     pub activation: u32,
     pub flags: u32,
     pub eps: f32,
@@ -298,7 +330,7 @@ pub struct ChannelsLastParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ChannelsLastParams"][::std::mem::size_of::<ChannelsLastParams>() - 232usize];
+    ["Size of ChannelsLastParams"][::std::mem::size_of::<ChannelsLastParams>() - 320usize];
     ["Alignment of ChannelsLastParams"][::std::mem::align_of::<ChannelsLastParams>() - 8usize];
     ["Offset of field: ChannelsLastParams::x"][::std::mem::offset_of!(ChannelsLastParams, x) - 0usize];
     ["Offset of field: ChannelsLastParams::residual"][::std::mem::offset_of!(ChannelsLastParams, residual) - 8usize];
@@ -308,63 +340,77 @@ const _: () = {
     ["Offset of field: ChannelsLastParams::bias"][::std::mem::offset_of!(ChannelsLastParams, bias) - 40usize];
     ["Offset of field: ChannelsLastParams::results"][::std::mem::offset_of!(ChannelsLastParams, results) - 48usize];
     ["Offset of field: ChannelsLastParams::slab"][::std::mem::offset_of!(ChannelsLastParams, slab) - 56usize];
-    ["Offset of field: ChannelsLastParams::group"][::std::mem::offset_of!(ChannelsLastParams, group) - 168usize];
     ["Offset of field: ChannelsLastParams::modulation"]
-        [::std::mem::offset_of!(ChannelsLastParams, modulation) - 192usize];
+        [::std::mem::offset_of!(ChannelsLastParams, modulation) - 240usize];
+    ["Offset of field: ChannelsLastParams::running"][::std::mem::offset_of!(ChannelsLastParams, running) - 264usize];
     ["Offset of field: ChannelsLastParams::activation"]
-        [::std::mem::offset_of!(ChannelsLastParams, activation) - 216usize];
-    ["Offset of field: ChannelsLastParams::flags"][::std::mem::offset_of!(ChannelsLastParams, flags) - 220usize];
-    ["Offset of field: ChannelsLastParams::eps"][::std::mem::offset_of!(ChannelsLastParams, eps) - 224usize];
-    ["Offset of field: ChannelsLastParams::y_type"][::std::mem::offset_of!(ChannelsLastParams, y_type) - 228usize];
+        [::std::mem::offset_of!(ChannelsLastParams, activation) - 304usize];
+    ["Offset of field: ChannelsLastParams::flags"][::std::mem::offset_of!(ChannelsLastParams, flags) - 308usize];
+    ["Offset of field: ChannelsLastParams::eps"][::std::mem::offset_of!(ChannelsLastParams, eps) - 312usize];
+    ["Offset of field: ChannelsLastParams::y_type"][::std::mem::offset_of!(ChannelsLastParams, y_type) - 316usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
 pub struct BatchStatisticsParams {
     pub x: u64,
     pub residual: u64,
+    pub sum: u64,
+    pub y: u64,
     pub weight: u64,
     pub bias: u64,
-    pub running_mean: u64,
-    pub running_var: u64,
-    pub num_batches_tracked: u64,
+    pub counters: u64,
+    pub partials: u64,
     pub table: u64,
-    pub samples: u64,
-    pub values: u64,
-    pub slab: SlabGeometry,
+    pub channels: u64,
+    pub columns: u64,
+    pub tiles: u64,
+    pub tile_vectors: u64,
+    pub vectors: u64,
     pub plane_vectors: Divisor,
-    pub momentum: f32,
+    pub spatial: u64,
+    pub running: Running,
+    pub activation: u32,
     pub flags: u32,
     pub eps: f32,
-    pub reserved: u32,
+    pub y_type: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of BatchStatisticsParams"][::std::mem::size_of::<BatchStatisticsParams>() - 232usize];
+    ["Size of BatchStatisticsParams"][::std::mem::size_of::<BatchStatisticsParams>() - 200usize];
     ["Alignment of BatchStatisticsParams"][::std::mem::align_of::<BatchStatisticsParams>() - 8usize];
     ["Offset of field: BatchStatisticsParams::x"][::std::mem::offset_of!(BatchStatisticsParams, x) - 0usize];
     ["Offset of field: BatchStatisticsParams::residual"]
         [::std::mem::offset_of!(BatchStatisticsParams, residual) - 8usize];
-    ["Offset of field: BatchStatisticsParams::weight"][::std::mem::offset_of!(BatchStatisticsParams, weight) - 16usize];
-    ["Offset of field: BatchStatisticsParams::bias"][::std::mem::offset_of!(BatchStatisticsParams, bias) - 24usize];
-    ["Offset of field: BatchStatisticsParams::running_mean"]
-        [::std::mem::offset_of!(BatchStatisticsParams, running_mean) - 32usize];
-    ["Offset of field: BatchStatisticsParams::running_var"]
-        [::std::mem::offset_of!(BatchStatisticsParams, running_var) - 40usize];
-    ["Offset of field: BatchStatisticsParams::num_batches_tracked"]
-        [::std::mem::offset_of!(BatchStatisticsParams, num_batches_tracked) - 48usize];
-    ["Offset of field: BatchStatisticsParams::table"][::std::mem::offset_of!(BatchStatisticsParams, table) - 56usize];
-    ["Offset of field: BatchStatisticsParams::samples"]
-        [::std::mem::offset_of!(BatchStatisticsParams, samples) - 64usize];
-    ["Offset of field: BatchStatisticsParams::values"][::std::mem::offset_of!(BatchStatisticsParams, values) - 72usize];
-    ["Offset of field: BatchStatisticsParams::slab"][::std::mem::offset_of!(BatchStatisticsParams, slab) - 80usize];
+    ["Offset of field: BatchStatisticsParams::sum"][::std::mem::offset_of!(BatchStatisticsParams, sum) - 16usize];
+    ["Offset of field: BatchStatisticsParams::y"][::std::mem::offset_of!(BatchStatisticsParams, y) - 24usize];
+    ["Offset of field: BatchStatisticsParams::weight"][::std::mem::offset_of!(BatchStatisticsParams, weight) - 32usize];
+    ["Offset of field: BatchStatisticsParams::bias"][::std::mem::offset_of!(BatchStatisticsParams, bias) - 40usize];
+    ["Offset of field: BatchStatisticsParams::counters"]
+        [::std::mem::offset_of!(BatchStatisticsParams, counters) - 48usize];
+    ["Offset of field: BatchStatisticsParams::partials"]
+        [::std::mem::offset_of!(BatchStatisticsParams, partials) - 56usize];
+    ["Offset of field: BatchStatisticsParams::table"][::std::mem::offset_of!(BatchStatisticsParams, table) - 64usize];
+    ["Offset of field: BatchStatisticsParams::channels"]
+        [::std::mem::offset_of!(BatchStatisticsParams, channels) - 72usize];
+    ["Offset of field: BatchStatisticsParams::columns"]
+        [::std::mem::offset_of!(BatchStatisticsParams, columns) - 80usize];
+    ["Offset of field: BatchStatisticsParams::tiles"][::std::mem::offset_of!(BatchStatisticsParams, tiles) - 88usize];
+    ["Offset of field: BatchStatisticsParams::tile_vectors"]
+        [::std::mem::offset_of!(BatchStatisticsParams, tile_vectors) - 96usize];
+    ["Offset of field: BatchStatisticsParams::vectors"]
+        [::std::mem::offset_of!(BatchStatisticsParams, vectors) - 104usize];
     ["Offset of field: BatchStatisticsParams::plane_vectors"]
-        [::std::mem::offset_of!(BatchStatisticsParams, plane_vectors) - 192usize];
-    ["Offset of field: BatchStatisticsParams::momentum"]
-        [::std::mem::offset_of!(BatchStatisticsParams, momentum) - 216usize];
-    ["Offset of field: BatchStatisticsParams::flags"][::std::mem::offset_of!(BatchStatisticsParams, flags) - 220usize];
-    ["Offset of field: BatchStatisticsParams::eps"][::std::mem::offset_of!(BatchStatisticsParams, eps) - 224usize];
-    ["Offset of field: BatchStatisticsParams::reserved"]
-        [::std::mem::offset_of!(BatchStatisticsParams, reserved) - 228usize];
+        [::std::mem::offset_of!(BatchStatisticsParams, plane_vectors) - 112usize];
+    ["Offset of field: BatchStatisticsParams::spatial"]
+        [::std::mem::offset_of!(BatchStatisticsParams, spatial) - 136usize];
+    ["Offset of field: BatchStatisticsParams::running"]
+        [::std::mem::offset_of!(BatchStatisticsParams, running) - 144usize];
+    ["Offset of field: BatchStatisticsParams::activation"]
+        [::std::mem::offset_of!(BatchStatisticsParams, activation) - 184usize];
+    ["Offset of field: BatchStatisticsParams::flags"][::std::mem::offset_of!(BatchStatisticsParams, flags) - 188usize];
+    ["Offset of field: BatchStatisticsParams::eps"][::std::mem::offset_of!(BatchStatisticsParams, eps) - 192usize];
+    ["Offset of field: BatchStatisticsParams::y_type"]
+        [::std::mem::offset_of!(BatchStatisticsParams, y_type) - 196usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -532,19 +578,22 @@ pub enum Kernel {
     pointwise_table_bf16 = 41,
     channels_last_moments_f32 = 42,
     channels_last_apply_f32 = 43,
-    channels_last_moments_f16 = 44,
-    channels_last_apply_f16 = 45,
-    channels_last_moments_bf16 = 46,
-    channels_last_apply_bf16 = 47,
-    batch_statistics_planes_f32 = 48,
-    batch_statistics_channels_last_f32 = 49,
-    batch_statistics_planes_f16 = 50,
-    batch_statistics_channels_last_f16 = 51,
-    batch_statistics_planes_bf16 = 52,
-    batch_statistics_channels_last_bf16 = 53,
-    convolution_direct_f32 = 54,
+    channels_last_resident_f32 = 44,
+    channels_last_moments_f16 = 45,
+    channels_last_apply_f16 = 46,
+    channels_last_resident_f16 = 47,
+    channels_last_moments_bf16 = 48,
+    channels_last_apply_bf16 = 49,
+    channels_last_resident_bf16 = 50,
+    batch_statistics_planes_f32 = 51,
+    batch_statistics_planes_resident_f32 = 52,
+    batch_statistics_planes_f16 = 53,
+    batch_statistics_planes_resident_f16 = 54,
+    batch_statistics_planes_bf16 = 55,
+    batch_statistics_planes_resident_bf16 = 56,
+    convolution_direct_f32 = 57,
 }
-pub const KERNELS: [Kernel; 55] = [
+pub const KERNELS: [Kernel; 58] = [
     Kernel::rows_group_8_f32,
     Kernel::rows_group_16_f32,
     Kernel::rows_group_32_f32,
@@ -589,19 +638,22 @@ pub const KERNELS: [Kernel; 55] = [
     Kernel::pointwise_table_bf16,
     Kernel::channels_last_moments_f32,
     Kernel::channels_last_apply_f32,
+    Kernel::channels_last_resident_f32,
     Kernel::channels_last_moments_f16,
     Kernel::channels_last_apply_f16,
+    Kernel::channels_last_resident_f16,
     Kernel::channels_last_moments_bf16,
     Kernel::channels_last_apply_bf16,
+    Kernel::channels_last_resident_bf16,
     Kernel::batch_statistics_planes_f32,
-    Kernel::batch_statistics_channels_last_f32,
+    Kernel::batch_statistics_planes_resident_f32,
     Kernel::batch_statistics_planes_f16,
-    Kernel::batch_statistics_channels_last_f16,
+    Kernel::batch_statistics_planes_resident_f16,
     Kernel::batch_statistics_planes_bf16,
-    Kernel::batch_statistics_channels_last_bf16,
+    Kernel::batch_statistics_planes_resident_bf16,
     Kernel::convolution_direct_f32,
 ];
-pub const KERNEL_NAMES: [&::std::ffi::CStr; 55] = [
+pub const KERNEL_NAMES: [&::std::ffi::CStr; 58] = [
     c"rows_group_8_f32",
     c"rows_group_16_f32",
     c"rows_group_32_f32",
@@ -646,15 +698,18 @@ pub const KERNEL_NAMES: [&::std::ffi::CStr; 55] = [
     c"pointwise_table_bf16",
     c"channels_last_moments_f32",
     c"channels_last_apply_f32",
+    c"channels_last_resident_f32",
     c"channels_last_moments_f16",
     c"channels_last_apply_f16",
+    c"channels_last_resident_f16",
     c"channels_last_moments_bf16",
     c"channels_last_apply_bf16",
+    c"channels_last_resident_bf16",
     c"batch_statistics_planes_f32",
-    c"batch_statistics_channels_last_f32",
+    c"batch_statistics_planes_resident_f32",
     c"batch_statistics_planes_f16",
-    c"batch_statistics_channels_last_f16",
+    c"batch_statistics_planes_resident_f16",
     c"batch_statistics_planes_bf16",
-    c"batch_statistics_channels_last_bf16",
+    c"batch_statistics_planes_resident_bf16",
     c"convolution_direct_f32",
 ];

@@ -253,7 +253,7 @@ fn split(rows: &Rows, single: &Launch, limits: &Limits) -> Option<Plan> {
     if splits == 1 {
         return None;
     }
-    let (workspace_bytes, parts) = workspace(0, rows_of_all * leaves);
+    let (workspace_bytes, parts) = workspace(0, rows_of_all * leaves * BYTES_OF_MOMENTS);
     let params = RowsParams { leaf_shift: leaf.ilog2(), splits: splits as u32, parts, ..params }; // at most 512 splits
     let grid = limits.grid(rows_of_all * splits, 1);
     let launch =

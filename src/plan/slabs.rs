@@ -1,12 +1,13 @@
 //! Channels last, and batch statistics: how a slab of `[pixels, channels]`, or the planes of a channel, are shared by blocks.
 //!
-//! Everything that decides the order of additions follows from the size of a slab and the type: not from how many slabs
-//! there are, nor from the device.
+//! Everything that decides the order of additions follows from the size of a sample and the type: not from how many samples
+//! there are, nor from the device. What the device decides is whether blocks hold what they have read until it is written.
 
 use super::kernels::{
-    BATCH_STATISTICS_CHANNELS_LAST, BATCH_STATISTICS_PLANES, CHANNELS_LAST_APPLY, CHANNELS_LAST_MOMENTS,
+    BATCH_STATISTICS_PLANES, BATCH_STATISTICS_PLANES_RESIDENT, CHANNELS_LAST_APPLY, CHANNELS_LAST_MOMENTS,
+    CHANNELS_LAST_RESIDENT,
 };
-use super::params::{self, BatchStatisticsParams, ChannelsLastParams, SlabGeometry};
+use super::params::{self, BatchStatisticsParams, ChannelsLastParams, Running, SlabGeometry};
 use super::{
     Launch, Limits, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags, output_code, pointwise,
 };
@@ -15,13 +16,35 @@ use crate::problem::{BatchStatistics, ChannelsLast, Constants, Pointwise};
 use crate::shape::Layout;
 
 const THREADS: u64 = params::WN_SLAB_THREADS as u64;
+const WORD: u64 = 16;
 
-/// Vectors of a tile: 64 KiB.
-const TILE_VECTORS: u64 = 4096;
+/// Blocks of a cluster, where every chip with clusters is to hold some.
+const MOST_RESIDENT_TILES: u64 = 16;
+/// Bytes of a tile of which a multiprocessor holds three, with what else their blocks of [`THREADS`] / 2 threads need; and
+/// the largest that one block of [`THREADS`] holds.
+const SMALL_TILE: u64 = 56 << 10;
+const LARGEST_TILE: u64 = 184 << 10;
+/// The same of planes, which need little else.
+const SMALL_PLANE_TILE: u64 = 72 << 10;
+const LARGEST_PLANE_TILE: u64 = 208 << 10;
+/// Blocks without which it is not worth it to hold planes: from the L2 two launches read at more multiprocessors.
+const LEAST_RESIDENT_BLOCKS: u64 = 64;
 
-/// Tiles of a sample, and of a channel of a batch: the last block has to merge as many partials.
+/// Bytes of a tile of what is not held.
+const TILE: u64 = 64 << 10;
+/// Tiles of a sample, and of a channel of a batch: the last block has to merge as many parts.
 const MOST_TILES_OF_SAMPLE: u64 = 256;
 const MOST_TILES_OF_BATCH: u64 = 1024;
+
+/// Bytes beside each other in a section that is held: whole sectors, and mostly whole lines.
+const NARROW_SECTION: u64 = 256;
+/// Vectors that a thread has in flight, and that it sums at most.
+const BATCH: u64 = 8;
+const MOST_OF_THREAD: u64 = 64;
+
+/// Samples from which on small planes that do not end with a vector are channels of a sample, and the largest such planes.
+const LEAST_SAMPLES_OF_SLAB: u64 = 8;
+const LARGEST_PLANE_OF_SLAB: u64 = 4096;
 
 /// Columns have a counter each; the last counter is their own.
 const MOST_COLUMNS: u64 = params::WN_COUNTERS as u64 - 1;
@@ -30,54 +53,178 @@ const MOST_COLUMNS: u64 = params::WN_COUNTERS as u64 - 1;
 const RESULTS: u64 = params::WN_COUNTERS as u64 * size_of::<u32>() as u64;
 /// Of the kernels' `Moments`: five floats.
 pub(super) const BYTES_OF_MOMENTS: u64 = 5 * size_of::<f32>() as u64;
+/// Of their `Part` and their `Normalizer`.
+const BYTES_OF_PART: u64 = WORD;
 
 fn vector(dtype: DType) -> u64 {
     (16 / dtype.size()) as u64
 }
 
-/// How slabs of `length` elements are cut; addresses aside.
-fn geometry(dtype: DType, slabs: u64, length: u64, channels: u64, groups: u64, most_tiles: u64) -> SlabGeometry {
-    let period = channels / pointwise::gcd(channels, vector(dtype));
-    let strips = period.div_ceil(THREADS);
-    let strip = period.div_ceil(strips);
-    let strips = period.div_ceil(strip);
-    let rounds = length.div_ceil(vector(dtype)).div_ceil(period);
-    let tile_rounds = (TILE_VECTORS / strip).max(1).max(rounds.div_ceil(most_tiles));
-    SlabGeometry {
-        slabs,
-        length,
-        channels: divisor(channels),
-        groups,
-        channels_per_group: channels / groups,
-        columns: slabs.min(MOST_COLUMNS),
-        tiles: rounds.div_ceil(tile_rounds),
-        tile_rounds,
-        period: period as u32, // no tensor of the address space has so many channels that it would not fit
-        strip: strip as u32,   // at most 256
-        strips: strips as u32,
-        ..SlabGeometry::default()
+/// Samples of `[rounds, channels]`, the moments over groups of neighbouring channels.
+#[derive(Clone, Copy)]
+struct Slabs {
+    dtype: DType,
+    samples: u64,
+    /// Elements of a sample.
+    length: u64,
+    channels: u64,
+    groups: u64,
+    most_tiles: u64,
+}
+
+/// How slabs are cut, and the threads of a block; addresses aside.
+#[derive(Clone, Copy)]
+struct Cut {
+    slab: SlabGeometry,
+    threads: u64,
+}
+
+impl Slabs {
+    /// Where blocks could hold the sample's sections, so small that they can; else as large as a strip.
+    fn cut(&self) -> Cut {
+        self.held().unwrap_or_else(|| self.streamed())
+    }
+
+    /// Into how many sections of so many bytes the channels fall apart; 1 if that cannot be.
+    fn section(&self, is_enough: impl Fn(u64) -> bool) -> u64 {
+        let vector = vector(self.dtype);
+        let of_group = self.channels / self.groups;
+        let unit = of_group / pointwise::gcd(of_group, vector) * vector;
+        if !self.channels.is_multiple_of(unit) {
+            return 1;
+        }
+        let units = self.channels / unit;
+        let bytes = |count: u64| count * unit * self.dtype.size() as u64;
+        // No section that need be found has more vectors than a block has threads.
+        let most = units.min(THREADS);
+        (1..=most)
+            .find(|&count| units.is_multiple_of(count) && is_enough(bytes(count)))
+            .map_or(1, |count| units / count)
+    }
+
+    fn geometry(&self, sections: u64) -> SlabGeometry {
+        let vector = vector(self.dtype);
+        let channels = self.channels / sections;
+        let period = channels / pointwise::gcd(channels, vector);
+        let strips = period.div_ceil(THREADS);
+        let strip = period.div_ceil(strips);
+        let round = sections * period * vector;
+        SlabGeometry {
+            samples: self.samples,
+            length: self.length,
+            round,
+            rounds: self.length.div_ceil(round),
+            whole_rounds: self.length / round,
+            columns: (self.samples * sections).min(MOST_COLUMNS),
+            groups: self.groups / sections,
+            sections: divisor(sections),
+            channels: divisor(channels),
+            group: divisor(self.channels / self.groups),
+            period: period as u32, // no tensor of the address space has so many channels that it would not fit
+            strip: strip as u32,   // at most THREADS
+            strips: period.div_ceil(strip) as u32,
+            ..SlabGeometry::default()
+        }
+    }
+
+    fn held(&self) -> Option<Cut> {
+        let slab = self.geometry(self.section(|bytes| bytes >= NARROW_SECTION));
+        let bytes_of_round = u64::from(slab.period) * WORD;
+        let bytes = slab.rounds.checked_mul(bytes_of_round)?;
+        let (mut tiles, threads) = if bytes <= MOST_RESIDENT_TILES * SMALL_TILE {
+            (bytes.div_ceil(SMALL_TILE).next_power_of_two(), THREADS / 2)
+        } else {
+            (MOST_RESIDENT_TILES, THREADS)
+        };
+        // A cluster has a power of two of them, and none is empty.
+        while !slab.rounds.div_ceil(slab.rounds.div_ceil(tiles)).is_power_of_two() {
+            tiles /= 2;
+        }
+        let tile_rounds = slab.rounds.div_ceil(tiles);
+        let threads = threads.max(u64::from(slab.strip).next_multiple_of(u64::from(params::WN_WARP)));
+        (tile_rounds * bytes_of_round <= LARGEST_TILE).then(|| Cut::new(slab, tile_rounds, threads))
+    }
+
+    fn streamed(&self) -> Cut {
+        // Of many channels the widest sections that are a strip.
+        let mut strips = (1..=THREADS).rev().map(|vectors| self.section(|bytes| bytes == vectors * WORD));
+        let is_strip = self.channels <= THREADS * vector(self.dtype);
+        let slab = self.geometry(if is_strip { 1 } else { strips.find(|&sections| sections > 1).unwrap_or(1) });
+        // Whole batches of each thread.
+        let rows = (THREADS / u64::from(slab.strip)).max(1);
+        let batches = (TILE / WORD / u64::from(slab.period) / (BATCH * rows)).max(1);
+        let least = slab.rounds.div_ceil(self.most_tiles);
+        Cut::new(slab, (batches * BATCH * rows).max(least.next_multiple_of(BATCH * rows)), THREADS)
     }
 }
 
-/// Threads of a block: whole warps, and no more rows of them than there are rounds.
-fn threads(slab: &SlabGeometry) -> u32 {
-    let strip = u64::from(slab.strip);
-    let rounds = slab.length.div_ceil(u64::from(slab.period)).min(slab.tile_rounds);
-    let rows = (THREADS / strip).min(rounds).max(1);
-    (strip * rows).next_multiple_of(u64::from(params::WN_WARP)).min(THREADS) as u32
+impl Cut {
+    fn new(slab: SlabGeometry, tile_rounds: u64, most_threads: u64) -> Self {
+        let strip = u64::from(slab.strip);
+        let tile_rounds = tile_rounds.min(slab.rounds);
+        // Whole warps, and no more rows of them than there are rounds.
+        let rows = (most_threads / strip).min(tile_rounds).max(1);
+        let threads = (strip * rows).next_multiple_of(u64::from(params::WN_WARP)).min(most_threads);
+        let tiles = slab.rounds.div_ceil(tile_rounds);
+        let piece_rounds = MOST_OF_THREAD * (threads / strip);
+        Self { slab: SlabGeometry { tiles, tile_rounds, piece_rounds, ..slab }, threads }
+    }
+
+    /// Bytes of shared memory in which the threads of a block bring together what they have found.
+    fn scratch(&self, dtype: DType) -> u64 {
+        vector(dtype) * (self.threads + 1) * BYTES_OF_PART
+    }
+
+    /// Shared memory of a block that holds its tile, an element of it in so many bytes.
+    fn held(&self, dtype: DType, size: u64) -> u64 {
+        let tile = self.slab.tile_rounds * u64::from(self.slab.period) * vector(dtype) * size;
+        WORD + self.scratch(dtype) + 2 * self.slab.groups * BYTES_OF_PART + tile
+    }
+
+    /// `params` lack the geometry alone.
+    fn plan(self, dtype: DType, params: &ChannelsLastParams, needs_counters: bool, limits: &Limits) -> Plan {
+        let (mut slab, block) = (self.slab, self.threads as u32); // at most THREADS
+        let is_stored = params.flags & params::WN_FLAG_HELD_AS_STORED != 0;
+        let shared = self.held(dtype, if is_stored { dtype } else { DType::F32 }.size() as u64);
+        if slab.tiles <= u64::from(limits.cluster) && shared <= u64::from(limits.shared) {
+            let (cluster, shared) = (slab.tiles as u32, shared as u32); // both no larger than what they were held against
+            let params = Params::ChannelsLast(ChannelsLastParams { slab, ..*params });
+            let kernel = CHANNELS_LAST_RESIDENT.of(dtype);
+            let grid = limits.columns(slab.columns, slab.tiles);
+            return resident(Launch { kernel, grid, block, cluster, shared, params }, needs_counters);
+        }
+        let slabs = slab.samples * slab.sections.divisor;
+        let (workspace_bytes, begin) =
+            workspace(slabs * slab.groups * BYTES_OF_PART, slabs * slab.tiles * slab.groups * BYTES_OF_PART);
+        let grid = limits.columns(slab.columns, slab.tiles);
+        slab.columns = u64::from(grid) / slab.tiles;
+        slab.partials = begin;
+        let params = Params::ChannelsLast(ChannelsLastParams { results: RESULTS, slab, ..*params });
+        let shared = self.scratch(dtype) as u32; // 16 bytes for each element that its threads read at a time
+        let launch = |kernel| Some(Launch { kernel, grid, block, cluster: 1, shared, params });
+        let kernels = [CHANNELS_LAST_MOMENTS, CHANNELS_LAST_APPLY].map(|family| family.of(dtype));
+        Plan { launches: kernels.map(launch), workspace_bytes, ..Plan::NONE }
+    }
 }
 
-/// Columns times what a column has, as far as a grid goes: blocks walk on over columns.
-fn grid(slab: &mut SlabGeometry, limits: &Limits) -> u32 {
-    let blocks_of_column = slab.tiles * u64::from(slab.strips);
-    slab.columns = slab.columns.min((u64::from(limits.max_grid) / blocks_of_column).max(1));
-    u32::try_from(slab.columns * blocks_of_column).unwrap_or(limits.max_grid)
+/// A single launch, which needs a workspace only for its counters.
+fn resident(launch: Launch, needs_counters: bool) -> Plan {
+    let workspace_bytes = if needs_counters { RESULTS as usize } else { 0 };
+    Plan { workspace_bytes, ..Plan::single(Some(launch)) }
+}
+
+impl Limits {
+    /// Blocks of so many columns, as far as a grid goes: blocks walk on over columns.
+    fn columns(&self, columns: u64, tiles: u64) -> u32 {
+        let columns = columns.min((u64::from(self.max_grid) / tiles).max(1));
+        u32::try_from(columns * tiles).unwrap_or(self.max_grid)
+    }
 }
 
 /// Bytes of a workspace, and where its partials begin.
 pub(super) fn workspace(results: u64, partials: u64) -> (usize, u64) {
     let begin = (RESULTS + results).next_multiple_of(256);
-    (usize::try_from(begin + partials * BYTES_OF_MOMENTS).unwrap_or(usize::MAX), begin)
+    (usize::try_from(begin + partials).unwrap_or(usize::MAX), begin)
 }
 
 pub(super) fn plan(tensor: &ChannelsLast, limits: &Limits) -> Plan {
@@ -85,25 +232,28 @@ pub(super) fn plan(tensor: &ChannelsLast, limits: &Limits) -> Plan {
     if samples == 0 || spatial == 0 || channels == 0 {
         return Plan::NONE;
     }
-    let groups = tensor.groups as u64;
-    let mut slab = geometry(tensor.dtype, samples, spatial * channels, channels, groups, MOST_TILES_OF_SAMPLE);
-    let (grid, block) = (grid(&mut slab, limits), threads(&slab));
-    let partials = samples * slab.tiles * u64::from(slab.strips) * groups;
-    let (workspace_bytes, begin) = workspace(samples * groups * 3 * 4, partials);
-    slab.partials = begin;
-    let params = Params::ChannelsLast(ChannelsLastParams {
-        results: RESULTS,
-        slab,
-        group: divisor(slab.channels_per_group),
+    let slabs = Slabs {
+        dtype: tensor.dtype,
+        samples,
+        length: spatial * channels,
+        channels,
+        groups: tensor.groups as u64,
+        most_tiles: MOST_TILES_OF_SAMPLE,
+    };
+    let params = ChannelsLastParams {
         activation: activation_code(tensor.activation),
-        flags: coefficient_flags(tensor.weight, tensor.bias) | modulation_flags(&tensor.modulation),
+        flags: coefficient_flags(tensor.weight, tensor.bias)
+            | modulation_flags(&tensor.modulation)
+            | held_flag(tensor.is_plain),
         eps: tensor.eps,
         y_type: output_code(tensor.output, tensor.dtype),
         ..ChannelsLastParams::default()
-    });
-    let launch = |kernel| Some(Launch::plain(kernel, grid, block, params));
-    let kernels = [CHANNELS_LAST_MOMENTS, CHANNELS_LAST_APPLY].map(|family| family.of(tensor.dtype));
-    Plan { launches: kernels.map(launch), workspace_bytes, ..Plan::NONE }
+    };
+    slabs.cut().plan(tensor.dtype, &params, false, limits)
+}
+
+const fn held_flag(is_stored: bool) -> u32 {
+    if is_stored { params::WN_FLAG_HELD_AS_STORED } else { 0 }
 }
 
 pub(super) fn plan_batch(batch: &BatchStatistics, limits: &Limits) -> Plan {
@@ -111,43 +261,82 @@ pub(super) fn plan_batch(batch: &BatchStatistics, limits: &Limits) -> Plan {
     if samples == 0 || spatial == 0 || channels == 0 {
         return Plan::NONE;
     }
+    let flags = coefficient_flags(batch.weight, batch.bias)
+        | held_flag(batch.is_plain)
+        | if batch.momentum.is_none() { params::WN_FLAG_CUMULATIVE } else { 0 };
+    let running =
+        Running { values: samples * spatial, momentum: batch.momentum.unwrap_or_default(), ..Running::default() };
+    let is_uneven = !spatial.is_multiple_of(vector(batch.dtype));
     // Without spatial axes both layouts are the same memory.
-    let is_planes = batch.layout == Layout::Nchw && spatial > 1;
-    let plane_vectors = spatial.div_ceil(vector(batch.dtype));
-    let (family, mut slab) = if is_planes {
-        (BATCH_STATISTICS_PLANES, planes(samples * plane_vectors, spatial, channels))
+    let (channels_of_slab, by_group) = if batch.layout == Layout::Nhwc || spatial == 1 {
+        (channels, false)
+    } else if is_uneven && samples >= LEAST_SAMPLES_OF_SLAB && spatial <= LARGEST_PLANE_OF_SLAB {
+        (channels * spatial, true)
     } else {
-        let length = samples * spatial * channels;
-        let slab = geometry(batch.dtype, 1, length, channels, channels, MOST_TILES_OF_BATCH);
-        (BATCH_STATISTICS_CHANNELS_LAST, slab)
+        return plan_planes(batch, flags, running, limits);
     };
-    let grid = grid(&mut slab, limits);
-    let block = if is_planes { params::WN_SLAB_THREADS } else { threads(&slab) };
-    let partials = slab.tiles * u64::from(slab.strips) * channels;
-    let (workspace_bytes, begin) = workspace(channels * 3 * 4, partials);
-    slab.partials = begin;
-    let mut flags = coefficient_flags(batch.weight, batch.bias);
-    if batch.momentum.is_none() {
-        flags |= params::WN_FLAG_CUMULATIVE;
-    }
+    let slabs = Slabs {
+        dtype: batch.dtype,
+        samples: 1,
+        length: samples * spatial * channels,
+        channels: channels_of_slab,
+        groups: channels,
+        most_tiles: MOST_TILES_OF_BATCH,
+    };
+    let params = ChannelsLastParams {
+        running,
+        activation: activation_code(batch.activation),
+        flags: flags | if by_group { params::WN_FLAG_AFFINE_BY_GROUP } else { 0 },
+        eps: batch.eps,
+        y_type: output_code(batch.output, batch.dtype),
+        ..ChannelsLastParams::default()
+    };
+    slabs.cut().plan(batch.dtype, &params, batch.momentum.is_none(), limits)
+}
+
+fn plan_planes(batch: &BatchStatistics, flags: u32, running: Running, limits: &Limits) -> Plan {
+    let channels = batch.channels as u64;
+    let plane_vectors = (batch.spatial as u64).div_ceil(vector(batch.dtype));
+    let vectors = batch.samples as u64 * plane_vectors;
+    let resident_tiles = resident_tiles(vectors, channels);
+    let tile_vectors = resident_tiles
+        .map_or_else(|| (TILE / WORD).max(vectors.div_ceil(MOST_TILES_OF_BATCH)), |tiles| vectors.div_ceil(tiles));
+    let tiles = vectors.div_ceil(tile_vectors);
+    let columns = channels.min(MOST_COLUMNS);
+    let (kernel, block) = (BATCH_STATISTICS_PLANES.of(batch.dtype), params::WN_SLAB_THREADS);
+    let grid = limits.columns(columns, tiles);
+    let (workspace_bytes, begin) = workspace(channels * 3 * 4, channels * tiles * BYTES_OF_PART);
     let params = BatchStatisticsParams {
-        table: RESULTS,
-        samples,
-        values: samples * spatial,
-        slab,
+        channels,
+        columns: u64::from(grid) / tiles,
+        tiles,
+        tile_vectors,
+        vectors,
         plane_vectors: divisor(plane_vectors),
-        momentum: batch.momentum.unwrap_or_default(),
+        spatial: batch.spatial as u64,
+        running,
+        activation: activation_code(batch.activation),
         flags,
         eps: batch.eps,
+        y_type: output_code(batch.output, batch.dtype),
         ..BatchStatisticsParams::default()
     };
-    let statistics = Launch::plain(family.of(batch.dtype), grid, block, Params::BatchStatistics(params));
+    let size = if batch.is_plain { batch.dtype } else { DType::F32 }.size() as u64;
+    let shared = u64::from(params::WN_PLANES_WORDS) * WORD + tile_vectors * vector(batch.dtype) * size;
+    if resident_tiles.is_some() && tiles <= u64::from(limits.cluster) && shared <= u64::from(limits.shared) {
+        let (cluster, shared) = (tiles as u32, shared as u32); // both no larger than what they were held against
+        let params = Params::BatchStatistics(params);
+        let kernel = BATCH_STATISTICS_PLANES_RESIDENT.of(batch.dtype);
+        return resident(Launch { kernel, grid, block, cluster, shared, params }, batch.momentum.is_none());
+    }
+    let params = Params::BatchStatistics(BatchStatisticsParams { table: RESULTS, partials: begin, ..params });
+    let statistics = Launch::plain(kernel, grid, block, params);
     let map = Pointwise {
         dtype: batch.dtype,
         output: batch.output,
         length: batch.samples * batch.spatial * batch.channels,
         channels: batch.channels,
-        spatial: if is_planes { batch.spatial } else { 1 },
+        spatial: batch.spatial,
         constants: Constants::Table,
         activation: batch.activation,
     };
@@ -161,156 +350,17 @@ pub(super) fn plan_batch(batch: &BatchStatistics, limits: &Limits) -> Plan {
     Plan { launches: [Some(statistics), normalization], workspace_bytes, ..Plan::NONE }
 }
 
-/// A channel's planes, cut by their vectors: a round is one vector.
-fn planes(vectors: u64, length: u64, channels: u64) -> SlabGeometry {
-    let tile_rounds = TILE_VECTORS.max(vectors.div_ceil(MOST_TILES_OF_BATCH));
-    SlabGeometry {
-        length,
-        channels: divisor(channels),
-        columns: channels.min(MOST_COLUMNS),
-        tiles: vectors.div_ceil(tile_rounds),
-        tile_rounds,
-        strips: 1,
-        ..SlabGeometry::default()
+/// Tiles of a channel, if blocks are to hold them.
+fn resident_tiles(vectors: u64, channels: u64) -> Option<u64> {
+    let bytes = vectors.checked_mul(WORD)?;
+    let mut tiles = bytes.div_ceil(SMALL_PLANE_TILE).next_power_of_two().min(MOST_RESIDENT_TILES);
+    // A cluster has a power of two of them, and none is empty.
+    while !vectors.div_ceil(vectors.div_ceil(tiles)).is_power_of_two() {
+        tiles /= 2;
     }
+    let fits = vectors.div_ceil(tiles) * WORD <= LARGEST_PLANE_TILE;
+    (fits && channels * tiles >= LEAST_RESIDENT_BLOCKS.min(bytes.div_ceil(SMALL_PLANE_TILE))).then_some(tiles)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::norm::Activation;
-    use crate::plan::params::Kernel;
-
-    use crate::plan::tests::H200;
-
-    fn tensor(samples: usize, spatial: usize, channels: usize, groups: usize) -> ChannelsLast {
-        let (dtype, activation) = (DType::F16, Activation::None);
-        let (weight, bias, modulation) = (None, None, Default::default());
-        ChannelsLast {
-            dtype,
-            output: dtype,
-            samples,
-            spatial,
-            channels,
-            groups,
-            weight,
-            bias,
-            modulation,
-            eps: 0.0,
-            activation,
-        }
-    }
-
-    fn planned(tensor: &ChannelsLast) -> (Launch, SlabGeometry, usize) {
-        let Plan { launches: [Some(moments), Some(apply)], workspace_bytes, .. } = plan(tensor, &H200) else {
-            panic!("two launches")
-        };
-        assert_eq!(
-            (moments.kernel, apply.kernel),
-            (Kernel::channels_last_moments_f16, Kernel::channels_last_apply_f16)
-        );
-        let Params::ChannelsLast(params) = moments.params else { panic!("of slabs") };
-        (moments, params.slab, workspace_bytes)
-    }
-
-    /// Every vector of every slab has a thread, and every part its partial.
-    #[test]
-    fn slabs_are_covered() {
-        for (spatial, channels, groups) in [
-            (64 * 64, 320, 32),
-            (1, 8, 8),
-            (49, 5, 1),
-            (49, 10, 2),
-            (3, 2048, 2048),
-            (1000, 257, 257),
-            (7, 5000, 50),
-            (1024 * 1024, 128, 32),
-            (1 << 30, 3, 3),
-        ] {
-            let (launch, slab, bytes) = planned(&tensor(3, spatial, channels, groups));
-            let elements_of_period = u64::from(slab.period) * 8;
-            assert_eq!(elements_of_period % channels as u64, 0, "{channels}");
-            assert!(slab.strip * slab.strips >= slab.period && slab.strip <= params::WN_SLAB_THREADS, "{channels}");
-            let covered = slab.tiles * slab.tile_rounds * elements_of_period;
-            assert!(covered >= (spatial * channels) as u64, "{spatial} {channels}");
-            assert!((slab.tiles - 1) * slab.tile_rounds * elements_of_period < (spatial * channels) as u64);
-            assert!(slab.tiles <= MOST_TILES_OF_SAMPLE);
-            assert_eq!(u64::from(launch.grid), 3 * slab.tiles * u64::from(slab.strips));
-            assert!(launch.block >= slab.strip && launch.block.is_multiple_of(32) && launch.block <= 256);
-            let partials = 3 * slab.tiles * u64::from(slab.strips) * groups as u64;
-            assert!(bytes as u64 >= slab.partials + partials * BYTES_OF_MOMENTS);
-        }
-    }
-
-    #[test]
-    fn a_slab_is_cut_by_its_size_alone() {
-        let cut = |samples| {
-            let (launch, slab, _) = planned(&tensor(samples, 4096, 320, 32));
-            (launch.block, slab.tiles, slab.tile_rounds, slab.strip)
-        };
-        assert_eq!(cut(1), cut(1000));
-        assert_eq!(cut(1), (256, 41, 102, 40));
-    }
-
-    #[test]
-    fn more_slabs_than_counters_share_columns() {
-        let (launch, slab, _) = planned(&tensor(10_000, 4, 8, 2));
-        assert_eq!((slab.columns, launch.grid), (MOST_COLUMNS, MOST_COLUMNS as u32));
-    }
-
-    fn batch(samples: usize, spatial: usize, channels: usize, layout: Layout) -> BatchStatistics {
-        let (dtype, activation) = (DType::F32, Activation::None);
-        let momentum = Some(0.1);
-        BatchStatistics {
-            dtype,
-            output: dtype,
-            samples,
-            spatial,
-            channels,
-            layout,
-            weight: None,
-            bias: None,
-            eps: 0.0,
-            activation,
-            momentum,
-        }
-    }
-
-    #[test]
-    fn batches_take_statistics_and_a_pointwise_map() {
-        let kernels = |batch: &BatchStatistics| plan_batch(batch, &H200).launches.map(|launch| launch.unwrap().kernel);
-        let planes = [Kernel::batch_statistics_planes_f32, Kernel::pointwise_planes_f32];
-        let last = [Kernel::batch_statistics_channels_last_f32, Kernel::pointwise_channels_last_f32];
-        assert_eq!(kernels(&batch(4, 49, 6, Layout::Nchw)), planes);
-        assert_eq!(kernels(&batch(4, 49, 6, Layout::Nhwc)), last);
-        assert_eq!(kernels(&batch(4, 1, 6, Layout::Nchw)), last);
-        assert_eq!(plan_batch(&batch(0, 49, 6, Layout::Nchw), &H200), Plan::NONE);
-    }
-
-    #[test]
-    fn outputs_of_another_type() {
-        let last = |plan: Plan| plan.launches[1].expect("two launches").params;
-        let Params::ChannelsLast(params) =
-            last(plan(&ChannelsLast { output: DType::Bf16, ..tensor(2, 9, 8, 2) }, &H200))
-        else {
-            panic!("of slabs")
-        };
-        assert_eq!(params.y_type, params::WN_ELEMENT_BF16);
-        for layout in [Layout::Nchw, Layout::Nhwc] {
-            let batch = BatchStatistics { output: DType::F16, ..batch(4, 49, 6, layout) };
-            let Params::Pointwise(params) = last(plan_batch(&batch, &H200)) else { panic!("a map") };
-            assert_eq!(params.y_type, params::WN_ELEMENT_F16);
-        }
-    }
-
-    /// Three channels of a large batch still fill the chip.
-    #[test]
-    fn few_channels_are_split() {
-        for layout in [Layout::Nchw, Layout::Nhwc] {
-            let [Some(statistics), _] = plan_batch(&batch(256, 224 * 224, 3, layout), &H200).launches else {
-                panic!("a launch")
-            };
-            assert!(statistics.grid > 4 * 132, "{layout:?}: {}", statistics.grid);
-        }
-    }
-}
+mod tests;

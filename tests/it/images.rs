@@ -1,11 +1,11 @@
 //! GroupNorm and InstanceNorm with the channels last, and BatchNorm by batch statistics in both layouts.
 
 use warpnorm::half::{bf16, f16};
-use warpnorm::{Activation, Args, BatchNorm, Cpu, Error, GroupNorm, Layout, Workspace};
+use warpnorm::{Activation, Args, BatchNorm, Cpu, Cuda, Error, GroupNorm, Layout, Workspace};
 
 use crate::call::{
-    BATCHES_BEFORE, Call, Coefficient, Inputs, Layer, Modulation, Outputs, Residual, run, spatial_of, verify_cpu,
-    verify_cuda,
+    BATCHES_BEFORE, Call, Coefficient, Inputs, Layer, Modulation, Outputs, Residual, expected, run, spatial_of,
+    verify_cpu, verify_cuda,
 };
 use crate::data::bits;
 use crate::device::{self, Device};
@@ -193,6 +193,53 @@ fn modulated<T: Real>(verify: &dyn Fn(&Call, &Inputs<T>) -> Outputs<T>) {
     }
 }
 
+/// Maps of networks as they are: of diffusion and its decoder, and of classifiers in training. Each once, for they are large.
+#[test]
+fn maps_of_networks_on_cuda() {
+    let device = device::cuda();
+    let groups = |shape: [usize; 4], layout| {
+        let channels = if layout == NHWC { shape[3] } else { shape[1] };
+        let groups = channels.min(32);
+        Call { activation: Activation::Silu, ..Call::new(Layer::GroupNorm { groups, layout }, &shape) }
+    };
+    let batch = |shape: [usize; 4], layout| {
+        let layer = Layer::BatchStatistics { layout, momentum: Some(0.1) };
+        Call { activation: Activation::Relu, ..Call::new(layer, &shape) }
+    };
+    let nchw = Layout::Nchw;
+    let calls = [
+        groups([2, 64, 64, 320], NHWC),
+        groups([1, 32, 32, 640], NHWC),
+        groups([2, 8, 8, 1280], NHWC),
+        groups([1, 16, 16, 1920], NHWC),
+        groups([1, 128, 128, 512], NHWC),
+        groups([1, 256, 256, 128], NHWC),
+        groups([2, 320, 64, 64], nchw),
+        groups([1, 1280, 8, 8], nchw),
+        groups([1, 512, 128, 128], nchw),
+        batch([32, 512, 7, 7], nchw),
+        batch([16, 256, 14, 14], nchw),
+        batch([8, 64, 56, 56], nchw),
+        batch([2, 3, 224, 224], nchw),
+        batch([8, 7, 7, 512], NHWC),
+        batch([8, 14, 14, 256], NHWC),
+        batch([8, 56, 56, 64], NHWC),
+        batch([2, 224, 224, 3], NHWC),
+    ];
+    for (number, call) in calls.into_iter().enumerate() {
+        if number % 2 == 0 {
+            verify(&device.cuda, &call, &Inputs::<bf16>::normal(&call, 59));
+        } else {
+            let call = Call { residual: Residual::SumWritten, ..call };
+            verify(&device.cuda, &call, &Inputs::<f16>::normal(&call, 59));
+        }
+    }
+
+    fn verify<T: Real>(cuda: &Cuda, call: &Call, inputs: &Inputs<T>) {
+        crate::call::verify(cuda, call, inputs, &expected(call, inputs));
+    }
+}
+
 #[test]
 fn what_samples_have_of_their_own_must_fit() {
     let mut y = [1.0_f32, 2.0, 3.0, 5.0];
@@ -208,7 +255,9 @@ fn what_samples_have_of_their_own_must_fit() {
 
 /// A sample alone, and in a batch; in place, and at other addresses: the same bits.
 fn samples_agree<P: Place, T: Real>(place: &P) {
-    for (shape, groups) in [([4, 5, 5, 6], 2), ([3, 16, 16, 8], 8), ([3, 30, 31, 10], 2), ([2, 2, 2, 2056], 8)] {
+    // Held by a block, by a cluster, and by nobody; channels in one section and in several.
+    let shapes = [[4, 5, 5, 6], [3, 16, 16, 8], [3, 30, 31, 10], [2, 2, 2, 2056], [2, 33, 40, 256], [2, 512, 260, 8]];
+    for (shape, groups) in std::iter::zip(shapes, [2, 8, 2, 8, 32, 2]) {
         let batch = Call::new(Layer::GroupNorm { groups, layout: NHWC }, &shape);
         let inputs = Inputs::<T>::normal(&batch, 73);
         let y = |call: &Call, inputs: &Inputs<T>| bits(&run(place, call, inputs).expect("a valid call").y);
@@ -348,18 +397,19 @@ fn a_workspace_is_needed_and_serves_every_call_on_cuda() {
     let Device { cuda, .. } = &device::cuda();
     let stream = cuda.stream();
     let layer = GroupNorm::new(2, 8).unwrap().layout(NHWC);
-    let mut y = stream.clone_htod(&[0.5_f32; 5 * 5 * 8]).unwrap();
-    let refused = layer.forward(Args::new(cuda, [1, 5, 5, 8]).output(&mut y));
+    let shape = [1, 512, 256, 8]; // too large to be held
+    let mut y = stream.clone_htod(&[0.5_f32; 512 * 256 * 8]).unwrap();
+    let refused = layer.forward(Args::new(cuda, shape).output(&mut y));
     let Err(Error::Workspace { found: 0, needed }) = refused else { panic!("{refused:?}") };
     let mut small = Workspace::init(cuda, needed - 1).unwrap();
-    let refused = layer.forward(Args::new(cuda, [1, 5, 5, 8]).output(&mut y).workspace(&mut small));
+    let refused = layer.forward(Args::new(cuda, shape).output(&mut y).workspace(&mut small));
     assert_eq!(refused, Err(Error::Workspace { found: needed - 1, needed }));
 
     // One workspace for calls of many sizes, one after another: each leaves it as the next one needs it.
     let mut workspace = Workspace::init(cuda, 1 << 20).unwrap();
     let mut first: Option<Vec<u64>> = None;
     for round in 0..3 {
-        for (shape, layout) in [([4, 9, 9, 8], NHWC), ([4, 8, 30, 31], Layout::Nchw), ([1, 60, 70, 8], NHWC)] {
+        for (shape, layout) in [([4, 9, 9, 8], NHWC), ([4, 8, 30, 31], Layout::Nchw), ([1, 512, 256, 8], NHWC)] {
             let elements: usize = shape.iter().product();
             let x: Vec<f32> = (0..elements).map(|i| (i % 23) as f32).collect();
             let x = stream.clone_htod(&x).unwrap();

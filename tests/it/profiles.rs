@@ -17,7 +17,7 @@ const CHIPS: [(Profile, &str); 6] = [
     (Profile::Sm110ByOldPtx, "(sm_110)"),
 ];
 
-fn calls() -> [Call; 11] {
+fn calls() -> [Call; 16] {
     [
         Call::new(Layer::LayerNorm, &[5, 100]),
         Call::new(Layer::LayerNorm, &[3, 2048]),
@@ -30,6 +30,16 @@ fn calls() -> [Call; 11] {
         Call::new(Layer::BatchNorm { layout: Layout::Nhwc, table: true }, &[2, 31, 31, 40]),
         Call::new(Layer::GroupNorm { groups: 4, layout: Layout::Nhwc }, &[2, 9, 9, 40]),
         Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[3, 7, 20, 21]),
+        // For clusters, where there are any.
+        Call::new(Layer::GroupNorm { groups: 4, layout: Layout::Nhwc }, &[2, 40, 50, 40]),
+        Call {
+            residual: Residual::SumWritten,
+            ..Call::new(Layer::InstanceNorm { layout: Layout::Nhwc }, &[1, 70, 90, 24])
+        },
+        Call::new(Layer::BatchStatistics { layout: Layout::Nhwc, momentum: Some(0.1) }, &[3, 40, 50, 24]),
+        Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: None }, &[4, 12, 120, 128]),
+        // For nobody.
+        Call::new(Layer::GroupNorm { groups: 2, layout: Layout::Nhwc }, &[1, 520, 400, 8]),
     ]
 }
 

@@ -35,6 +35,10 @@ fn calls() -> impl Iterator<Item = Call> {
         Call::new(Layer::InstanceNorm { layout: Layout::Nhwc }, &[2, 9, 9, 5]),
         Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[2, 5, 31, 33]),
         Call::new(Layer::BatchStatistics { layout: Layout::Nhwc, momentum: None }, &[2, 31, 33, 5]),
+        // Of several blocks, and as channels of a sample.
+        Call::new(Layer::GroupNorm { groups: 2, layout: Layout::Nhwc }, &[2, 50, 61, 12]),
+        Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[4, 5, 104, 96]),
+        Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[8, 5, 7, 7]),
     ];
     rows.chain(images).flat_map(|call| {
         let surrounded = Call {
@@ -70,28 +74,50 @@ fn run_heads<T: Real>(cuda: &Cuda) {
     }
 }
 
+/// A chip with room for little, so that what does not fit there need not be large, if it is emulated; and how many times as
+/// large it must be.
+fn small_chip(device: &Device) -> (Cuda, usize) {
+    let Some(emulator) = device.emulator else { return (device.cuda.clone(), 48) };
+    emulator.configure(&Settings { profile: Profile::Sm75, ..Settings::default() });
+    (Cuda::open(0).expect("a device"), 1)
+}
+
 /// Rows that do not fit on the chip: split among blocks, and, without a workspace, not.
-fn run_unheld<T: Real>(device: &Device) {
-    let (cuda, length) = match device.emulator {
-        // A small chip, so that the rows need not be long.
-        Some(emulator) => {
-            emulator.configure(&Settings { profile: Profile::Sm75, ..Settings::default() });
-            (Cuda::open(0).expect("a device"), 40_000)
-        }
-        None => (device.cuda.clone(), 1_900_000),
-    };
+fn run_unheld_rows<T: Real>(cuda: &Cuda, length: usize) {
     for activation in [Activation::None, Activation::Silu] {
         let none = Coefficient::Absent;
         let call = Call { weight: none, bias: none, activation, ..Call::new(Layer::LayerNorm, &[2, length]) };
         let inputs = Inputs::<T>::normal(&call, 3);
-        let split = verify(&cuda, &call, &inputs, &expected(&call, &inputs)).y;
+        let split = verify(cuda, &call, &inputs, &expected(&call, &inputs)).y;
 
         let (x, mut y) = (cuda.put(&inputs.x), cuda.put(&inputs.residual));
         let layer = LayerNorm::new([length]).and_then(|layer| layer.eps(call.eps)).expect("a layer");
-        let args = Args::new(&cuda, [2, length]).input(&x).output(&mut y);
+        let args = Args::new(cuda, [2, length]).input(&x).output(&mut y);
         layer.activation(activation).forward(args).expect("a call without a workspace");
         assert_eq!(bits(&cuda.get(&y)), bits(&split));
     }
+}
+
+/// Maps that do not fit there.
+fn run_unheld_maps<T: Real>(cuda: &Cuda, times: usize) {
+    for call in [
+        Call::new(Layer::GroupNorm { groups: 2, layout: Layout::Nhwc }, &[2, 50 * times, 70, 12]),
+        Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[2, 3, 150 * times, 160]),
+        Call::new(Layer::BatchStatistics { layout: Layout::Nhwc, momentum: None }, &[2, 40 * times, 70, 10]),
+    ] {
+        let offsets = PerTensor::unlike(0, &[1, 3, 2, 5, 7]);
+        let surrounded = Call { residual: Residual::SumWritten, offsets, ..call.clone() };
+        for call in [call, surrounded] {
+            let inputs = Inputs::<T>::normal(&call, 3);
+            verify(cuda, &call, &inputs, &expected(&call, &inputs));
+        }
+    }
+}
+
+fn run_unheld<T: Real>(device: &Device) {
+    let (cuda, times) = small_chip(device);
+    run_unheld_rows::<T>(&cuda, 40_000 * times);
+    run_unheld_maps::<T>(&cuda, times);
 }
 
 fn convolve(cuda: &Cuda) {

@@ -19,6 +19,7 @@ fn problem<T: Convert>(shape: Shape) -> BatchStatistics {
         spatial: shape.spatial,
         channels: shape.channels,
         layout: shape.layout,
+        is_plain: true,
         weight: Some(DType::F32),
         bias: Some(DType::F32),
         eps: 1e-5,

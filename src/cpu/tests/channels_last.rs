@@ -18,6 +18,7 @@ fn problem<T: Convert>(shape: Shape, groups: usize) -> ChannelsLast {
         spatial: shape.spatial,
         channels: shape.channels,
         groups,
+        is_plain: true,
         weight: Some(DType::F32),
         bias: Some(DType::F32),
         modulation: Modulation::default(),

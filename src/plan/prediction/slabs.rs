@@ -1,107 +1,139 @@
 //! Channels last, batch statistics, and pointwise maps.
 
 use super::call::Call;
-use super::instructions::MERGE;
 use super::time::Job;
 use crate::plan::Launch;
-use crate::plan::params::{self, BatchStatisticsParams, ChannelsLastParams, PointwiseParams, SlabGeometry};
+use crate::plan::params::{self, BatchStatisticsParams, ChannelsLastParams, PointwiseParams};
 
 const WARP: f64 = params::WN_WARP as f64;
-/// Vectors that a thread of a slab has in flight, `kRoundsInFlight`.
-const IN_FLIGHT: f64 = 4.0;
+/// Vectors that a thread has in flight where it sums, and where it writes.
+const SUMMED: f64 = 8.0;
+const WRITTEN: f64 = 4.0;
+
+/// What a block of slabs or planes does.
+struct Tile {
+    warps: f64,
+    /// Of a thread.
+    vectors: f64,
+    /// Of a lane, those of other threads that it brings together.
+    parts: f64,
+    /// Those that the blocks of a slab leave, and how many of them are brought together at a time.
+    tiles: f64,
+    turns: f64,
+}
 
 pub fn channels_last(call: &Call, launch: &Launch, p: &ChannelsLastParams) -> Job {
+    let (slab, threads) = (&p.slab, f64::from(launch.block));
+    let rows = f64::from((launch.block / slab.strip).max(1));
+    let lanes = (threads / slab.groups as f64).log2().floor().exp2().clamp(1.0, WARP);
+    let turns = |lanes: f64| (slab.groups as f64 * lanes / threads).ceil();
+    let members = rows * f64::from(slab.period) * call.vector() / slab.groups as f64;
+    let lanes_of_tiles = (slab.tiles as f64).log2().ceil().exp2().min(WARP);
+    let tile = Tile {
+        warps: threads / WARP,
+        vectors: f64::from(slab.strips) * (slab.tile_rounds as f64 / rows).ceil(),
+        parts: turns(lanes) * (members / lanes).ceil(),
+        tiles: slab.tiles as f64,
+        turns: turns(lanes_of_tiles),
+    };
     match call.stem(launch) {
-        "channels_last_moments" => slab_moments(call, launch, &p.slab),
-        _ => slab_apply(call, launch, &p.slab),
+        "channels_last_moments" => moments(call, launch, &tile),
+        "channels_last_apply" => apply(call, launch, &tile),
+        _ => resident(call, launch, &tile),
     }
 }
 
 pub fn batch_statistics(call: &Call, launch: &Launch, p: &BatchStatisticsParams) -> Job {
+    let threads = f64::from(launch.block);
+    let tile = Tile {
+        warps: threads / WARP,
+        vectors: (p.tile_vectors as f64 / threads).ceil(),
+        parts: 1.0,
+        tiles: p.tiles as f64,
+        turns: 1.0,
+    };
     match call.stem(launch) {
-        "batch_statistics_planes" => plane_moments(call, launch, &p.slab),
-        _ => slab_moments(call, launch, &p.slab),
+        "batch_statistics_planes" => moments(call, launch, &tile),
+        _ => resident(call, launch, &tile),
     }
 }
 
-/// Rounds of a slab that a block works at together, one for each row of its threads.
-fn rows_of(launch: &Launch, slab: &SlabGeometry) -> f64 {
-    f64::from(launch.block / slab.strip).max(1.0)
+/// Two sweeps over so many parts of each lane, so far away, and what the lanes then tell each other.
+fn together(call: &Call, warps: f64, parts: f64, latency: f64) -> f64 {
+    2.0 * (call.chip.execute(parts.ceil() * PART, warps) + call.chip.cycles(latency) + call.shuffles(WARP))
 }
 
-fn slab_moments(call: &Call, launch: &Launch, slab: &SlabGeometry) -> Job {
-    let (chip, of) = (call.chip, call.instructions(launch));
-    let (warps, rows) = (f64::from(launch.block) / WARP, rows_of(launch, slab));
-    let vectors = (slab.tile_rounds as f64 / rows).ceil();
+/// Instructions for a part in one sweep.
+const PART: f64 = 12.0;
+
+/// Within a block.
+fn of_block(call: &Call, tile: &Tile) -> f64 {
+    2.0 * call.chip.cycles(call.chip.block_barrier) + together(call, tile.warps, tile.parts, call.chip.l1_latency)
+}
+
+/// By the last block of a slab: a fence, a counter and a fence, and then what all have left.
+fn of_slab(call: &Call, tile: &Tile) -> f64 {
+    let arrival = 3.0 * call.chip.cycles(call.chip.l2_latency);
+    arrival + tile.turns * together(call, tile.warps, tile.tiles / WARP, call.chip.l2_latency)
+}
+
+fn moments(call: &Call, launch: &Launch, tile: &Tile) -> Job {
+    let (chip, of, warps) = (call.chip, call.instructions(launch), tile.warps);
+    let at_once = SUMMED.min(tile.vectors);
     let instructions = of.vector + call.residual(&of);
-    let executed = chip.execute(IN_FLIGHT * instructions, warps);
-    let step = chip.latency(call.warmth()) + chip.through_port(warps * WARP * 16.0 * IN_FLIGHT) + executed;
-    // The threads' moments are merged over rows in shared memory, then those of each group.
-    let over_rows = rows.log2().ceil() * chip.execute(call.vector() * MERGE, warps);
-    let members = f64::from(slab.period) * call.vector() / slab.groups as f64;
-    let block = chip.start
-        + (vectors / IN_FLIGHT).ceil() * step
-        + over_rows
-        + over_groups(call, slab.groups as f64, members, chip.cycles(chip.l1_latency));
-    let parts = slab.tiles as f64 * f64::from(slab.strips);
+    let executed = chip.execute(at_once * instructions, warps);
+    let bytes = warps * WARP * 16.0 * at_once * call.tensors();
+    let step = chip.latency(call.warmth()) + chip.through_port(bytes) + executed;
     Job {
-        instructions: f64::from(launch.grid) * warps * (of.once + vectors * instructions),
+        instructions: f64::from(launch.grid) * warps * (of.once + tile.vectors * instructions),
         first: chip.start + step,
         executed,
-        block,
-        last: arrival(call) + over_groups(call, slab.groups as f64, parts, chip.cycles(chip.l2_latency)),
+        block: chip.start + (tile.vectors / at_once).ceil() * step + of_block(call, tile),
+        last: of_slab(call, tile),
         ..call.reading(launch, call.warmth())
     }
 }
 
-/// Microseconds in which a block merges, for each group, so many moments, each so long away.
-fn over_groups(call: &Call, groups: f64, moments: f64, latency: f64) -> f64 {
-    const THREADS: f64 = params::WN_SLAB_THREADS as f64;
-    let lanes = moments.log2().ceil().exp2().min(WARP);
-    let rounds = (groups / (THREADS / lanes)).ceil();
-    let one_by_one = (moments / lanes).ceil() * (latency + call.chip.execute(MERGE, THREADS / WARP));
-    rounds * (one_by_one + call.merges(lanes))
-}
-
-/// A fence, a counter, and a fence.
-fn arrival(call: &Call) -> f64 {
-    3.0 * call.chip.cycles(call.chip.l2_latency)
-}
-
-fn slab_apply(call: &Call, launch: &Launch, slab: &SlabGeometry) -> Job {
-    let (chip, of) = (call.chip, call.instructions(launch));
+fn apply(call: &Call, launch: &Launch, tile: &Tile) -> Job {
+    let (chip, of, warps) = (call.chip, call.instructions(launch), tile.warps);
     let warmth = call.warmth_of_second(true);
-    let warps = f64::from(launch.block) / WARP;
-    let vectors = (slab.tile_rounds as f64 / rows_of(launch, slab)).ceil();
+    let at_once = WRITTEN.min(tile.vectors);
     let instructions = of.vector + call.residual(&of) + call.activation();
-    let constants = 2.0 * chip.cycles(chip.l2_latency) + chip.execute(of.once, warps);
-    let executed = chip.execute(instructions, warps);
-    let step = chip.latency(warmth) + 2.0 * chip.through_port(warps * WARP * 16.0 * call.tensors()) + executed;
+    let maps = 2.0 * chip.cycles(chip.l2_latency) + chip.cycles(chip.block_barrier) + chip.execute(of.once, warps);
+    let executed = chip.execute(at_once * instructions, warps);
+    let bytes = warps * WARP * 16.0 * at_once * call.tensors();
+    let step = chip.latency(warmth) + 2.0 * chip.through_port(bytes) + executed;
     Job {
         written: call.bytes(),
-        instructions: f64::from(launch.grid) * warps * (of.once + vectors * instructions),
-        first: chip.start + constants + step,
+        instructions: f64::from(launch.grid) * warps * (of.once + tile.vectors * instructions),
+        first: chip.start + maps + step,
         executed,
-        block: chip.start + constants + vectors * step,
+        block: chip.start + maps + (tile.vectors / at_once).ceil() * step,
         ..call.reading(launch, warmth)
     }
 }
 
-fn plane_moments(call: &Call, launch: &Launch, slab: &SlabGeometry) -> Job {
-    let (chip, of) = (call.chip, call.instructions(launch));
-    let warps = f64::from(launch.block) / WARP;
-    let vectors_of_channel = (call.case.elements() as f64 / call.case.channels() as f64 / call.vector()).ceil();
-    let vectors = (vectors_of_channel.min(slab.tile_rounds as f64) / f64::from(launch.block)).ceil();
-    let instructions = of.vector + call.residual(&of);
+/// All of a tile on its way at once, and written from where it is held.
+fn resident(call: &Call, launch: &Launch, tile: &Tile) -> Job {
+    let (chip, of, warps) = (call.chip, call.instructions(launch), tile.warps);
+    let instructions = of.once + tile.vectors * (of.vector + call.residual(&of) + call.activation());
     let executed = chip.execute(instructions, warps);
-    let step = chip.latency(call.warmth()) + chip.through_port(warps * WARP * 16.0 * call.tensors()) + executed;
-    let merged = call.merges(WARP) + chip.cycles(chip.block_barrier) + call.merges(warps);
+    let of_cluster = if launch.cluster > 1 {
+        // What lies in another block's shared memory is as far as the L2.
+        chip.cycles(chip.cluster_barrier) + tile.turns * together(call, tile.warps, 1.0, chip.l2_latency)
+    } else {
+        0.0
+    };
+    let maps = 2.0 * chip.cycles(chip.l2_latency) + chip.cycles(chip.block_barrier);
+    let bytes = 2.0 * call.bytes() / f64::from(launch.grid);
+    let waiting = chip.latency(call.warmth()) + of_block(call, tile) + of_cluster + maps;
+    let block = chip.start + waiting + chip.through_port(bytes) + executed;
     Job {
-        instructions: f64::from(launch.grid) * warps * (of.once + vectors * instructions),
-        first: chip.start + step,
+        written: call.bytes(),
+        instructions: f64::from(launch.grid) * warps * instructions,
+        first: block,
         executed,
-        block: chip.start + vectors * step + merged,
-        last: arrival(call) + over_groups(call, 1.0, slab.tiles as f64, chip.cycles(chip.l2_latency)),
+        block,
         ..call.reading(launch, call.warmth())
     }
 }

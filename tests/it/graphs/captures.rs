@@ -79,15 +79,15 @@ fn a_capture_holds_launches_alone_on_cuda() {
 fn a_refused_call_leaves_the_capture_whole_on_cuda() {
     let device = device::cuda();
     let [cuda] = streams(&device.cuda);
-    let mut y = cuda.put(&stored::<f32>(normal(5 * 5 * 8, 1)));
+    let mut y = cuda.put(&stored::<f32>(normal(512 * 256 * 8, 1)));
     let groups = GroupNorm::new(2, 8).unwrap().layout(Layout::Nhwc);
-    let (instances, shape) = (LayerNorm::new([8]).unwrap(), [1, 5, 5, 8]);
+    let (instances, shape) = (LayerNorm::new([8]).unwrap(), [1, 512, 256, 8]);
     cuda.stream().synchronize().unwrap();
 
     begin(cuda.stream());
     let without = groups.forward(Args::new(&cuda, shape).output(&mut y));
     assert!(matches!(without, Err(Error::Workspace { found: 0, .. })), "{without:?}");
-    let too_long = instances.forward(Args::new(&cuda, [9, 5, 5, 8]).output(&mut y));
+    let too_long = instances.forward(Args::new(&cuda, [9, 512, 256, 8]).output(&mut y));
     assert!(matches!(too_long, Err(Error::Length { argument: "output", .. })), "{too_long:?}");
     instances.forward(Args::new(&cuda, shape).output(&mut y)).unwrap();
     assert_eq!(nodes(&end(cuda.stream())), 1);

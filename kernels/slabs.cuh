@@ -1,0 +1,260 @@
+// Slabs: [rounds, channels], the channels of a group between each other's, as GroupNorm in NHWC has them.
+//
+// A sample is walked as vectors from its start. After a round of vectors, the least number of them that is a whole number of
+// pixels, the channels repeat. So a thread whose vectors lie whole rounds apart has the same channels in all of them, whatever
+// the number of channels: where a vector spans several, or several pixels, its elements are slots of their own, and meet the
+// other slots of their group only at the end. Where groups end with vectors, a round falls apart into sections that have
+// nothing to do with each other.
+//
+//     slab      a section of a sample
+//     tile      the rounds of a slab that a block has
+//     piece     as many of those as a thread may sum; mostly all
+//     strip     of a round, at most 256 vectors, beside each other in a block; mostly all
+//     part      of a tile and a group: what the block found
+//
+// Nothing but a sample's size and type decides how it is cut.
+#pragma once
+
+#include "channel_moments.cuh"
+
+namespace wn {
+
+// A tile of a slab, and where that lies in a tensor. Elements are counted from the tensor's start.
+template <class T>
+struct SlabTile {
+    const WnSlabGeometry& g;
+    uint64_t sample;
+    uint64_t section;
+    uint64_t start;  // of the slab: its first round
+    uint64_t begin;  // rounds
+    uint64_t end;
+    uint64_t whole;  // where those end that are not cut by the sample's end
+
+    __device__ __forceinline__ SlabTile(const WnSlabGeometry& geometry, uint64_t slab, uint64_t tile) : g(geometry) {
+        sample = divide(slab, g.sections);
+        section = slab - sample * g.sections.divisor;
+        start = sample * g.length + section * g.period * kVector<T>;
+        begin = tile * g.tile_rounds;
+        end = begin + g.tile_rounds < g.rounds ? begin + g.tile_rounds : g.rounds;
+        whole = end < g.whole_rounds ? end : g.whole_rounds;
+    }
+
+    __device__ __forceinline__ uint64_t element(uint64_t round, uint32_t position) const {
+        return start + round * g.round + static_cast<uint64_t>(position) * kVector<T>;
+    }
+
+    __device__ __forceinline__ uint64_t end_of_sample() const { return (sample + 1) * g.length; }
+};
+
+// The elements around a vector that a block has for itself: of a section its part of the round, else the tile. In place and off
+// an aligned address, nothing may be read beyond: another block may be writing it.
+struct OwnElements {
+    uint64_t begin;
+    uint64_t length;
+    uint64_t first;  // the vector's, from there
+
+    template <class T>
+    __device__ __forceinline__ OwnElements(const SlabTile<T>& tile, uint64_t round, uint32_t position) {
+        const WnSlabGeometry& g = tile.g;
+        const bool is_all = g.sections.divisor == 1;
+        begin = tile.start + (is_all ? tile.begin : round) * g.round;
+        const uint64_t most = is_all ? (tile.end - tile.begin) * g.round : static_cast<uint64_t>(g.period) * kVector<T>;
+        const uint64_t left = tile.end_of_sample() - begin;
+        length = left < most ? left : most;
+        first = tile.element(round, position) - begin;
+    }
+};
+
+// The part of a strip that a thread has: a position, and every `rows`-th round. `active` is false for the threads that are left
+// over.
+struct SlabThread {
+    uint32_t first;  // position of the strip
+    uint32_t width;  // positions of the strip
+    uint32_t rows;
+    uint32_t position;  // of the round
+    uint32_t row;
+    bool active;
+
+    __device__ __forceinline__ SlabThread(const WnSlabGeometry& g, uint32_t strip) {
+        first = strip * g.strip;
+        width = g.period - first < g.strip ? g.period - first : g.strip;
+        rows = blockDim.x / width;
+        row = threadIdx.x / width;
+        position = first + threadIdx.x - row * width;
+        active = row < rows;
+    }
+};
+
+// A vector as it is stored, or, of sums, in f32.
+template <class T, bool kSums>
+struct SlabVector {
+    static constexpr uint32_t kInFlight = 8;
+    Words<T> stored;
+
+    __device__ __forceinline__ float at(uint32_t e) const { return to_float(stored.elements[e]); }
+};
+
+template <class T>
+struct SlabVector<T, true> {
+    static constexpr uint32_t kInFlight = 4;
+    float value[kVector<T>];
+
+    __device__ __forceinline__ float at(uint32_t e) const { return value[e]; }
+};
+
+// What a thread's slots hold in the rounds [begin, end) of a tile, in batches and then, what is less than one, by rounds. A
+// source has `vector`, zero past the sample's end, and, where it `is_aligned`, `aligned`: the same of a round that is whole.
+template <class T, class Source>
+__device__ __forceinline__ void slot_parts(const Source& source, const SlabTile<T>& tile, uint64_t begin, uint64_t end,
+                                           const SlabThread& thread, Part (&part)[kVector<T>]) {
+    using Vector = typename Source::Vector;
+    constexpr uint32_t kBatch = Vector::kInFlight;
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) part[e] = no_part();
+    uint64_t round = begin + thread.row;
+    if (!thread.active || round >= end) return;
+    const uint64_t whole = tile.whole < end ? tile.whole : end;
+    float pivot[kVector<T>], sum[kVector<T>] = {}, squares[kVector<T>] = {};
+    uint32_t rounds = 0;
+    for (; round + (kBatch - 1) * thread.rows < whole; round += kBatch * thread.rows) {
+        Vector batch[kBatch];
+        if (source.is_aligned) {
+#pragma unroll
+            for (uint32_t k = 0; k < kBatch; k++) batch[k] = source.aligned(round + k * thread.rows, thread.position);
+        } else {
+#pragma unroll
+            for (uint32_t k = 0; k < kBatch; k++) batch[k] = source.vector(round + k * thread.rows, thread.position);
+        }
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) {
+            float difference[kBatch];
+            if (rounds == 0) {
+#pragma unroll
+                for (uint32_t k = 0; k < kBatch; k++) difference[k] = batch[k].at(e) - batch[0].at(e);
+                pivot[e] = fused(tree_sum(difference), 1.0f / kBatch, batch[0].at(e));
+            }
+#pragma unroll
+            for (uint32_t k = 0; k < kBatch; k++) difference[k] = batch[k].at(e) - pivot[e];
+            sum[e] += tree_sum(difference);
+            squares[e] += tree_sum_of_squares(difference);
+        }
+        rounds += kBatch;
+    }
+    uint32_t missing = 0;  // slots that the last round has not
+    for (; round < end; round += thread.rows) {
+        const Vector one = source.vector(round, thread.position);
+        const uint64_t element = tile.element(round, thread.position);
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) {
+            if (rounds == 0) pivot[e] = one.at(e);
+            const bool is_there = element + e < tile.end_of_sample();
+            const float difference = is_there ? one.at(e) - pivot[e] : 0.0f;
+            sum[e] += difference;
+            squares[e] = fused(difference, difference, squares[e]);
+            missing |= is_there ? 0u : 1u << e;
+        }
+        rounds++;
+    }
+    const float counts[2] = {static_cast<float>(rounds), static_cast<float>(rounds - 1)};
+    const float inverses[2] = {1.0f / counts[0], rounds == 1 ? 0.0f : 1.0f / counts[1]};
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) {
+        const bool is_missing = (missing >> e & 1u) != 0;
+        part[e] = part_of(is_missing ? counts[1] : counts[0], is_missing ? inverses[1] : inverses[0], pivot[e], sum[e],
+                          squares[e]);
+    }
+}
+
+// Where the elements of a group lie in a round: of every pixel, so many beside each other. A team's lanes are shared out
+// among a group's elements of a pixel, and then among pixels and rows of threads.
+struct GroupLanes {
+    uint32_t inner;
+    uint32_t outer;
+    uint32_t channel;  // of the group, a lane's first
+    uint32_t pixel;    // of all rows of threads, likewise
+
+    __device__ __forceinline__ GroupLanes(const Teams& teams, uint64_t channels_of_group) {
+        inner = 1;
+        while (inner < teams.team.lanes && inner < channels_of_group) inner *= 2;
+        outer = teams.team.lanes / inner;
+        channel = teams.lane % inner;
+        pixel = teams.lane / inner;
+    }
+};
+
+// Where a slot of a thread is in the scratch: neither those of a warp's threads nor those beside each other in a pixel meet
+// in one bank.
+__device__ __forceinline__ uint32_t place_in_scratch(uint32_t thread, uint32_t slot) {
+    return slot * (blockDim.x + 1) + thread;
+}
+
+// Brings a piece's strip together, as far as it is of one group or another, and with what `parts` has of the piece's other
+// strips and of other pieces. Of all threads; `scratch` has what they found, slot by slot.
+template <class T>
+__device__ __forceinline__ void add_to_groups(const WnSlabGeometry& g, const Part* scratch, const SlabThread& thread,
+                                              bool is_first, Part* parts) {
+    const uint32_t slots = thread.width * kVector<T>;
+    const uint64_t first_slot = static_cast<uint64_t>(thread.first) * kVector<T>;
+    const uint32_t channels = static_cast<uint32_t>(g.channels.divisor);
+    const uint32_t of_group = static_cast<uint32_t>(g.group.divisor);
+    const uint32_t pixels = g.period * kVector<T> / channels;
+    uint32_t lanes = 1;
+    while (lanes < WN_WARP && 2 * lanes * g.groups <= blockDim.x) lanes *= 2;
+    const Teams teams(lanes);
+    const GroupLanes mine(teams, of_group);
+    const auto of_slot = [&](uint32_t row, uint64_t slot) -> const Part& {
+        const uint32_t at = static_cast<uint32_t>(slot);
+        return scratch[place_in_scratch(row * thread.width + at / kVector<T>, at % kVector<T>)];
+    };
+    for (uint64_t base = 0; base < g.groups; base += teams.count) {
+        const uint64_t group = base + teams.first;
+        const bool present = group < g.groups;
+        const uint64_t first_channel = group * of_group;
+        const Part found = combined(teams.team, [&](const auto& see) {
+            for (uint32_t pixel = mine.pixel; present && pixel < pixels * thread.rows; pixel += mine.outer) {
+                const uint32_t row = pixels == 1 ? pixel : pixel / pixels;
+                const uint64_t slot = static_cast<uint64_t>(pixel - row * pixels) * channels + first_channel - first_slot;
+                for (uint32_t channel = mine.channel; channel < of_group; channel += mine.inner) {
+                    // In another strip, perhaps.
+                    if (slot + channel < slots) see(of_slot(row, slot + channel));
+                }
+            }
+        });
+        if (teams.lane == 0 && present) parts[group] = is_first ? found : together(parts[group], found);
+    }
+}
+
+// What a tile has of each group, into `parts`; behind it, all threads of the block see them. `of_slots` finds what a thread's
+// slots hold in some rounds.
+template <class T, class OfSlots>
+__device__ __forceinline__ void tile_parts(const SlabTile<T>& tile, Part* scratch, Part* parts, const OfSlots& of_slots) {
+    const WnSlabGeometry& g = tile.g;
+    for (uint64_t begin = tile.begin; begin < tile.end; begin += g.piece_rounds) {
+        const uint64_t end = begin + g.piece_rounds < tile.end ? begin + g.piece_rounds : tile.end;
+        for (uint32_t strip = 0; strip < g.strips; strip++) {
+            const SlabThread thread(g, strip);
+            Part part[kVector<T>];
+            of_slots(begin, end, thread, part);
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) {
+                if (thread.active) scratch[place_in_scratch(threadIdx.x, e)] = part[e];
+            }
+            __syncthreads();
+            add_to_groups<T>(g, scratch, thread, begin == tile.begin && strip == 0, parts);
+            __syncthreads();  // before the scratch is used again
+        }
+    }
+}
+
+// Where a slot of a round is: the channel and the group, both of the section.
+struct SlotPlace {
+    uint32_t channel;
+    uint32_t group;
+
+    __device__ __forceinline__ SlotPlace(const WnSlabGeometry& g, uint64_t slot) {
+        channel = static_cast<uint32_t>(slot - divide(slot, g.channels) * g.channels.divisor);
+        group = static_cast<uint32_t>(divide(channel, g.group));
+    }
+};
+
+}  // namespace wn

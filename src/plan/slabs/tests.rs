@@ -1,0 +1,202 @@
+use super::*;
+use crate::norm::Activation;
+use crate::plan::params::Kernel;
+use crate::plan::tests::H200;
+
+/// A chip without clusters, which holds 99 KiB of a block.
+const SM_86: Limits = Limits { shared: 99 << 10, cluster: 1, ..H200 };
+
+fn tensor(samples: usize, spatial: usize, channels: usize, groups: usize) -> ChannelsLast {
+    let (dtype, activation) = (DType::F16, Activation::None);
+    let (weight, bias, modulation) = (None, None, Default::default());
+    ChannelsLast {
+        dtype,
+        output: dtype,
+        samples,
+        spatial,
+        channels,
+        groups,
+        is_plain: true,
+        weight,
+        bias,
+        modulation,
+        eps: 0.0,
+        activation,
+    }
+}
+
+fn slab_of(launch: &Launch) -> SlabGeometry {
+    let Params::ChannelsLast(params) = launch.params else { panic!("of slabs") };
+    params.slab
+}
+
+fn first(plan: &Plan) -> Launch {
+    *plan.launches().next().expect("a launch")
+}
+
+/// Real maps and odd ones: every relation between a vector, a group and a pixel.
+const TENSORS: [[usize; 3]; 14] = [
+    [64 * 64, 320, 32],
+    [8 * 8, 1280, 32],
+    [7 * 7, 512, 32],
+    [2, 8, 8],
+    [49, 5, 1],
+    [49, 10, 2],
+    [3, 2048, 2048],
+    [1000, 257, 257],
+    [7, 5000, 50],
+    [9, 4096, 1],
+    [17, 6144, 1],
+    [1024 * 1024, 128, 32],
+    [4096, 40_960, 1],
+    [1 << 30, 3, 3],
+];
+
+/// Every vector of every slab has a thread, every part its place, and nothing is left empty that a cluster waits for.
+#[test]
+fn slabs_are_covered() {
+    for [spatial, channels, groups] in TENSORS {
+        for limits in [H200, SM_86] {
+            let plan = plan(&tensor(3, spatial, channels, groups), &limits);
+            let (launch, case) = (first(&plan), format!("{spatial} {channels} {groups}"));
+            let slab = slab_of(&launch);
+            let sections = slab.sections.divisor;
+            assert_eq!(slab.groups * sections, groups as u64, "{case}");
+            assert_eq!(slab.channels.divisor * sections, channels as u64, "{case}");
+            let of_section = u64::from(slab.period) * 8;
+            assert_eq!(of_section % slab.channels.divisor, 0, "{case}");
+            assert_eq!(slab.round, of_section * sections, "{case}");
+            assert_eq!(slab.rounds, (spatial as u64 * channels as u64).div_ceil(slab.round), "{case}");
+            assert!(slab.strip * slab.strips >= slab.period && slab.strip <= launch.block, "{case}");
+            assert!(slab.strip * (slab.strips - 1) < slab.period, "{case}");
+            assert!(slab.tiles * slab.tile_rounds >= slab.rounds, "{case}");
+            assert!((slab.tiles - 1) * slab.tile_rounds < slab.rounds, "{case}");
+            assert!(slab.tiles <= MOST_TILES_OF_SAMPLE, "{case}");
+            assert!(slab.piece_rounds > 0, "{case}");
+            assert_eq!(u64::from(launch.grid), 3 * sections * slab.tiles, "{case}");
+            assert!(launch.block.is_multiple_of(32) && launch.block <= 256, "{case}");
+            if plan.launches().count() == 1 {
+                assert_eq!((u64::from(launch.cluster), slab.tiles.is_power_of_two()), (slab.tiles, true), "{case}");
+                assert!(launch.cluster <= limits.cluster && launch.shared <= limits.shared, "{case}");
+            } else {
+                let parts = 3 * sections * slab.tiles * slab.groups * BYTES_OF_PART;
+                assert!(plan.workspace_bytes as u64 >= slab.partials + parts, "{case}");
+                assert!(launch.shared <= 48 << 10, "{case}");
+            }
+        }
+    }
+}
+
+/// What a sample's moments are made of depends on neither the other samples nor the device.
+#[test]
+fn a_slab_is_cut_by_its_size_alone() {
+    for [spatial, channels, groups] in TENSORS {
+        let cut = |samples, limits| {
+            let launch = first(&plan(&tensor(samples, spatial, channels, groups), limits));
+            let slab = slab_of(&launch);
+            (launch.block, slab.sections, slab.tiles, slab.tile_rounds, slab.piece_rounds, slab.strip)
+        };
+        assert_eq!(cut(1, &H200), cut(1000, &H200));
+        assert_eq!(cut(1, &H200), cut(1, &SM_86));
+    }
+}
+
+/// One launch and one read for all maps of a diffusion network; two launches for those of its decoder.
+#[test]
+fn maps_that_fit_the_chip_are_held() {
+    let regime = |samples, spatial, channels| {
+        let plan = plan(&tensor(samples, spatial, channels, 32), &H200);
+        let (launch, slab) = (first(&plan), slab_of(&first(&plan)));
+        (plan.launches().count(), slab.sections.divisor, launch.cluster, launch.block, plan.workspace_bytes > 0)
+    };
+    assert_eq!(regime(2, 64 * 64, 320), (1, 2, 16, 256, false));
+    assert_eq!(regime(2, 32 * 32, 640), (1, 4, 8, 128, false));
+    assert_eq!(regime(2, 16 * 16, 1280), (1, 8, 2, 128, false));
+    assert_eq!(regime(2, 8 * 8, 1280), (1, 8, 1, 128, false));
+    assert_eq!(regime(8, 64 * 64, 640), (1, 4, 16, 256, false));
+    assert_eq!(regime(1, 1024 * 1024, 128), (2, 1, 1, 256, true));
+    assert_eq!(regime(1, 512 * 512, 256), (2, 1, 1, 256, true));
+}
+
+#[test]
+fn more_slabs_than_counters_share_columns() {
+    let plan = plan(&tensor(10_000, 300_000, 8, 2), &H200);
+    assert_eq!((slab_of(&first(&plan)).columns, plan.launches().count()), (MOST_COLUMNS, 2));
+}
+
+fn batch(samples: usize, spatial: usize, channels: usize, layout: Layout) -> BatchStatistics {
+    let (dtype, activation) = (DType::F32, Activation::None);
+    let momentum = Some(0.1);
+    BatchStatistics {
+        dtype,
+        output: dtype,
+        samples,
+        spatial,
+        channels,
+        layout,
+        is_plain: true,
+        weight: None,
+        bias: None,
+        eps: 0.0,
+        activation,
+        momentum,
+    }
+}
+
+#[test]
+fn batches_are_held_where_they_fit() {
+    let kernels = |batch: &BatchStatistics, limits| -> Vec<Kernel> {
+        plan_batch(batch, limits).launches().map(|launch| launch.kernel).collect()
+    };
+    let planes = [Kernel::batch_statistics_planes_f32, Kernel::pointwise_planes_f32];
+    let slabs = [Kernel::channels_last_moments_f32, Kernel::channels_last_apply_f32];
+    let (nchw, nhwc) = (Layout::Nchw, Layout::Nhwc);
+    let held = [Kernel::batch_statistics_planes_resident_f32];
+    assert_eq!(kernels(&batch(32, 56 * 56, 64, nchw), &H200), held);
+    assert_eq!(kernels(&batch(32, 56 * 56, 64, nchw), &SM_86), planes);
+    assert_eq!(kernels(&batch(256, 112 * 112, 64, nchw), &H200), planes);
+    assert_eq!(kernels(&batch(32, 14 * 14, 256, nhwc), &H200), [Kernel::channels_last_resident_f32]);
+    assert_eq!(kernels(&batch(256, 112 * 112, 64, nhwc), &H200), slabs);
+    // Planes that do not end with a vector, and no planes at all.
+    assert_eq!(kernels(&batch(32, 7 * 7, 512, nchw), &H200), [Kernel::channels_last_resident_f32]);
+    assert_eq!(kernels(&batch(4, 7 * 7, 512, nchw), &H200), held);
+    assert_eq!(kernels(&batch(32, 1, 512, nchw), &H200), [Kernel::channels_last_resident_f32]);
+    assert_eq!(plan_batch(&batch(0, 49, 6, nchw), &H200), Plan::NONE);
+}
+
+/// A workspace is for what several blocks leave, and for the number of batches where it is read.
+#[test]
+fn what_is_held_needs_counters_alone() {
+    let bytes =
+        |momentum| plan_batch(&BatchStatistics { momentum, ..batch(32, 49, 64, Layout::Nchw) }, &H200).workspace_bytes;
+    assert_eq!((bytes(Some(0.1)), bytes(None)), (0, params::WN_COUNTERS as usize * 4));
+}
+
+#[test]
+fn outputs_of_another_type() {
+    let types = |plan: Plan| -> Vec<u32> {
+        plan.launches()
+            .map(|launch| match launch.params {
+                Params::ChannelsLast(params) => params.y_type,
+                Params::BatchStatistics(params) => params.y_type,
+                Params::Pointwise(params) => params.y_type,
+                _ => panic!("neither slabs nor planes"),
+            })
+            .collect()
+    };
+    let bf16 = params::WN_ELEMENT_BF16;
+    assert_eq!(types(plan(&ChannelsLast { output: DType::Bf16, ..tensor(2, 9, 8, 2) }, &H200)), [bf16]);
+    for layout in [Layout::Nchw, Layout::Nhwc] {
+        let batch = BatchStatistics { output: DType::Bf16, ..batch(256, 112 * 112, 64, layout) };
+        assert_eq!(types(plan_batch(&batch, &H200)), [bf16; 2]);
+    }
+}
+
+/// Three channels of a large batch still fill the chip.
+#[test]
+fn few_channels_are_split() {
+    for layout in [Layout::Nchw, Layout::Nhwc] {
+        let plan = plan_batch(&batch(256, 224 * 224, 3, layout), &H200);
+        assert!(first(&plan).grid > 4 * 132, "{layout:?}: {}", first(&plan).grid);
+    }
+}
