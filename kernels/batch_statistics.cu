@@ -265,7 +265,7 @@ __device__ __forceinline__ void write_planes(const PlanesInShared<T>& held, cons
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = map.of(value[e]);
         activate(value, p.activation);
         if (is_direct) {
-            *reinterpret_cast<uint4*>(y + plane + first) = pack<T>(value);
+            store_word(reinterpret_cast<uint4*>(y + plane + first), pack<T>(value));
         } else {
             store_as(p.y_type, y + plane, p.y, plane, p.spatial, first, value);
         }

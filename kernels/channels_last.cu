@@ -182,9 +182,9 @@ struct SlabOutput {
     __device__ __forceinline__ void write_aligned(uint64_t round, uint32_t position, const ChannelMap (&map)[kVector<T>],
                                                   float (&value)[kVector<T>]) const {
         const uint64_t element = tile.element(round, position);
-        if (kSums && sum != nullptr) *reinterpret_cast<uint4*>(sum + element) = pack<T>(value);
+        if (kSums && sum != nullptr) store_word(reinterpret_cast<uint4*>(sum + element), pack<T>(value));
         apply(map, value);
-        *reinterpret_cast<uint4*>(y + element) = pack<T>(value);
+        store_word(reinterpret_cast<uint4*>(y + element), pack<T>(value));
     }
 
     __device__ __forceinline__ void write(uint64_t round, uint32_t position, const ChannelMap (&map)[kVector<T>],

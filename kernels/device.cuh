@@ -219,6 +219,16 @@ __device__ __forceinline__ uint4 load_uncached(const uint4* address) {
 #endif
 }
 
+// 16 bytes in one store. Left to the compiler, what was put together of parts is stored in those parts, where it pleases.
+__device__ __forceinline__ void store_word(uint4* address, const uint4& word) {
+#if defined(__CUDACC__)
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
+                 : "memory");
+#else
+    *address = word;
+#endif
+}
+
 __device__ __forceinline__ void store_streaming(uint4* address, const uint4& word) {
 #if defined(__CUDACC__)
     __stcs(address, word);

@@ -114,7 +114,7 @@ template <class T>
 __device__ __forceinline__ void store(T* stretch, uint64_t length, uint64_t first, const float (&in)[kVector<T>]) {
     const uint4 words = pack<T>(in);
     if (aligned_16(stretch) && first + kVector<T> <= length) {
-        *reinterpret_cast<uint4*>(stretch + first) = words;
+        store_word(reinterpret_cast<uint4*>(stretch + first), words);
     } else if (first < length) {
         store_irregular(stretch, length, first, words);
     }

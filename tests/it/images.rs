@@ -131,6 +131,8 @@ fn traps<T: Real>(verify: &dyn Fn(&Call, &Inputs<T>) -> Outputs<T>) {
         Call::new(Layer::InstanceNorm { layout: NHWC }, &[2, 30, 31, 5]),
         Call::new(Layer::BatchStatistics { layout: NHWC, momentum: Some(0.1) }, &[3, 9, 11, 12]),
         Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[3, 4, 25, 27]),
+        Call::new(Layer::GroupNorm { groups: 4, layout: NHWC }, &[1, 96, 64, 24]),
+        Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[2, 2, 192, 160]),
     ];
     for mut call in calls {
         call.weight = Coefficient::F32;
@@ -150,6 +152,12 @@ fn traps<T: Real>(verify: &dyn Fn(&Call, &Inputs<T>) -> Outputs<T>) {
             verify(&call, &with(&|i, x| if i == at { 6e4 } else { x }));
         }
         verify(&call, &with(&|i, _| if i % 2 == 0 { 0.7 } else { 0.0 }));
+        // What comes first is unlike the rest, as the border of an image is: a pivot taken from it is far from the mean.
+        for border in [1, 8, 100] {
+            let pixel = |i: usize| if is_last { i / channels } else { i % spatial };
+            verify(&call, &with(&|i, x| if pixel(i) < border { 0.0 } else { 10.0 + 0.01 * x }));
+            verify(&call, &with(&|i, x| if pixel(i) % 64 < border % 64 { 300.0 } else { x }));
+        }
         // A set of equal elements gives the bias to the last bit.
         let constant = with(&|_, _| 1e4);
         let y = verify(&call, &constant).y;
