@@ -275,6 +275,10 @@ __device__ __forceinline__ uint64_t divide(uint64_t number, const WnDivisor& by)
     return by.magic == 0 ? number : __umul64hi(number, by.magic) >> by.shift;
 }
 
+__device__ __forceinline__ uint32_t divide(uint32_t number, const WnShortDivisor& by) {
+    return __umulhi(number, by.magic) >> by.shift;
+}
+
 }  // namespace wn
 
 // Defines one kernel of the lists in params.h; the body's name comes in parentheses, since it may hold commas.

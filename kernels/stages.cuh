@@ -72,16 +72,18 @@ __device__ __forceinline__ float gelu(float x) {
     return product(x, x > 0.0f ? 1.0f - tail : tail);
 }
 
+// By the order of their codes: comparisons for equality become a jump through a table, which what reads the machine code
+// (scripts/machine_code.py) does not follow.
 template <uint32_t kCount>
 __device__ __forceinline__ void activate(float (&value)[kCount], uint32_t activation) {
-    if (activation == WN_ACTIVATION_NONE) return;
-    if (activation == WN_ACTIVATION_RELU) {
+    if (activation < WN_ACTIVATION_RELU) return;
+    if (activation < WN_ACTIVATION_SILU) {
 #pragma unroll
         for (uint32_t e = 0; e < kCount; e++) value[e] = value[e] < 0.0f ? 0.0f : value[e];  // NaN stays
-    } else if (activation == WN_ACTIVATION_SILU) {
+    } else if (activation < WN_ACTIVATION_GELU) {
 #pragma unroll
         for (uint32_t e = 0; e < kCount; e++) value[e] = silu(value[e]);
-    } else if (activation == WN_ACTIVATION_GELU) {
+    } else if (activation < WN_ACTIVATION_GELU_TANH) {
 #pragma unroll
         for (uint32_t e = 0; e < kCount; e++) value[e] = gelu(value[e]);
     } else {
@@ -143,6 +145,16 @@ private:
 struct Affine {
     float weight;
     float bias;
+};
+
+// A norm with its weight and bias as one map, of the elements of a channel. The mean is subtracted first: value * scale +
+// (bias - mean * scale) would cancel, and lose as many digits as the mean has above the deviation.
+struct ChannelMap {
+    float mean;
+    float scale;
+    float bias;
+
+    __device__ __forceinline__ float of(float value) const { return fused(value - mean, scale, bias); }
 };
 
 // (value * weight + bias) * scale + shift as one map, by the scale and shift at `index`. Out of line, and all by value, so
