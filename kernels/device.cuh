@@ -282,8 +282,34 @@ __device__ __forceinline__ float product(float a, float b) {
 // a * b + c, rounded once: said, and not left to the compiler, which contracts here and not there.
 __device__ __forceinline__ float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
+// 2^x to 2 ulp and 1 / x to one, by one instruction each, which takes denormals for 0 and makes none: CUDA's __expf and
+// __fdividef, without what those do for denormals' sake.
+__device__ __forceinline__ float exp2_approximate(float x) {
+#if defined(__CUDACC__)
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#else
+    return exp2f(x);
+#endif
+}
+
+__device__ __forceinline__ float reciprocal_approximate(float x) {
+#if defined(__CUDACC__)
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#else
+    return 1.0f / x;
+#endif
+}
+
 __device__ __forceinline__ uint64_t divide(uint64_t number, const WnDivisor& by) {
     return by.magic == 0 ? number : __umul64hi(number, by.magic) >> by.shift;
+}
+
+__device__ __forceinline__ uint32_t divide(uint32_t number, const WnShortDivisor& by) {
+    return __umulhi(number, by.magic) >> by.shift;
 }
 
 }  // namespace wn

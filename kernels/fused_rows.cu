@@ -152,8 +152,9 @@ struct RowOfTeam : RowIsHeld {
 
 template <class T>
 __device__ __forceinline__ void fused_rows_group_8(const WnRowsParams& p) {
-    const uint32_t rows_per_block = blockDim.x / p.lanes;
-    const uint32_t slot = threadIdx.x / p.lanes;
+    const LaneTeam team{p.lanes};
+    const uint32_t rows_per_block = team.teams(blockDim.x);
+    const uint32_t slot = team.number();
     for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows;
          base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
         // Lanes that have no row take part in the shuffles and touch no memory.

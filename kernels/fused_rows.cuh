@@ -141,14 +141,11 @@ struct FusedOutput {
     }
 
     __device__ __forceinline__ void finish(uint64_t first, float (&value)[kVector<T>]) const {
-        float w[kVector<T>], b[kVector<T>];
-        coefficients(first, w, b);
-#pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = by.of(value[e]);
-        round_if<T>(p.flags, WN_FLAG_ROUND_NORMALIZED, value);
-#pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(value[e], w[e], b[e]);
-        modulate_elements(first, value);
+        if (p.affine == WN_AFFINE_PER_CHANNEL) {
+            normalize_channels(first, value);
+        } else {
+            normalize_elements(first, value);
+        }
         activate(value, p.activation);
     }
 
@@ -203,31 +200,33 @@ private:
         return modulate<T>(affine, p.modulation, p.flags, of_sample + divide(index, p.spatial));
     }
 
-    __device__ __forceinline__ void coefficients(uint64_t first, float (&w)[kVector<T>], float (&b)[kVector<T>]) const {
-        if (p.affine == WN_AFFINE_PER_ELEMENT) {
-            return load_affine<T>(p.weight, p.bias, p.flags, p.length, first, w, b);
-        }
+    __device__ __forceinline__ void normalize_channels(uint64_t first, float (&value)[kVector<T>]) const {
         const uint64_t channel = divide(first, p.spatial);
         const Affine of_channel{weight().at(first_channel + channel, 1.0f), bias().at(first_channel + channel, 0.0f)};
-        const Affine affine = modulate<T>(of_channel, p.modulation, p.flags, of_sample + channel);
+        const ChannelMap map = by.with(modulate<T>(of_channel, p.modulation, p.flags, of_sample + channel));
         const uint64_t end = (channel + 1) * p.spatial.divisor;
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) {
-            w[e] = affine.weight;
-            b[e] = affine.bias;
             // Seldom: a vector that reaches over the end of a channel.
-            if (first + e >= end && first + e < p.length) {
-                const Affine other = affine_at(first + e);
-                w[e] = other.weight;
-                b[e] = other.bias;
-            }
+            const bool is_of_other = first + e >= end && first + e < p.length;
+            value[e] = is_of_other ? by.with(affine_at(first + e)).of(value[e]) : map.of(value[e]);
         }
     }
 
-    // Scale and shift by the position in the row. Those by the channel are in the coefficients already, where one pair serves
-    // many elements; here each element has its own, and weight and bias need not be kept beside them.
+    __device__ __forceinline__ void normalize_elements(uint64_t first, float (&value)[kVector<T>]) const {
+        float w[kVector<T>], b[kVector<T>];
+        load_affine<T>(p.weight, p.bias, p.flags, p.length, first, w, b);
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = by.of(value[e]);
+        round_if<T>(p.flags, WN_FLAG_ROUND_NORMALIZED, value);
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(value[e], w[e], b[e]);
+        modulate_elements(first, value);
+    }
+
+    // Scale and shift by the position in the row. Those by the channel are in its map already, where one pair serves many
+    // elements; here each element has its own, and weight and bias need not be kept beside them.
     __device__ __forceinline__ void modulate_elements(uint64_t first, float (&value)[kVector<T>]) const {
-        if (p.affine != WN_AFFINE_PER_ELEMENT) return;
         if (p.modulation.scale != 0) {
             const float offset = p.flags & WN_FLAG_SCALE_PLUS_ONE ? 1.0f : 0.0f;
             const Coefficients<T> scale{p.modulation.scale, (p.flags & WN_FLAG_SCALE_F32) != 0};

@@ -50,8 +50,8 @@ struct HeadRow {
 template <class T, uint32_t kElements>
 __device__ __forceinline__ void head_rows_group(const WnHeadRowsParams& p) {
     const LaneTeam team{p.lanes};
-    const uint32_t rows_per_block = blockDim.x / p.lanes;
-    const uint32_t slot = threadIdx.x / p.lanes;
+    const uint32_t rows_per_block = team.teams(blockDim.x);
+    const uint32_t slot = team.number();
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows;
          base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
@@ -60,7 +60,7 @@ __device__ __forceinline__ void head_rows_group(const WnHeadRowsParams& p) {
         const HeadRow<T> row = HeadRow<T>::of(p, present ? base + slot : 0);
         const uint32_t count = present ? p.length : 0;
         HeldInRegisters<T, kElements> held;
-        fill<T>(held, team, 0, count, row);
+        fill<T, false>(held, team, 0, count, row);
         const Moments moments = moments_of_held<T, false>(held, team, count, p.inverse_length, mean_square);
         const Normalization by = normalization_of(moments, p.inverse_length, p.eps);
         const RowWriter writer(team, row.y.start, nullptr);

@@ -98,6 +98,10 @@ struct LaneTeam {
 
     __device__ __forceinline__ uint32_t lane() const { return threadIdx.x & (lanes - 1); }
 
+    // Of so many threads, and of this one among the block's.
+    __device__ __forceinline__ uint32_t teams(uint32_t threads) const { return threads >> __popc(lanes - 1); }
+    __device__ __forceinline__ uint32_t number() const { return teams(threadIdx.x); }
+
     __device__ __forceinline__ float of_first(float value) const {
         return from_lane(value, threadIdx.x % WN_WARP & ~(lanes - 1));
     }

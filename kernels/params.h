@@ -79,8 +79,8 @@ enum WnRegimes {
     WN_SCALE_GROUP = 128,          // elements of a row that have a scale of their own
     WN_CHUNK = 1024,               // elements of a row that a warp takes at a time
     WN_ROWS_BLOCK_WARPS = 4,
-    WN_ROWS_BLOCK_THREADS = 640,   // no block is as large: it leaves a thread 96 registers
-    WN_ROWS_SHARED_THREADS = 768,  // nor here: 80 registers, and so three blocks of 256 threads on a multiprocessor
+    WN_ROWS_BLOCK_THREADS = 768,   // no block is as large: it leaves a thread 80 registers, and room for six blocks of 128
+    WN_ROWS_SHARED_THREADS = 768,  // nor here: and so three blocks of 256 threads on a multiprocessor
     WN_ROWS_LONG_THREADS = 256,    // rows that nobody holds: a chunk for each warp is 32 KiB
     WN_ROWS_LEAVES = 256,          // that a warp merges: a row's where it is held, 16 warps' in each of 16 blocks
     WN_ROWS_SUBTREES = 16,         // of so many leaves, that the warps of a block merge where rows are split
@@ -100,6 +100,14 @@ typedef struct WnDivisor {
     uint32_t shift;
     uint32_t reserved;
 } WnDivisor;
+
+// The same of numbers below 2^31, by one of 2 to 2^31: n / d == high32(n * magic) >> shift.
+typedef struct WnShortDivisor {
+    uint32_t divisor;
+    uint32_t magic;
+    uint32_t shift;
+    uint32_t reserved;
+} WnShortDivisor;
 
 // What differs from sample to sample: [samples, channels] each, or [samples, length] where weight and bias go by the
 // position in the row.
@@ -123,8 +131,9 @@ typedef struct WnRowsParams {
     uint64_t residual_stride;
     uint64_t sum_stride;
     uint64_t y_stride;
-    WnDivisor spatial;  // per channel: elements of one channel in a row
-    WnDivisor groups;   // rows of one sample
+    WnDivisor spatial;             // per channel: elements of one channel in a row
+    WnShortDivisor short_spatial;  // the same, of rows that are held
+    WnDivisor groups;              // rows of one sample
     uint64_t channels_per_group;
     WnModulation modulation;
     // Per element alone.

@@ -58,15 +58,61 @@ struct PlainOutput {
     T* sum;
     T* y;
     Normalization by;
+    uint32_t first_channel;
+    // Of the channel that a lane has come to: its next vector is mostly of the same.
+    uint32_t channel;
+    ChannelMap map;
 
     __device__ __forceinline__ PlainOutput(const WnRowsParams& params, uint64_t row, const Moments& moments)
         : p(params),
           sum(row_at<T>(p.sum, row, p.sum_stride)),
           y(row_at<T>(p.y, row, p.y_stride)),
-          by(normalization_of(moments, p.inverse_length, p.eps)) {}
+          by(normalization_of(moments, p.inverse_length, p.eps)),
+          first_channel(0),
+          channel(UINT32_MAX),
+          map{} {
+        if (p.affine == WN_AFFINE_PER_ELEMENT) return;
+        const uint64_t group = row - divide(row, p.groups) * p.groups.divisor;
+        first_channel = static_cast<uint32_t>(group * p.channels_per_group);
+    }
 
-    __device__ __forceinline__ void write(uint64_t first, float (&value)[kVector<T>]) const {
+    // Weight and bias by the position, and nothing behind them.
+    __device__ __forceinline__ bool is_bare() const {
+        return p.affine == WN_AFFINE_PER_ELEMENT && p.activation == WN_ACTIVATION_NONE;
+    }
+
+    __device__ __forceinline__ void write_bare(uint64_t first, float (&value)[kVector<T>]) const {
         if (sum != nullptr) store_whole(sum + first, value);
+        normalize(first, value);
+        store_whole(y + first, value);
+    }
+
+    // kInTurn: vectors come one after another, and not all that the lane has at once.
+    template <bool kInTurn>
+    __device__ __forceinline__ void write(uint64_t first, float (&value)[kVector<T>]) {
+        if (sum != nullptr) store_whole(sum + first, value);
+        if (p.affine == WN_AFFINE_PER_CHANNEL) {
+            // All of the vector is of one channel.
+            const uint32_t next = divide(static_cast<uint32_t>(first), p.short_spatial);
+            if (!kInTurn || next != channel) come_to(next);
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = map.of(value[e]);
+        } else {
+            normalize(first, value);
+        }
+        activate(value, p.activation);
+        store_whole(y + first, value);
+    }
+
+private:
+    __device__ __forceinline__ void come_to(uint32_t next) {
+        channel = next;
+        const Coefficients<T> weight{p.weight, (p.flags & WN_FLAG_WEIGHT_F32) != 0};
+        const Coefficients<T> bias{p.bias, (p.flags & WN_FLAG_BIAS_F32) != 0};
+        map = by.with(Affine{weight.at(first_channel + channel, 1.0f), bias.at(first_channel + channel, 0.0f)});
+    }
+
+    __device__ __forceinline__ void normalize(uint64_t first, float (&value)[kVector<T>]) const {
         float w[kVector<T>], b[kVector<T>];
         load_coefficients(p.weight, WN_FLAG_WEIGHT_F32, first, 1.0f, w);
         load_coefficients(p.bias, WN_FLAG_BIAS_F32, first, 0.0f, b);
@@ -83,10 +129,8 @@ struct PlainOutput {
         }
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(value[e], w[e], b[e]);
-        store_whole(y + first, value);
     }
 
-private:
     __device__ __forceinline__ void load_coefficients(uint64_t address, uint32_t is_f32, uint64_t first, float absent,
                                                       float (&out)[kVector<T>]) const {
         if (address == 0) {
@@ -100,16 +144,31 @@ private:
     }
 };
 
-template <class T, class Held>
+// kBare: the bare norm need not ask for every vector what else there is.
+template <class T, bool kBare, class Held>
 __device__ __forceinline__ void write(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
-                                      const PlainOutput<T>& output) {
+                                      PlainOutput<T>& output) {
 #pragma unroll(Held::kUnrolled)
     for (uint32_t k = 0; k < Held::kVectors; k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
         if (first >= count) continue;
         float value[kVector<T>];
         held.read(k, value);
-        output.write(begin + first, value);
+        if (kBare) {
+            output.write_bare(begin + first, value);
+        } else {
+            output.template write<Held::kUnrolled < Held::kVectors>(begin + first, value);
+        }
+    }
+}
+
+template <class T, class Held>
+__device__ __forceinline__ void write(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
+                                      PlainOutput<T>& output) {
+    if (output.is_bare()) {
+        write<T, true>(held, team, begin, count, output);
+    } else {
+        write<T, false>(held, team, begin, count, output);
     }
 }
 
@@ -117,8 +176,8 @@ template <class T, uint32_t kElements>
 __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
     // Rows of more than 256 elements have a whole warp.
     const LaneTeam team{kElements == 8 ? p.lanes : static_cast<uint32_t>(WN_WARP)};
-    const uint32_t rows_per_block = blockDim.x / team.lanes;
-    const uint32_t slot = threadIdx.x / team.lanes;
+    const uint32_t rows_per_block = team.teams(blockDim.x);
+    const uint32_t slot = team.number();
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows;
          base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
@@ -127,9 +186,10 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
         const uint64_t row = present ? base + slot : 0;
         const uint32_t count = present ? static_cast<uint32_t>(p.length) : 0;
         HeldInRegisters<T, kElements> held;
-        fill<T>(held, team, 0, count, PlainInput<T>(p, row));
+        fill<T, (kElements > 8)>(held, team, 0, count, PlainInput<T>(p, row));
         const Moments moments = moments_of_held<T, true>(held, team, count, p.inverse_length, mean_square);
-        write(held, team, 0, count, PlainOutput<T>(p, row, moments));
+        PlainOutput<T> output(p, row, moments);
+        write(held, team, 0, count, output);
     }
 }
 
@@ -146,7 +206,7 @@ __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
     uint32_t turn = 0;
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
-        fill<T>(held, team, begin, count, PlainInput<T>(p, row));
+        fill<T, true>(held, team, begin, count, PlainInput<T>(p, row));
         const Moments mine = moments_of_held<T, true>(held, team, count, inverse, mean_square);
         // By turns, as PartsOfCluster has them.
         Moments* const all = parts + turn * WN_ROWS_BLOCK_WARPS;
@@ -154,7 +214,8 @@ __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
         if (team.lane() == 0) all[warp] = mine;
         __syncthreads();
         const Moments moments = merge_few(all, blockDim.x / WN_WARP);
-        write(held, team, begin, count, PlainOutput<T>(p, row, moments));
+        PlainOutput<T> output(p, row, moments);
+        write(held, team, begin, count, output);
     }
 }
 
@@ -171,7 +232,7 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
         const PlainInput<T> input(p, row);
         for (uint32_t i = 0; i < leaf.count; i++) {
             HeldInShared<T, true> held = rooms.template chunk<true>(i);
-            fill<T>(held, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), input);
+            fill<T, true>(held, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), input);
         }
         copies_arrived();
         TreeOfWarp tree;
@@ -181,7 +242,7 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
             tree.add(moments_of_held<T, true>(held, team, count, inverse_of(count), mean_square));
         }
         const Moments moments = merge_many(parts.exchange(tree.root()), parts.leaves);
-        const PlainOutput<T> output(p, row, moments);
+        PlainOutput<T> output(p, row, moments);
         for (uint32_t i = 0; i < leaf.count; i++) {
             const uint32_t count = chunks.elements(leaf.first + i);
             write(rooms.template chunk<true>(i), team, chunks.begin(leaf.first + i), count, output);

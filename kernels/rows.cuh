@@ -91,14 +91,15 @@ struct HeldInShared {
     }
 };
 
-// Brings the first `count` elements behind `begin` to where they are held.
-template <class T, class Held, class Source>
+// Brings the first `count` elements behind `begin` to where they are held. kWhole: in whole vectors, and nobody reads others.
+template <class T, bool kWhole, class Held, class Source>
 __device__ __forceinline__ void fill(Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
                                      const Source& input) {
     if (held.copy(input.x, team, begin, count)) return;
 #pragma unroll(Held::kUnrolled)
     for (uint32_t k = 0; k < Held::kVectors; k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+        if (kWhole && first >= count) continue;
         float value[kVector<T>] = {};
         if (first < count) input.load(begin + first, value);
         held.write(k, value);
@@ -273,6 +274,13 @@ struct Normalization {
     float rstd;
 
     __device__ __forceinline__ float of(float value) const { return product((value - high) - low, rstd); }
+
+    // With a channel's weight and bias. The lower half of the mean goes into the bias, where it is worth little: no element of a
+    // row is nearer to the mean than that half, unless by rounding, so low * rstd is about 1 at most.
+    __device__ __forceinline__ ChannelMap with(const Affine& affine) const {
+        const float scale = product(affine.weight, rstd);
+        return ChannelMap{high, scale, fused(-low, scale, affine.bias)};
+    }
 };
 
 __device__ __forceinline__ Normalization normalization_of(const Moments& moments, float inverse_length, float eps) {

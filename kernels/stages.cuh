@@ -45,24 +45,51 @@ struct Input {
     }
 };
 
-// Out of line: erf, tanh and exp inlined into every unrolled loop multiply compile time and image by four.
-__device__ __noinline__ inline float activate_transcendental(float value, uint32_t activation) {
-    if (activation == WN_ACTIVATION_SILU) return value / (1.0f + expf(-value));
-    if (activation == WN_ACTIVATION_GELU) return 0.5f * value * (1.0f + erff(value * 0.70710678118654752f));
-    const float inner = 0.79788456080286536f * (value + 0.044715f * value * value * value);
-    return 0.5f * value * (1.0f + tanhf(inner));
+// The activations, from two approximations of the chip: 2^x to 2 ulp, 1/x to one. None cancels, and each costs 5 to 16
+// instructions, so that they stand inline wherever they are wanted. docs/design.md, "Activations", has their errors.
+
+// 1 / (1 + 2^x). Where 2^x is beyond f32, or its reciprocal below what is normal, 0.
+__device__ __forceinline__ float logistic_of_exponent(float x) { return reciprocal_approximate(1.0f + exp2_approximate(x)); }
+
+// x / (1 + exp(-x))
+__device__ __forceinline__ float silu(float x) { return product(x, logistic_of_exponent(product(x, -1.44269504f))); }
+
+// x / (1 + exp(-2u)) with u = sqrt(2 / pi) * (x + 0.044715 x^3): 1 + tanh(u) would cancel.
+__device__ __forceinline__ float gelu_tanh(float x) {
+    const float exponent = product(x, fused(product(x, x), -0.102943240f, -2.30220819f));
+    return product(x, logistic_of_exponent(exponent));
 }
 
+// x * Phi(x). Of the magnitude, 1 - Phi is exp(-x^2 / 2) and a polynomial of t = 1 / (1 + c |x|), to 7.5e-8 (Abramowitz and
+// Stegun, 26.2.17; the coefficients are divided by sqrt(2 pi)).
+__device__ __forceinline__ float gelu(float x) {
+    const float t = reciprocal_approximate(fused(fabsf(x), 0.231641900f, 1.0f));
+    float polynomial = fused(t, 0.530702714f, -0.726576014f);
+    polynomial = fused(polynomial, t, 0.710706871f);
+    polynomial = fused(polynomial, t, -0.142248368f);
+    polynomial = product(fused(polynomial, t, 0.127414796f), t);
+    const float tail = product(polynomial, exp2_approximate(product(product(x, x), -0.721347520f)));
+    return product(x, x > 0.0f ? 1.0f - tail : tail);
+}
+
+// By the order of their codes: comparisons for equality become a jump through a table, which what reads the machine code
+// (scripts/machine_code.py) does not follow.
 template <uint32_t kCount>
 __device__ __forceinline__ void activate(float (&value)[kCount], uint32_t activation) {
-    if (activation == WN_ACTIVATION_NONE) return;
-    if (activation == WN_ACTIVATION_RELU) {
+    if (activation < WN_ACTIVATION_RELU) return;
+    if (activation < WN_ACTIVATION_SILU) {
 #pragma unroll
         for (uint32_t e = 0; e < kCount; e++) value[e] = value[e] < 0.0f ? 0.0f : value[e];  // NaN stays
-        return;
-    }
+    } else if (activation < WN_ACTIVATION_GELU) {
 #pragma unroll
-    for (uint32_t e = 0; e < kCount; e++) value[e] = activate_transcendental(value[e], activation);
+        for (uint32_t e = 0; e < kCount; e++) value[e] = silu(value[e]);
+    } else if (activation < WN_ACTIVATION_GELU_TANH) {
+#pragma unroll
+        for (uint32_t e = 0; e < kCount; e++) value[e] = gelu(value[e]);
+    } else {
+#pragma unroll
+        for (uint32_t e = 0; e < kCount; e++) value[e] = gelu_tanh(value[e]);
+    }
 }
 
 // One weight or bias tensor: T or f32, perhaps absent.
@@ -118,6 +145,16 @@ private:
 struct Affine {
     float weight;
     float bias;
+};
+
+// A norm with its weight and bias as one map, of the elements of a channel. The mean is subtracted first: value * scale +
+// (bias - mean * scale) would cancel, and lose as many digits as the mean has above the deviation.
+struct ChannelMap {
+    float mean;
+    float scale;
+    float bias;
+
+    __device__ __forceinline__ float of(float value) const { return fused(value - mean, scale, bias); }
 };
 
 // (value * weight + bias) * scale + shift as one map, by the scale and shift at `index`. Out of line, and all by value, so

@@ -32,10 +32,20 @@ union Words {
 
 template <class T>
 __device__ __forceinline__ void unpack(const uint4& words, float* out) {
-    Words<T> both;
-    both.words = words;
+    if constexpr (std::is_same_v<T, bf16>) {
+        // The upper one of a word's two elements is a mask away. Taken as an element of 16 bits, it sometimes is two steps.
+        const uint32_t word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
-    for (uint32_t e = 0; e < kVector<T>; e++) out[e] = to_float(both.elements[e]);
+        for (uint32_t i = 0; i < 4; i++) {
+            out[2 * i] = __uint_as_float(word[i] << 16);
+            out[2 * i + 1] = __uint_as_float(word[i] & 0xffff0000u);
+        }
+    } else {
+        Words<T> both;
+        both.words = words;
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) out[e] = to_float(both.elements[e]);
+    }
 }
 
 template <class T>

@@ -94,14 +94,12 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Whether anything surrounds the norm but one residual, its sum, and a weight and bias by the position.
+    /// Whether anything surrounds the norm but one residual, its sum, weight and bias, and an activation.
     pub(crate) fn is_fused(&self) -> bool {
-        let is_surrounded = self.activation != Activation::None || self.output != Output::Element(self.dtype);
         let is_biased = self.input_bias.is_some() || self.second_residual;
         let is_modulated = self.modulation != Modulation::default();
         let is_otherwise = self.post_norm.is_some() || self.rounding != Rounding::Once;
-        let is_by_channel = matches!(self.affine, Affine::PerChannel { .. });
-        is_surrounded || is_biased || is_modulated || is_otherwise || is_by_channel
+        is_biased || is_modulated || is_otherwise || self.output != Output::Element(self.dtype)
     }
 }
 
@@ -260,9 +258,13 @@ pub struct ChannelTable {
 }
 
 impl Buffers {
-    /// Whether the tensors of rows all begin on a 16-byte boundary.
+    /// Whether the tensors of plain rows all begin on a 16-byte boundary, weight and bias aside.
     pub(crate) const fn begin_on_words(&self) -> bool {
-        (self.x | self.residual | self.sum | self.y | self.weight | self.bias) & 15 == 0
+        (self.x | self.residual | self.sum | self.y) & 15 == 0
+    }
+
+    pub(crate) const fn coefficients_begin_on_words(&self) -> bool {
+        (self.weight | self.bias) & 15 == 0
     }
 }
 

@@ -141,7 +141,7 @@ impl Context {
         programmatic: bool,
     ) -> Result<()> {
         let single = plan.otherwise.as_ref().filter(|_| buffers.workspace == 0);
-        let single = plan.unaligned.as_ref().filter(|_| !buffers.begin_on_words()).or(single);
+        let single = plan.unaligned(buffers).or(single);
         if buffers.workspace_bytes < plan.workspace_bytes && single.is_none() {
             return Err(Error::Workspace { found: buffers.workspace_bytes, needed: plan.workspace_bytes });
         }

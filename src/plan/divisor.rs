@@ -1,4 +1,4 @@
-use super::params::Divisor;
+use super::params::{Divisor, ShortDivisor};
 
 /// A divisor as the kernels take it: `n / d == high64(n * magic) >> shift` for every `n` below 2⁶³.
 ///
@@ -15,9 +15,21 @@ pub(crate) fn divisor(divisor: u64) -> Divisor {
     Divisor { divisor, magic, shift: shift - 1, reserved: 0 }
 }
 
+/// The same with half of the bits: `n / d == high32(n * magic) >> shift` for every `n` below 2³¹. Of a divisor that is not
+/// within 2 and 2³¹ there is none, and nobody asks.
+pub(crate) fn short_divisor(divisor: u64) -> ShortDivisor {
+    if !(2..=1 << 31).contains(&divisor) {
+        return ShortDivisor::default();
+    }
+    let shift = 64 - (divisor - 1).leading_zeros();
+    // Below 2^32, because 2^s < 2 d.
+    let magic = ((1_u64 << (31 + shift)) / divisor + 1) as u32;
+    ShortDivisor { divisor: divisor as u32, magic, shift: shift - 1, reserved: 0 }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::divisor;
+    use super::{divisor, short_divisor};
 
     #[test]
     fn divides_like_the_machine() {
@@ -41,5 +53,25 @@ mod tests {
                 assert_eq!(quotient, n / d, "{n} / {d}");
             }
         }
+    }
+
+    #[test]
+    fn divides_short_numbers_like_the_machine() {
+        let interesting = |base: u64| [base.saturating_sub(1), base, base + 1];
+        let divisors: Vec<u64> = (2..=70)
+            .chain([255, 256, 257, 3136, 4096, 65537, 1_000_003])
+            .chain((8..31).flat_map(|bit| interesting(1 << bit)))
+            .chain([(1 << 31) - 1, 1 << 31])
+            .collect();
+        for &d in &divisors {
+            let by = short_divisor(d);
+            assert_eq!(u64::from(by.divisor), d);
+            let numbers =
+                (0..31).flat_map(|bit| interesting(1 << bit)).chain((1..100).flat_map(|k| interesting(d * k)));
+            for n in numbers.chain([(1 << 31) - 1]).filter(|&n| n < 1 << 31) {
+                assert_eq!((n * u64::from(by.magic)) >> 32 >> by.shift, n / d, "{n} / {d}");
+            }
+        }
+        assert_eq!([0, 1, (1 << 31) + 1].map(|none| short_divisor(none).magic), [0; 3]);
     }
 }

@@ -14,7 +14,7 @@ mod prediction;
 mod rows;
 mod slabs;
 
-pub(crate) use divisor::divisor;
+pub(crate) use divisor::{divisor, short_divisor};
 
 use crate::element::DType;
 use crate::norm::Activation;
@@ -176,6 +176,16 @@ impl Plan {
 
     pub(crate) fn single(launch: Option<Launch>) -> Self {
         Self { launches: [launch, None], ..Self::NONE }
+    }
+
+    /// The launch to make of these buffers in place of the others, which read whole words.
+    pub(crate) fn unaligned(&self, buffers: &Buffers) -> Option<&Launch> {
+        let is_aligned = |launch: &&Launch| match launch.params {
+            // Those of a channel are read one by one.
+            Params::Rows(p) if p.affine == params::WN_AFFINE_PER_CHANNEL => buffers.begin_on_words(),
+            _ => buffers.begin_on_words() && buffers.coefficients_begin_on_words(),
+        };
+        self.unaligned.as_ref().filter(|launch| !is_aligned(launch))
     }
 
     pub(crate) fn launches(&self) -> impl Iterator<Item = &Launch> {

@@ -52,7 +52,7 @@ pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
 pub const WN_SCALE_GROUP: Regimes = 128;
 pub const WN_CHUNK: Regimes = 1024;
 pub const WN_ROWS_BLOCK_WARPS: Regimes = 4;
-pub const WN_ROWS_BLOCK_THREADS: Regimes = 640;
+pub const WN_ROWS_BLOCK_THREADS: Regimes = 768;
 pub const WN_ROWS_SHARED_THREADS: Regimes = 768;
 pub const WN_ROWS_LONG_THREADS: Regimes = 256;
 pub const WN_ROWS_LEAVES: Regimes = 256;
@@ -80,6 +80,23 @@ const _: () = {
     ["Offset of field: Divisor::magic"][::std::mem::offset_of!(Divisor, magic) - 8usize];
     ["Offset of field: Divisor::shift"][::std::mem::offset_of!(Divisor, shift) - 16usize];
     ["Offset of field: Divisor::reserved"][::std::mem::offset_of!(Divisor, reserved) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq)]
+pub struct ShortDivisor {
+    pub divisor: u32,
+    pub magic: u32,
+    pub shift: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ShortDivisor"][::std::mem::size_of::<ShortDivisor>() - 16usize];
+    ["Alignment of ShortDivisor"][::std::mem::align_of::<ShortDivisor>() - 4usize];
+    ["Offset of field: ShortDivisor::divisor"][::std::mem::offset_of!(ShortDivisor, divisor) - 0usize];
+    ["Offset of field: ShortDivisor::magic"][::std::mem::offset_of!(ShortDivisor, magic) - 4usize];
+    ["Offset of field: ShortDivisor::shift"][::std::mem::offset_of!(ShortDivisor, shift) - 8usize];
+    ["Offset of field: ShortDivisor::reserved"][::std::mem::offset_of!(ShortDivisor, reserved) - 12usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -112,6 +129,7 @@ pub struct RowsParams {
     pub sum_stride: u64,
     pub y_stride: u64,
     pub spatial: Divisor,
+    pub short_spatial: ShortDivisor,
     pub groups: Divisor,
     pub channels_per_group: u64,
     pub modulation: Modulation,
@@ -140,7 +158,7 @@ pub struct RowsParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 304usize];
+    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 320usize];
     ["Alignment of RowsParams"][::std::mem::align_of::<RowsParams>() - 8usize];
     ["Offset of field: RowsParams::x"][::std::mem::offset_of!(RowsParams, x) - 0usize];
     ["Offset of field: RowsParams::residual"][::std::mem::offset_of!(RowsParams, residual) - 8usize];
@@ -155,35 +173,36 @@ const _: () = {
     ["Offset of field: RowsParams::sum_stride"][::std::mem::offset_of!(RowsParams, sum_stride) - 80usize];
     ["Offset of field: RowsParams::y_stride"][::std::mem::offset_of!(RowsParams, y_stride) - 88usize];
     ["Offset of field: RowsParams::spatial"][::std::mem::offset_of!(RowsParams, spatial) - 96usize];
-    ["Offset of field: RowsParams::groups"][::std::mem::offset_of!(RowsParams, groups) - 120usize];
+    ["Offset of field: RowsParams::short_spatial"][::std::mem::offset_of!(RowsParams, short_spatial) - 120usize];
+    ["Offset of field: RowsParams::groups"][::std::mem::offset_of!(RowsParams, groups) - 136usize];
     ["Offset of field: RowsParams::channels_per_group"]
-        [::std::mem::offset_of!(RowsParams, channels_per_group) - 144usize];
-    ["Offset of field: RowsParams::modulation"][::std::mem::offset_of!(RowsParams, modulation) - 152usize];
-    ["Offset of field: RowsParams::input_bias"][::std::mem::offset_of!(RowsParams, input_bias) - 176usize];
-    ["Offset of field: RowsParams::gate"][::std::mem::offset_of!(RowsParams, gate) - 184usize];
-    ["Offset of field: RowsParams::second_residual"][::std::mem::offset_of!(RowsParams, second_residual) - 192usize];
+        [::std::mem::offset_of!(RowsParams, channels_per_group) - 160usize];
+    ["Offset of field: RowsParams::modulation"][::std::mem::offset_of!(RowsParams, modulation) - 168usize];
+    ["Offset of field: RowsParams::input_bias"][::std::mem::offset_of!(RowsParams, input_bias) - 192usize];
+    ["Offset of field: RowsParams::gate"][::std::mem::offset_of!(RowsParams, gate) - 200usize];
+    ["Offset of field: RowsParams::second_residual"][::std::mem::offset_of!(RowsParams, second_residual) - 208usize];
     ["Offset of field: RowsParams::second_residual_stride"]
-        [::std::mem::offset_of!(RowsParams, second_residual_stride) - 200usize];
-    ["Offset of field: RowsParams::post_weight"][::std::mem::offset_of!(RowsParams, post_weight) - 208usize];
-    ["Offset of field: RowsParams::post_bias"][::std::mem::offset_of!(RowsParams, post_bias) - 216usize];
-    ["Offset of field: RowsParams::scales"][::std::mem::offset_of!(RowsParams, scales) - 224usize];
+        [::std::mem::offset_of!(RowsParams, second_residual_stride) - 216usize];
+    ["Offset of field: RowsParams::post_weight"][::std::mem::offset_of!(RowsParams, post_weight) - 224usize];
+    ["Offset of field: RowsParams::post_bias"][::std::mem::offset_of!(RowsParams, post_bias) - 232usize];
+    ["Offset of field: RowsParams::scales"][::std::mem::offset_of!(RowsParams, scales) - 240usize];
     ["Offset of field: RowsParams::scales_row_stride"]
-        [::std::mem::offset_of!(RowsParams, scales_row_stride) - 232usize];
+        [::std::mem::offset_of!(RowsParams, scales_row_stride) - 248usize];
     ["Offset of field: RowsParams::scales_group_stride"]
-        [::std::mem::offset_of!(RowsParams, scales_group_stride) - 240usize];
-    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 248usize];
-    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 252usize];
-    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 256usize];
-    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 260usize];
-    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 264usize];
-    ["Offset of field: RowsParams::y_type"][::std::mem::offset_of!(RowsParams, y_type) - 268usize];
-    ["Offset of field: RowsParams::leaf_shift"][::std::mem::offset_of!(RowsParams, leaf_shift) - 272usize];
-    ["Offset of field: RowsParams::parts_words"][::std::mem::offset_of!(RowsParams, parts_words) - 276usize];
-    ["Offset of field: RowsParams::splits"][::std::mem::offset_of!(RowsParams, splits) - 280usize];
-    ["Offset of field: RowsParams::scaling"][::std::mem::offset_of!(RowsParams, scaling) - 284usize];
-    ["Offset of field: RowsParams::step"][::std::mem::offset_of!(RowsParams, step) - 288usize];
-    ["Offset of field: RowsParams::inverse_length"][::std::mem::offset_of!(RowsParams, inverse_length) - 292usize];
-    ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 296usize];
+        [::std::mem::offset_of!(RowsParams, scales_group_stride) - 256usize];
+    ["Offset of field: RowsParams::lanes"][::std::mem::offset_of!(RowsParams, lanes) - 264usize];
+    ["Offset of field: RowsParams::affine"][::std::mem::offset_of!(RowsParams, affine) - 268usize];
+    ["Offset of field: RowsParams::activation"][::std::mem::offset_of!(RowsParams, activation) - 272usize];
+    ["Offset of field: RowsParams::flags"][::std::mem::offset_of!(RowsParams, flags) - 276usize];
+    ["Offset of field: RowsParams::eps"][::std::mem::offset_of!(RowsParams, eps) - 280usize];
+    ["Offset of field: RowsParams::y_type"][::std::mem::offset_of!(RowsParams, y_type) - 284usize];
+    ["Offset of field: RowsParams::leaf_shift"][::std::mem::offset_of!(RowsParams, leaf_shift) - 288usize];
+    ["Offset of field: RowsParams::parts_words"][::std::mem::offset_of!(RowsParams, parts_words) - 292usize];
+    ["Offset of field: RowsParams::splits"][::std::mem::offset_of!(RowsParams, splits) - 296usize];
+    ["Offset of field: RowsParams::scaling"][::std::mem::offset_of!(RowsParams, scaling) - 300usize];
+    ["Offset of field: RowsParams::step"][::std::mem::offset_of!(RowsParams, step) - 304usize];
+    ["Offset of field: RowsParams::inverse_length"][::std::mem::offset_of!(RowsParams, inverse_length) - 308usize];
+    ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 312usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

@@ -5,7 +5,7 @@ use super::params::{self, RowsParams};
 use super::slabs::{BYTES_OF_MOMENTS, workspace};
 use super::{
     Launch, Limits, PORTABLE_CLUSTER, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags,
-    output_code, quantized_code,
+    output_code, quantized_code, short_divisor,
 };
 use crate::element::DType;
 use crate::norm::Rounding;
@@ -124,12 +124,18 @@ impl Regime {
     }
 }
 
-/// Whether every row that begins on a 16-byte boundary ends with a vector, and so do those that follow it.
+/// Whether every row that begins on a 16-byte boundary ends with a vector, and so do those that follow it, and all of a vector
+/// is of one channel. (A channel's number has 32 bits there.)
 fn has_whole_vectors(rows: &Rows) -> bool {
     let vector = 16 / rows.dtype.size();
-    [rows.length, rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride]
-        .iter()
-        .all(|elements| elements.is_multiple_of(vector))
+    let is_of_one_channel = match rows.affine {
+        Affine::PerElement { .. } => true,
+        Affine::PerChannel { groups, channels_per_group, spatial } => {
+            spatial.is_multiple_of(vector) && u32::try_from(groups * channels_per_group).is_ok()
+        }
+    };
+    let lengths = [rows.length, rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride];
+    is_of_one_channel && lengths.iter().all(|elements| elements.is_multiple_of(vector))
 }
 
 /// Whether x is held as it is stored: nothing but a norm is made of it, and nothing takes its place.
@@ -185,6 +191,7 @@ fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
             sum_stride: rows.sum_stride as u64,
             y_stride: rows.y_stride as u64,
             spatial: divisor(spatial),
+            short_spatial: short_divisor(spatial),
             groups: divisor(groups),
             channels_per_group,
             lanes: regime.lanes,

@@ -1,7 +1,7 @@
 //! Bits: those of a row depend neither on the other rows, nor on its address, nor on threads, nor on the run.
 
-use warpnorm::Cpu;
 use warpnorm::half::{bf16, f16};
+use warpnorm::{Activation, Cpu};
 
 use crate::call::{Call, Coefficient, Inputs, Layer, Modulation, PerTensor, Residual, run};
 use crate::data::bits;
@@ -130,6 +130,60 @@ fn lanes_agree_on_cuda() {
 #[test]
 fn lanes_agree_on_cpu() {
     lanes_agree(&Cpu);
+}
+
+/// Maps of which a vector is of one channel, by groups: one for each regime, of UNets and VAEs where they are not too large.
+const MAPS: [([usize; 4], usize); 7] = [
+    ([3, 8, 4, 8], 4),     // rows_group_8
+    ([2, 16, 8, 8], 2),    // rows_group_16
+    ([2, 4, 16, 16], 1),   // rows_group_32
+    ([1, 1280, 8, 8], 32), // rows_block
+    ([2, 20, 64, 64], 2),  // rows_shared, as 2x320x64x64 of 32 groups
+    ([1, 32, 64, 64], 2),  // as 1x512x64x64 of 32 groups
+    ([1, 2, 256, 264], 1), // with larger clusters
+];
+
+/// Such a map, with all that its plain kernels do, has the same bits in place, at other addresses, where other kernels have it,
+/// and without its neighbours.
+fn maps_agree<P: Place, T: Real>(place: &P) {
+    for (shape, groups) in MAPS {
+        for layer in [Layer::group_norm(groups), Layer::INSTANCE_NORM] {
+            let plain = Call { activation: Activation::Silu, ..Call::new(layer, &shape) };
+            let summed = Call { residual: Residual::SumWritten, weight: Coefficient::F32, ..plain.clone() };
+            let bare = Call { bias: Coefficient::Absent, activation: Activation::None, ..plain.clone() };
+            for batch in [plain, summed, bare] {
+                let inputs = Inputs::<T>::normal(&batch, 61);
+                let y = |call: &Call, inputs: &Inputs<T>| bits(&run(place, call, inputs).expect("a valid call").y);
+                let reference = y(&batch, &inputs);
+                assert_eq!(y(&Call { in_place: true, ..batch.clone() }, &inputs), reference, "{batch:?}: in place");
+                for start in [0, 3] {
+                    let offsets = PerTensor::unlike(start, &[1, 3, 2, 8, 5, 7]);
+                    let moved = Call { offsets, ..batch.clone() };
+                    assert_eq!(y(&moved, &inputs), reference, "{moved:?}: another address");
+                }
+                let sample = batch.elements() / shape[0];
+                for n in 0..shape[0] {
+                    let alone = Call { shape: [&[1], &shape[1..]].concat(), ..batch.clone() };
+                    let found = y(&alone, &row_of(&inputs, n, sample));
+                    assert_eq!(found, reference[n * sample..][..sample], "{alone:?}: sample {n} alone");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn maps_agree_on_cuda() {
+    let device = device::cuda();
+    maps_agree::<_, f32>(&device.cuda);
+    maps_agree::<_, f16>(&device.cuda);
+    maps_agree::<_, bf16>(&device.cuda);
+}
+
+#[test]
+fn maps_agree_on_cpu() {
+    maps_agree::<_, f32>(&Cpu);
+    maps_agree::<_, bf16>(&Cpu);
 }
 
 /// A sample alone, and in a batch.

@@ -2,6 +2,7 @@
 //!
 //! `WARPNORM_REQUIRE_GPU=1` makes the emulator insufficient.
 
+mod activations;
 mod benchmark;
 mod bits;
 mod bound;

@@ -59,7 +59,7 @@ matrix! {
 }
 
 /// Shapes of 0 to 3 spatial axes with every relation between a 16-byte vector and the channels, and group counts.
-pub const IMAGES: [(&[usize], &[usize]); 16] = [
+pub const IMAGES: [(&[usize], &[usize]); 19] = [
     (&[3, 6], &[1, 2, 3, 6]),
     (&[2, 4, 1], &[2]),
     (&[2, 10, 5], &[1, 2, 10]),
@@ -69,6 +69,9 @@ pub const IMAGES: [(&[usize], &[usize]); 16] = [
     (&[2, 3, 17, 19], &[1, 3]),
     (&[2, 64, 14, 14], &[32]),
     (&[1, 320, 8, 8], &[32]),
+    (&[2, 8, 16, 16], &[1, 2, 4, 8]),
+    (&[1, 1280, 8, 8], &[32]),
+    (&[1, 10, 64, 64], &[1]),
     (&[2, 4, 3, 5, 7], &[2]),
     (&[2, 1, 65, 65], &[1]),
     (&[1, 2, 257, 255], &[1, 2]),

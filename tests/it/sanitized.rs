@@ -28,6 +28,12 @@ fn calls() -> impl Iterator<Item = Call> {
     let images = [
         Call::new(Layer::group_norm(2), &[2, 6, 9, 9]),
         Call::new(Layer::INSTANCE_NORM, &[2, 3, 40, 41]),
+        // A vector is of one channel: for each regime of whole vectors.
+        Call { activation: Activation::Silu, ..Call::new(Layer::group_norm(2), &[3, 6, 4, 8]) },
+        Call { activation: Activation::GeluTanh, ..Call::new(Layer::group_norm(2), &[2, 8, 10, 10]) },
+        Call { activation: Activation::Relu, ..Call::new(Layer::group_norm(1), &[2, 10, 8, 8]) },
+        Call { activation: Activation::Silu, ..Call::new(Layer::group_norm(2), &[1, 80, 8, 8]) },
+        Call { activation: Activation::Silu, ..Call::new(Layer::group_norm(1), &[1, 10, 64, 64]) },
         Call::new(Layer::InstanceNormTracked, &[2, 3, 7, 7]),
         Call::new(Layer::BatchNorm { layout: Layout::Nchw, table: false }, &[2, 10, 31, 31]),
         Call::new(Layer::BatchNorm { layout: Layout::Nhwc, table: true }, &[2, 31, 31, 10]),

@@ -79,9 +79,9 @@ pub const fn of_activation(activation: Activation) -> f64 {
     match activation {
         Activation::None => 0.0,
         Activation::Relu => 2.0,
-        Activation::Silu => 32.0,
-        Activation::Gelu => 45.0,
-        Activation::GeluTanh => 37.0,
+        Activation::Silu => 5.0,
+        Activation::Gelu => 15.0,
+        Activation::GeluTanh => 7.0,
     }
 }
 

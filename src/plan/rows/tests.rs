@@ -2,7 +2,7 @@ use super::*;
 use crate::norm::Activation;
 use crate::plan::MAX_GRID;
 use crate::plan::params::Kernel;
-use crate::problem::{Modulation, PostNorm};
+use crate::problem::{Buffers, Modulation, PostNorm};
 use crate::quantization::QuantizedType;
 
 use crate::plan::tests::H200;
@@ -224,9 +224,8 @@ fn what_surrounds_a_norm_has_kernels_of_its_own() {
     let plain = Rows { weight: Some(DType::F32), is_plain: false, ..rows(3, 12_288) };
     assert_eq!(planned(&plain).0.kernel, Kernel::rows_shared_bf16);
     let scale = Modulation { scale: Some(DType::F32), ..Modulation::default() };
-    let channels = Affine::PerChannel { groups: 1, channels_per_group: 3, spatial: 4096 };
+    assert_eq!(planned(&Rows { activation: Activation::Silu, ..plain }).0.kernel, Kernel::rows_shared_bf16);
     for fused in [
-        Rows { activation: Activation::Relu, ..plain },
         Rows { output: Output::Element(DType::F32), ..plain },
         Rows { output: Output::Quantized(QuantizedType::I8, Scaling::Static), ..plain },
         Rows { post_norm: Some(PostNorm { weight: None, bias: None }), ..plain },
@@ -234,7 +233,6 @@ fn what_surrounds_a_norm_has_kernels_of_its_own() {
         Rows { input_bias: Some(DType::F32), ..plain },
         Rows { second_residual: true, ..plain },
         Rows { modulation: scale, ..plain },
-        Rows { affine: channels, ..plain },
     ] {
         assert_eq!(planned(&fused).0.kernel, Kernel::fused_rows_shared_bf16, "{fused:?}");
     }
@@ -270,7 +268,7 @@ fn samples_and_flags() {
 /// boundary: held in f32, or in bf16 where nothing takes their place.
 #[test]
 fn fused_regimes() {
-    let relu = |length| Rows { activation: Activation::Relu, ..rows(3, length) };
+    let surrounded = |length| Rows { rounding: Rounding::Steps, ..rows(3, length) };
     for (length, kernel, block, shared) in [
         (1, Kernel::fused_rows_group_8_bf16, 256, 0),
         (256, Kernel::fused_rows_group_8_bf16, 256, 0),
@@ -279,10 +277,10 @@ fn fused_regimes() {
         (1025, Kernel::fused_rows_shared_bf16, 64, 2 * 2048 + 5 * 16),
         (1 << 40, Kernel::fused_rows_long_bf16, 256, 8 * 2048),
     ] {
-        let (launch, _) = planned(&relu(length));
+        let (launch, _) = planned(&surrounded(length));
         assert_eq!((launch.kernel, launch.block, launch.shared), (kernel, block, shared), "{length}");
     }
-    let scaled = |length, scaling| Rows { output: Output::Quantized(QuantizedType::I8, scaling), ..relu(length) };
+    let scaled = |length, scaling| Rows { output: Output::Quantized(QuantizedType::I8, scaling), ..surrounded(length) };
     assert_eq!(planned(&scaled(1000, Scaling::Groups)).0.shared, 8 * 2048);
     assert_eq!(planned(&scaled(1000, Scaling::Rows)).0.shared, 8 * 4096);
     let post_norm = Some(PostNorm { weight: None, bias: None });
@@ -316,8 +314,59 @@ fn rows_off_a_boundary_have_the_other_kernels() {
     // Four elements of f32 are a vector.
     let (launch, _) = planned(&Rows { dtype: DType::F32, output: Output::Element(DType::F32), ..rows(3, 12) });
     assert_eq!(launch.kernel, Kernel::rows_group_8_f32);
-    let activated = Rows { activation: Activation::Relu, ..rows(3, 4096) };
-    assert_eq!(plan(&activated, &H200).unaligned, None);
+    let fused = Rows { rounding: Rounding::Steps, ..rows(3, 4096) };
+    assert_eq!(plan(&fused, &H200).unaligned, None);
+}
+
+/// (channels of a group, pixels, kernel) of GroupNorm with SiLU in bf16: maps of UNets and VAEs, every regime, and maps of
+/// which a vector has two channels.
+#[test]
+fn vectors_of_one_channel() {
+    for (channels_per_group, spatial, kernel) in [
+        (1, 8, Kernel::rows_group_8_bf16),
+        (4, 64, Kernel::rows_group_8_bf16),
+        (8, 64, Kernel::rows_group_16_bf16),
+        (1, 32 * 32, Kernel::rows_group_32_bf16),
+        (40, 8 * 8, Kernel::rows_block_bf16),
+        (10, 64 * 64, Kernel::rows_shared_bf16),
+        (16, 64 * 64, Kernel::rows_shared_bf16),
+        (1, 512 * 512, Kernel::rows_shared_bf16),
+        (4, 1024 * 1024, Kernel::fused_rows_long_bf16),
+        (4, 7 * 7, Kernel::fused_rows_group_8_bf16),
+        (8, 7 * 7, Kernel::fused_rows_warp_bf16),
+        (64, 7 * 7, Kernel::fused_rows_shared_bf16),
+        (1 << 30, 8, Kernel::fused_rows_long_bf16),
+    ] {
+        let affine = Affine::PerChannel { groups: 32, channels_per_group, spatial };
+        let problem = Rows { affine, activation: Activation::Silu, ..rows(64, channels_per_group * spatial) };
+        let (launch, params) = planned(&problem);
+        assert_eq!(launch.kernel, kernel, "{channels_per_group} x {spatial}");
+        assert_eq!((params.spatial.divisor, params.short_spatial.divisor), (spatial as u64, spatial as u32));
+        let is_fused = kernels::FUSED_ROWS_LONG.of(problem.dtype) == kernel || !spatial.is_multiple_of(8);
+        assert_eq!(plan(&problem, &H200).unaligned.is_none(), is_fused, "{channels_per_group} x {spatial}");
+    }
+    // More channels than 32 bits can number.
+    let affine = Affine::PerChannel { groups: 1 << 30, channels_per_group: 4, spatial: 8 };
+    assert_eq!(planned(&Rows { affine, ..rows(1 << 30, 32) }).0.kernel, Kernel::fused_rows_group_8_bf16);
+}
+
+/// Which tensors must begin on a 16-byte word: all, but not the numbers of channels, which are read one by one.
+#[test]
+fn what_begins_off_a_boundary() {
+    let affine = Affine::PerChannel { groups: 1, channels_per_group: 4, spatial: 64 };
+    let by_channel = plan(&Rows { affine, ..rows(3, 256) }, &H200);
+    let by_position = plan(&rows(3, 256), &H200);
+    let aligned = Buffers { x: 1 << 20, residual: 0, y: 1 << 21, weight: 1 << 22, bias: 16, ..Buffers::default() };
+    for (buffers, by_position_is, by_channel_is) in [
+        (aligned, false, false),
+        (Buffers { x: aligned.x + 2, ..aligned }, true, true),
+        (Buffers { sum: 8, ..aligned }, true, true),
+        (Buffers { weight: aligned.weight + 4, ..aligned }, true, false),
+        (Buffers { bias: 2, ..aligned }, true, false),
+    ] {
+        assert_eq!(by_position.unaligned(&buffers).is_some(), by_position_is, "{buffers:?}");
+        assert_eq!(by_channel.unaligned(&buffers).is_some(), by_channel_is, "{buffers:?}");
+    }
 }
 
 /// What needs something of the whole row twice is not split.
