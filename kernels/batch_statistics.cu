@@ -237,7 +237,7 @@ __device__ __forceinline__ void batch_statistics_planes(const WnBatchStatisticsP
         const uint64_t channel = column + (present ? base + teams.first : 0) * p.columns;
         const Part all = combined_tiles(teams, parts + channel * p.tiles, p.tiles, 1);
         if (teams.lane != 0 || !present) continue;
-        const ChannelMap map = map_of(normalizer_of(all, p.eps), affine_of<T>(p, channel));
+        const ChannelMap map = normalization_of(all, p.eps).with(affine_of<T>(p, channel));
         float* const table = global<float>(p.table) + channel;
         table[0] = map.mean;
         table[p.channels] = map.scale;
@@ -299,7 +299,7 @@ __device__ __forceinline__ void batch_statistics_planes_resident(const WnBatchSt
             // That this block has read what the others have.
             cluster::arrive();
         }
-        write_planes(held, tile, map_of(normalizer_of(all, p.eps), affine));
+        write_planes(held, tile, normalization_of(all, p.eps).with(affine));
         if (number == 0 && threadIdx.x == 0) move_running(p.running, channel, all, share);
         if (p.tiles > 1) cluster::wait();
     }

@@ -137,32 +137,8 @@ __device__ __forceinline__ bool is_last(uint64_t counters, uint64_t which, uint3
     return last;
 }
 
-// What a set is normalized by: its mean as a pair, and 1 / deviation. One word of 16 bytes.
-struct alignas(16) Normalizer {
-    float high;
-    float low;
-    float rstd;
-    float unused;
-};
-
-__device__ __forceinline__ Normalizer normalizer_of(const Part& part, float eps) {
-    return Normalizer{part.high, part.low, reciprocal_deviation(part.m2 / part.count, eps), 0.0f};
-}
-
-// What a thread applies to the elements of one channel. The lower half of the mean is in the bias, where it is worth little:
-// three numbers take less registers than five.
-struct alignas(16) ChannelMap {
-    float mean;
-    float scale;
-    float bias;
-    float unused;
-
-    __device__ __forceinline__ float of(float value) const { return fused(value - mean, scale, bias); }
-};
-
-__device__ __forceinline__ ChannelMap map_of(const Normalizer& by, const Affine& affine) {
-    const float scale = product(by.rstd, affine.weight);
-    return ChannelMap{by.high, scale, fused(-by.low, scale, affine.bias), 0.0f};
+__device__ __forceinline__ Normalization normalization_of(const Part& part, float eps) {
+    return Normalization{part.high, part.low, reciprocal_deviation(part.m2 / part.count, eps)};
 }
 
 // The share of this batch in the running statistics.

@@ -145,7 +145,7 @@ struct SlabInShared {
 // Leaves what is done to each slot of a strip: of all threads, which then read it there.
 template <class T>
 __device__ __forceinline__ void leave_maps(const WnChannelsLastParams& p, const SlabTile<T>& tile, const SlabThread& thread,
-                                           const Normalizer* groups, ChannelMap* maps) {
+                                           const Normalization* groups, ChannelMap* maps) {
     const WnSlabGeometry& g = p.slab;
     const Coefficients<T> weight{p.weight, (p.flags & WN_FLAG_WEIGHT_F32) != 0};
     const Coefficients<T> bias{p.bias, (p.flags & WN_FLAG_BIAS_F32) != 0};
@@ -159,7 +159,7 @@ __device__ __forceinline__ void leave_maps(const WnChannelsLastParams& p, const 
         const uint64_t index = by_group ? tile.section * g.groups + place.group : channel;
         const Affine affine{weight.at(index, 1.0f), bias.at(index, 0.0f)};
         maps[place_in_scratch(slot / kVector<T>, slot % kVector<T>)] =
-            map_of(groups[place.group], modulate<T>(affine, p.modulation, p.flags, of_sample + channel));
+            groups[place.group].with(modulate<T>(affine, p.modulation, p.flags, of_sample + channel));
     }
     __syncthreads();
 }
@@ -241,7 +241,7 @@ __device__ __forceinline__ void write_strip(const WnChannelsLastParams& p, const
 // Makes of the parts of slab's groups what they are normalized by. `parts_of(group)` is for all threads of a team.
 template <class PartsOf>
 __device__ __forceinline__ void finish_groups(const WnChannelsLastParams& p, uint64_t slab, const Teams& teams,
-                                              Normalizer* groups, bool moves_running, const PartsOf& parts_of) {
+                                              Normalization* groups, bool moves_running, const PartsOf& parts_of) {
     const WnSlabGeometry& g = p.slab;
     const bool moves = moves_running && p.running.mean != 0;
     const float share = moves ? share_of_batch(p.running, p.flags) : 0.0f;
@@ -250,7 +250,7 @@ __device__ __forceinline__ void finish_groups(const WnChannelsLastParams& p, uin
         const uint64_t group = present ? base + teams.first : 0;
         const Part all = parts_of(group);
         if (teams.lane != 0 || !present) continue;
-        groups[group] = normalizer_of(all, p.eps);
+        groups[group] = normalization_of(all, p.eps);
         if (moves) move_running(p.running, slab * g.groups + group, all, share);
     }
 }
@@ -283,7 +283,7 @@ __device__ __forceinline__ void channels_last_moments(const WnChannelsLastParams
     const Teams teams(lanes_for(g.tiles));
     for (uint64_t slab = column; slab < slabs; slab += g.columns) {
         const Part* const of_slab = parts + slab * g.tiles * g.groups;
-        finish_groups(p, slab, teams, global<Normalizer>(p.results) + slab * g.groups, true,
+        finish_groups(p, slab, teams, global<Normalization>(p.results) + slab * g.groups, true,
                       [&](uint64_t group) { return combined_tiles(teams, of_slab + group, g.tiles, g.groups); });
     }
     count_batch(p.running, p.flags, g.counters, column, g.columns, arrived);
@@ -301,7 +301,7 @@ __device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& 
         for (uint32_t strip = 0; strip < g.strips; strip++) {
             const SlabThread thread(g, strip);
             __syncthreads();  // before the maps are overwritten
-            leave_maps(p, tile, thread, global<const Normalizer>(p.results) + slab * g.groups, maps);
+            leave_maps(p, tile, thread, global<const Normalization>(p.results) + slab * g.groups, maps);
             if (takes_sums(p)) {
                 write_strip<T, true, 2>(p, SlabInMemory<T, true>(p, tile, thread.position), tile, thread, maps);
             } else {
@@ -318,7 +318,7 @@ __device__ __forceinline__ void channels_last_resident(const WnChannelsLastParam
     uint32_t* const arrived = reinterpret_cast<uint32_t*>(room);
     Part* const scratch = reinterpret_cast<Part*>(room + 1);
     Part* const parts = scratch + kVector<T> * (blockDim.x + 1);
-    Normalizer* const groups = reinterpret_cast<Normalizer*>(parts + g.groups);
+    Normalization* const groups = reinterpret_cast<Normalization*>(parts + g.groups);
     uint4* const words = reinterpret_cast<uint4*>(groups + g.groups);
     ChannelMap* const maps = reinterpret_cast<ChannelMap*>(scratch);  // when that is done with
     const uint64_t number = blockIdx.x % g.tiles;

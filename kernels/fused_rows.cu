@@ -322,7 +322,7 @@ struct RowInMemory {
 
     __device__ __forceinline__ Moments moments(const FusedInput<T>& input) {
         Moments* const of_row = global<Moments>(p.parts) + row * leaves;
-        if (p.step == WN_STEP_APPLY) return merged(of_row);
+        if (p.step == WN_STEP_APPLY) return merge_leaves(of_row, leaves, next_parts());
         Moments* const all = is_done() ? of_row : next_parts();
         for (uint32_t leaf = first; leaf < leaves; leaf += every) {
             const LeafInMemory<T> mine{input, chunks, Leaf(chunks, p.leaf_shift, leaf)};
@@ -364,20 +364,6 @@ private:
         Moments* const all = parts + turn * WN_ROWS_LEAVES;
         turn ^= 1u;
         return all;
-    }
-
-    // The warps merge subtrees of the row, and then each of them those of all.
-    __device__ __forceinline__ Moments merged(const Moments* of_row) {
-        const uint32_t subtrees = (leaves + WN_ROWS_LEAVES - 1) / WN_ROWS_LEAVES;
-        Moments* const all = next_parts();
-        for (uint32_t subtree = threadIdx.x / WN_WARP; subtree < subtrees; subtree += blockDim.x / WN_WARP) {
-            const uint32_t first_leaf = subtree * WN_ROWS_LEAVES;
-            const uint32_t count = min(leaves - first_leaf, static_cast<uint32_t>(WN_ROWS_LEAVES));
-            const Moments part = merge_many(of_row + first_leaf, count);
-            if (threadIdx.x % WN_WARP == 0) all[subtree] = part;
-        }
-        __syncthreads();
-        return merge_few(all, subtrees);
     }
 };
 

@@ -326,7 +326,8 @@ typedef struct WnConvolutionParams {
     ENTRY(rows_group_16_##SUFFIX, WnRowsParams, (rows_group<T, 16>), 2 * WN_ROWS_GROUP_THREADS)                        \
     ENTRY(rows_group_32_##SUFFIX, WnRowsParams, (rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)                        \
     ENTRY(rows_block_##SUFFIX, WnRowsParams, (rows_block<T>), WN_ROWS_BLOCK_THREADS)                                   \
-    ENTRY(rows_shared_##SUFFIX, WnRowsParams, (rows_shared<T>), WN_ROWS_SHARED_THREADS)
+    ENTRY(rows_shared_##SUFFIX, WnRowsParams, (rows_shared<T>), WN_ROWS_SHARED_THREADS)                                \
+    ENTRY(rows_long_##SUFFIX, WnRowsParams, (rows_long<T>), 2 * WN_ROWS_GROUP_THREADS)
 
 #define WN_FUSED_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                     \
     ENTRY(fused_rows_group_8_##SUFFIX, WnRowsParams, (fused_rows_group_8<T>), 2 * WN_ROWS_GROUP_THREADS)               \

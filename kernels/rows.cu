@@ -12,8 +12,8 @@
 //     rows_group_E   1..32 lanes of a warp, E elements a lane, in registers: rows of one chunk; shuffles only, no barrier
 //     rows_block     a block, a chunk a warp, in registers; one barrier
 //     rows_shared    1..16 blocks of a cluster, in shared memory; one barrier of the cluster
-//
-// Rows that are too long to be held are in fused_rows.cu too.
+//     rows_long      nobody, where rows are too long: two launches, of which the second begins with what the first read last,
+//                    which may still be in L2. Several blocks share a row
 #include "rows.cuh"
 
 namespace wn {
@@ -249,6 +249,46 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
         }
     }
     parts.end();
+}
+
+// A leaf of a row for each warp.
+template <class T>
+__device__ __forceinline__ void rows_long(const WnRowsParams& p) {
+    WN_SHARED(Moments, subtrees, WN_ROWS_SUBTREES);
+    const LaneTeam team{WN_WARP};
+    const Chunks chunks{p.length};
+    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+    const bool applies = p.step == WN_STEP_APPLY;
+    const uint32_t leaves = leaves_of(chunks, p.leaf_shift);
+    const uint64_t splits = p.rows * p.splits;
+    for (uint64_t done = blockIdx.x; done < splits; done += gridDim.x) {
+        const uint64_t split = applies ? splits - 1 - done : done;
+        const uint64_t row = split / p.splits;
+        const uint32_t number = static_cast<uint32_t>(split - row * p.splits) * (blockDim.x / WN_WARP) + threadIdx.x / WN_WARP;
+        const Leaf leaf(chunks, p.leaf_shift, number);
+        const PlainInput<T> input(p, row);
+        Moments* const of_row = global<Moments>(p.parts) + row * leaves;
+        HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
+        if (!applies) {
+            TreeOfWarp tree;
+            for (uint32_t i = 0; i < leaf.count; i++) {
+                const uint32_t count = chunks.elements(leaf.first + i);
+                fill<T, true>(held, team, chunks.begin(leaf.first + i), count, input);
+                tree.add(moments_of_held<T, true>(held, team, count, inverse_of(count), mean_square));
+            }
+            const Moments part = tree.root();
+            if (team.lane() == 0 && number < leaves) of_row[number] = part;
+            continue;
+        }
+        PlainOutput<T> output(p, row, merge_leaves(of_row, leaves, subtrees));
+        for (uint32_t i = leaf.count; i-- > 0;) {
+            const uint32_t count = chunks.elements(leaf.first + i);
+            const uint64_t begin = chunks.begin(leaf.first + i);
+            fill<T, true>(held, team, begin, count, input);
+            write(held, team, begin, count, output);
+        }
+        __syncthreads();  // before the subtrees are overwritten
+    }
 }
 
 }  // namespace wn

@@ -267,22 +267,6 @@ __device__ __forceinline__ T* row_at(uint64_t address, uint64_t row, uint64_t st
     return address == 0 ? nullptr : global<T>(address) + row * stride;
 }
 
-// What a row is normalized by: its mean (high + low) and 1 / deviation.
-struct Normalization {
-    float high;
-    float low;
-    float rstd;
-
-    __device__ __forceinline__ float of(float value) const { return product((value - high) - low, rstd); }
-
-    // With a channel's weight and bias. The lower half of the mean goes into the bias, where it is worth little: no element of a
-    // row is nearer to the mean than that half, unless by rounding, so low * rstd is about 1 at most.
-    __device__ __forceinline__ ChannelMap with(const Affine& affine) const {
-        const float scale = product(affine.weight, rstd);
-        return ChannelMap{high, scale, fused(-low, scale, affine.bias)};
-    }
-};
-
 __device__ __forceinline__ Normalization normalization_of(const Moments& moments, float inverse_length, float eps) {
     const float variance = product(moments.m2.value(), inverse_length);
     return Normalization{moments.mean.high, moments.mean.low, reciprocal_deviation(variance, eps)};
@@ -382,5 +366,18 @@ struct RoomOfWarp {
         return HeldInShared<T, kWhole>{own + number * words_of_chunk, as_stored};
     }
 };
+
+// The moments of a row whose leaves are in the workspace: the warps of a block merge subtrees, and then each of them those of
+// all. Of all threads; `subtrees` has room for WN_ROWS_SUBTREES.
+__device__ __forceinline__ Moments merge_leaves(const Moments* of_row, uint32_t leaves, Moments* subtrees) {
+    const uint32_t count = (leaves + WN_ROWS_LEAVES - 1) / WN_ROWS_LEAVES;
+    for (uint32_t subtree = threadIdx.x / WN_WARP; subtree < count; subtree += blockDim.x / WN_WARP) {
+        const uint32_t first = subtree * WN_ROWS_LEAVES;
+        const Moments part = merge_many(of_row + first, min(leaves - first, static_cast<uint32_t>(WN_ROWS_LEAVES)));
+        if (threadIdx.x % WN_WARP == 0) subtrees[subtree] = part;
+    }
+    __syncthreads();
+    return merge_few(subtrees, count);
+}
 
 }  // namespace wn

@@ -148,13 +148,29 @@ struct Affine {
 };
 
 // A norm with its weight and bias as one map, of the elements of a channel. The mean is subtracted first: value * scale +
-// (bias - mean * scale) would cancel, and lose as many digits as the mean has above the deviation.
-struct ChannelMap {
+// (bias - mean * scale) would cancel, and lose as many digits as the mean has above the deviation. One word of 16 bytes.
+struct alignas(16) ChannelMap {
     float mean;
     float scale;
     float bias;
 
     __device__ __forceinline__ float of(float value) const { return fused(value - mean, scale, bias); }
+};
+
+// What a set is normalized by: its mean (high + low) and 1 / deviation. One word of 16 bytes.
+struct alignas(16) Normalization {
+    float high;
+    float low;
+    float rstd;
+
+    __device__ __forceinline__ float of(float value) const { return product((value - high) - low, rstd); }
+
+    // With a channel's weight and bias. The lower half of the mean goes into the bias, where it is worth little: no element of a
+    // row is nearer to the mean than that half, unless by rounding, so low * rstd is about 1 at most.
+    __device__ __forceinline__ ChannelMap with(const Affine& affine) const {
+        const float scale = product(affine.weight, rstd);
+        return ChannelMap{high, scale, fused(-low, scale, affine.bias)};
+    }
 };
 
 // (value * weight + bias) * scale + shift as one map, by the scale and shift at `index`. Out of line, and all by value, so

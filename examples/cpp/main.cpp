@@ -160,7 +160,7 @@ bool post_norm_quantized(const warpnorm::Device& device, const Driver* driver) {
     return worst > 0 && worst <= 1.0;
 }
 
-// In NHWC, in place, with SiLU; on a GPU by a workspace.
+// In NHWC, in place, with SiLU; with a workspace, if the call asks for one.
 bool group_norm(const warpnorm::Device& device, const Driver* driver) {
     constexpr std::size_t samples = 2, spatial = 64, channels = 32, groups = 8;
     const auto x = noise(samples * spatial * channels, 7);

@@ -140,19 +140,14 @@ impl Context {
         stream: sys::CUstream,
         programmatic: bool,
     ) -> Result<()> {
-        let single = plan.otherwise.as_ref().filter(|_| buffers.workspace == 0);
-        let single = plan.unaligned(buffers).or(single);
-        if buffers.workspace_bytes < plan.workspace_bytes && single.is_none() {
+        let does_without = buffers.workspace == 0 && plan.otherwise.is_some();
+        if buffers.workspace_bytes < plan.workspace_bytes && !does_without {
             return Err(Error::Workspace { found: buffers.workspace_bytes, needed: plan.workspace_bytes });
         }
         let _current = Current::enter(self.handle)?;
         let programmatic = programmatic && self.has_programmatic_launch;
-        if let Some(single) = single {
-            // SAFETY: as the caller promised.
-            return unsafe { self.launch(single, buffers, stream, programmatic) };
-        }
         // SAFETY: as the caller promised.
-        plan.launches().try_for_each(|launch| unsafe { self.launch(launch, buffers, stream, programmatic) })
+        plan.launches_of(buffers).try_for_each(|launch| unsafe { self.launch(launch, buffers, stream, programmatic) })
     }
 
     /// # Safety

@@ -133,6 +133,12 @@ fn group_rows(
     let overflow = || Error::ShapeOverflow { shape: signature.shape };
     let channels_per_group = channels / groups;
     let length = channels_per_group.checked_mul(spatial).ok_or_else(overflow)?;
+    // A single group without spatial axes is a row of LayerNorm, to the last bit.
+    let affine = if groups == 1 && spatial == 1 && signature.channel_bias.is_none() {
+        Affine::PerElement { rows_of_sample: 1 }
+    } else {
+        Affine::PerChannel { groups, channels_per_group, spatial }
+    };
     Ok(Rows {
         dtype: signature.dtype,
         output: Output::Element(output_type(layer, signature)?),
@@ -141,7 +147,7 @@ fn group_rows(
         moments: Moments::MeanAndVariance,
         is_plain: signature.takes_plain_input(),
         second_residual: signature.second_residual,
-        affine: Affine::PerChannel { groups, channels_per_group, spatial },
+        affine,
         weight: coefficient("weight", signature.weight, signature.dtype)?,
         bias: coefficient("bias", signature.bias, signature.dtype)?,
         weight_plus_one: false,

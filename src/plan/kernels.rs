@@ -33,6 +33,7 @@ families! {
     ROWS_GROUP_32 = rows_group_32_f32 rows_group_32_f16 rows_group_32_bf16;
     ROWS_BLOCK = rows_block_f32 rows_block_f16 rows_block_bf16;
     ROWS_SHARED = rows_shared_f32 rows_shared_f16 rows_shared_bf16;
+    ROWS_LONG = rows_long_f32 rows_long_f16 rows_long_bf16;
     FUSED_ROWS_GROUP_8 = fused_rows_group_8_f32 fused_rows_group_8_f16 fused_rows_group_8_bf16;
     FUSED_ROWS_WARP = fused_rows_warp_f32 fused_rows_warp_f16 fused_rows_warp_bf16;
     FUSED_ROWS_SHARED = fused_rows_shared_f32 fused_rows_shared_f16 fused_rows_shared_bf16;

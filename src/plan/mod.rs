@@ -167,25 +167,32 @@ pub struct Plan {
     /// In their place where there is no workspace, if that can be done without: the same bits, more slowly.
     pub(crate) otherwise: Option<Launch>,
     /// In their place where a tensor begins off a 16-byte boundary, if they do not go there: the same bits, more slowly.
-    pub(crate) unaligned: Option<Launch>,
+    pub(crate) unaligned: [Option<Launch>; 2],
 }
 
 impl Plan {
     /// Where there is nothing to compute.
-    pub(crate) const NONE: Self = Self { launches: [None; 2], workspace_bytes: 0, otherwise: None, unaligned: None };
+    pub(crate) const NONE: Self =
+        Self { launches: [None; 2], workspace_bytes: 0, otherwise: None, unaligned: [None; 2] };
 
     pub(crate) fn single(launch: Option<Launch>) -> Self {
         Self { launches: [launch, None], ..Self::NONE }
     }
 
-    /// The launch to make of these buffers in place of the others, which read whole words.
-    pub(crate) fn unaligned(&self, buffers: &Buffers) -> Option<&Launch> {
-        let is_aligned = |launch: &&Launch| match launch.params {
+    /// The launches to make of these buffers.
+    pub(crate) fn launches_of(&self, buffers: &Buffers) -> impl Iterator<Item = &Launch> {
+        let is_aligned = |launch: &Launch| match launch.params {
             // Those of a channel are read one by one.
             Params::Rows(p) if p.affine == params::WN_AFFINE_PER_CHANNEL => buffers.begin_on_words(),
             _ => buffers.begin_on_words() && buffers.coefficients_begin_on_words(),
         };
-        self.unaligned.as_ref().filter(|launch| !is_aligned(launch))
+        let has_all = buffers.workspace != 0 || self.workspace_bytes == 0;
+        let launches = match &self.unaligned {
+            _ if !has_all && self.otherwise.is_some() => std::slice::from_ref(&self.otherwise),
+            [Some(first), _] if !is_aligned(first) => &self.unaligned,
+            _ => &self.launches,
+        };
+        launches.iter().flatten()
     }
 
     pub(crate) fn launches(&self) -> impl Iterator<Item = &Launch> {

@@ -125,13 +125,14 @@ impl Regime {
 }
 
 /// Whether every row that begins on a 16-byte boundary ends with a vector, and so do those that follow it, and all of a vector
-/// is of one channel. (A channel's number has 32 bits there.)
+/// is of one channel. (A channel's number has 32 bits there, and so has a place in a row that has channels.)
 fn has_whole_vectors(rows: &Rows) -> bool {
     let vector = 16 / rows.dtype.size();
     let is_of_one_channel = match rows.affine {
         Affine::PerElement { .. } => true,
         Affine::PerChannel { groups, channels_per_group, spatial } => {
-            spatial.is_multiple_of(vector) && u32::try_from(groups * channels_per_group).is_ok()
+            let is_short = |number| u32::try_from(number).is_ok();
+            spatial.is_multiple_of(vector) && is_short(groups * channels_per_group) && is_short(rows.length)
         }
     };
     let lengths = [rows.length, rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride];
@@ -155,14 +156,14 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Plan {
     let is_plain = !rows.is_fused() && has_whole_vectors(rows);
     let regime = Regime::of(rows, is_plain, limits);
     let single = launch(rows, &regime, limits);
-    let is_held = regime.family != kernels::FUSED_ROWS_LONG;
+    if regime.family != kernels::FUSED_ROWS_LONG {
+        let unaligned = is_plain.then(|| launch(rows, &Regime::of(rows, false, limits), limits));
+        return Plan { unaligned: [unaligned, None], ..Plan::single(Some(single)) };
+    }
     // What needs something of the whole row twice is left to a block.
     let is_one_step = rows.post_norm.is_none() && rows.output.scaling() != Some(Scaling::Rows);
-    let split = if is_held || !is_one_step { None } else { split(rows, &single, limits) };
-    split.unwrap_or_else(|| Plan {
-        unaligned: (is_plain && is_held).then(|| launch(rows, &Regime::of(rows, false, limits), limits)),
-        ..Plan::single(Some(single))
-    })
+    let split = if is_one_step { split(rows, &single, is_plain, limits) } else { None };
+    split.unwrap_or_else(|| Plan::single(Some(single)))
 }
 
 fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
@@ -249,7 +250,7 @@ fn scaling(rows: &Rows) -> (u32, u64, u64) {
 }
 
 /// Two launches for rows that nobody holds, where a block for each of them would leave the device idle.
-fn split(rows: &Rows, single: &Launch, limits: &Limits) -> Option<Plan> {
+fn split(rows: &Rows, single: &Launch, is_plain: bool, limits: &Limits) -> Option<Plan> {
     let Params::Rows(params) = single.params else { return None };
     let (rows_of_all, chunks) = (rows.rows as u64, (rows.length as u64).div_ceil(CHUNK));
     let wanted = (u64::from(limits.multiprocessors) * BLOCKS_OF_SPLIT_ROWS).div_ceil(rows_of_all);
@@ -263,10 +264,15 @@ fn split(rows: &Rows, single: &Launch, limits: &Limits) -> Option<Plan> {
     let (workspace_bytes, parts) = workspace(0, rows_of_all * leaves * BYTES_OF_MOMENTS);
     let params = RowsParams { leaf_shift: leaf.ilog2(), splits: splits as u32, parts, ..params }; // at most 512 splits
     let grid = limits.grid(rows_of_all * splits, 1);
-    let launch =
-        |step, shared| Some(Launch { grid, shared, params: Params::Rows(RowsParams { step, ..params }), ..*single });
-    let launches = [launch(params::WN_STEP_MOMENTS, single.shared), launch(params::WN_STEP_APPLY, 0)];
-    Some(Plan { launches, workspace_bytes, otherwise: Some(*single), ..Plan::NONE })
+    let launch = |kernel, step, shared| {
+        Some(Launch { kernel, grid, shared, params: Params::Rows(RowsParams { step, ..params }), ..*single })
+    };
+    let both =
+        |kernel, shared| [launch(kernel, params::WN_STEP_MOMENTS, shared), launch(kernel, params::WN_STEP_APPLY, 0)];
+    let any = both(single.kernel, single.shared);
+    let plain = both(kernels::ROWS_LONG.of(rows.dtype), 0);
+    let (launches, unaligned) = if is_plain { (plain, any) } else { (any, [None; 2]) };
+    Some(Plan { launches, workspace_bytes, otherwise: Some(*single), unaligned })
 }
 
 #[cfg(test)]

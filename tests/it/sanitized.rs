@@ -108,6 +108,7 @@ fn run_unheld_rows<T: Real>(cuda: &Cuda, length: usize) {
 fn run_unheld_maps<T: Real>(cuda: &Cuda, times: usize) {
     for call in [
         Call::new(Layer::GroupNorm { groups: 2, layout: Layout::Nhwc }, &[2, 50 * times, 70, 12]),
+        Call::new(Layer::group_norm(2), &[2, 6, 150 * times, 160]),
         Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[2, 3, 150 * times, 160]),
         Call::new(Layer::BatchStatistics { layout: Layout::Nhwc, momentum: None }, &[2, 40 * times, 70, 10]),
     ] {
@@ -123,6 +124,7 @@ fn run_unheld_maps<T: Real>(cuda: &Cuda, times: usize) {
 fn run_unheld<T: Real>(device: &Device) {
     let (cuda, times) = small_chip(device);
     run_unheld_rows::<T>(&cuda, 40_000 * times);
+    run_unheld_rows::<T>(&cuda, 40_000 * times + 1);
     run_unheld_maps::<T>(&cuda, times);
 }
 
