@@ -79,8 +79,8 @@ impl BatchNorm {
     /// A call then takes running statistics, if at all, by
     /// [`update_running_statistics`](crate::Args::update_running_statistics), and counts itself in
     /// [`num_batches_tracked`](crate::Args::num_batches_tracked), if that is given. It normalizes by the biased variance;
-    /// the running variance moves towards the unbiased one. A batch of one value a channel is an error. On a GPU it takes two
-    /// launches and a [`Workspace`](crate::Workspace).
+    /// the running variance moves towards the unbiased one. A batch of one value a channel is an error. On a GPU, what does
+    /// not fit into a cluster's shared memory takes two launches and a [`Workspace`](crate::Workspace).
     ///
     /// ```
     /// use warpnorm::{Args, BatchNorm, Cpu};

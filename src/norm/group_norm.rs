@@ -13,8 +13,8 @@ use crate::signature::Signature;
 /// `y = weight[c] · (x − mean(group)) / sqrt(var(group) + eps) + bias[c]`
 ///
 /// The tensor is `[N, C, spatial…]` or, with [`Layout::Nhwc`], `[N, spatial…, C]`, with 0 to 3 spatial axes; weight and bias
-/// are `[C]`; each may be absent. The variance is the biased one. In NHWC a GPU takes two launches and a
-/// [`Workspace`](crate::Workspace).
+/// are `[C]`; each may be absent. The variance is the biased one. In NHWC a sample that does not fit into a
+/// cluster's shared memory takes a GPU two launches and a [`Workspace`](crate::Workspace).
 ///
 /// ```
 /// use warpnorm::{Args, Cpu, GroupNorm};

@@ -12,7 +12,8 @@ use crate::signature::Signature;
 /// `y = weight[c] · (x − mean) / sqrt(var + eps) + bias[c]`
 ///
 /// The tensor is `[N, C, spatial…]` or, with [`Layout::Nhwc`], `[N, spatial…, C]`, with 0 to 3 spatial axes; weight and bias
-/// are `[C]`; each may be absent. In NHWC a GPU takes two launches and a [`Workspace`](crate::Workspace). With
+/// are `[C]`; each may be absent. In NHWC a sample that does not fit into a cluster's shared memory takes a GPU two launches and
+/// a [`Workspace`](crate::Workspace). With
 /// [`track_running_stats`](Self::track_running_stats) mean and variance are the running statistics, `[C]` in f32, as in
 /// PyTorch's evaluation of such a layer.
 ///
