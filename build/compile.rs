@@ -114,8 +114,6 @@ impl<'a> Compiler<'a> {
         let mut fatbinary = self.toolkit.fatbinary();
         // Run in the cache, because a comma in a path would end the name.
         fatbinary.current_dir(&self.cache);
-        // Not --compress-mode=size: a quarter less, but in forty times the time, and for drivers from 550 on alone.
-        fatbinary.args(["-64", "--compress-all"]);
         fatbinary.arg(format!("--create={}", fatbin.display()));
         for Job { architecture, name, .. } in jobs {
             let kind = match architecture {

@@ -17,6 +17,9 @@ const OLDEST: Version = (12, 0);
 
 type Version = (u32, u32);
 
+/// From this toolkit on, whose drivers are 580 and later, Zstandard is read by all of them.
+const SMALLEST_IS_READ_BY_ALL: Version = (13, 0);
+
 pub struct Toolkit {
     nvcc: PathBuf,
     /// A compiler cache that nvcc is to be an argument of.
@@ -24,6 +27,7 @@ pub struct Toolkit {
     fatbinary: PathBuf,
     /// The whole of what `nvcc --version` says: it tells builds of one version apart.
     pub banner: String,
+    version: Version,
 }
 
 impl Toolkit {
@@ -37,7 +41,7 @@ impl Toolkit {
             let ((major, minor), (least_major, least_minor)) = (version, OLDEST);
             return Err(format!("nvcc {major}.{minor} is older than {least_major}.{least_minor}"));
         }
-        Ok(Self { fatbinary: fatbinary(&nvcc)?, wrapper: variable("WARPNORM_NVCC_WRAPPER"), nvcc, banner })
+        Ok(Self { fatbinary: fatbinary(&nvcc)?, wrapper: variable("WARPNORM_NVCC_WRAPPER"), nvcc, banner, version })
     }
 
     pub fn nvcc(&self) -> Command {
@@ -49,9 +53,14 @@ impl Toolkit {
         command
     }
 
-    /// The program that puts code for several architectures into one file.
+    /// The program that puts code for several architectures into one file, as small as every driver of this toolkit can read.
     pub fn fatbinary(&self) -> Command {
-        Command::new(&self.fatbinary)
+        let mut fatbinary = Command::new(&self.fatbinary);
+        fatbinary.args(["-64", "--compress-all"]);
+        if self.version >= SMALLEST_IS_READ_BY_ALL {
+            fatbinary.arg("--compress-mode=size");
+        }
+        fatbinary
     }
 
     /// The architectures wished for or, without a wish, those of the default list that this nvcc knows.

@@ -77,8 +77,10 @@ struct PlanesInMemory {
     __device__ __forceinline__ void load(uint64_t vector, float (&value)[kVector<T>]) const {
         uint64_t first;
         const uint64_t plane = tile.plane(vector, first);
-        wn::load(x + plane, tile.p.spatial, first, value);
-        if (residual != nullptr) add(Stretch<const T>{residual + plane, tile.p.spatial}, first, value);
+        const Vector<T> vector =
+            load_anywhere(x + plane, residual == nullptr ? nullptr : residual + plane, tile.p.spatial, first);
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = vector.elements[e];
     }
 };
 

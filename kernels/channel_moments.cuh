@@ -17,6 +17,15 @@ __device__ __forceinline__ T* tensor(uint64_t address) {
     return stretch_of<T>(address, 0, 0, 0).start;
 }
 
+// x + residual, which may be absent, of the vector at `first` of a stretch. Out of line: for what is off a 16-byte boundary.
+template <class T>
+__device__ __noinline__ Vector<T> load_anywhere(const T* x, const T* residual, uint64_t length, uint64_t first) {
+    Vector<T> vector;
+    load(as_global(x), length, first, vector.elements);
+    if (residual != nullptr) add(Stretch<const T>{as_global(residual), length}, first, vector.elements);
+    return vector;
+}
+
 // A set's count, its mean as a pair, and the sum of its squared deviations. One word of 16 bytes.
 struct alignas(16) Part {
     float count;

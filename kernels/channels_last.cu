@@ -62,14 +62,17 @@ struct SlabInMemory {
     }
 
     __device__ __forceinline__ Vector vector(uint64_t round, uint32_t position) const {
-        const OwnElements own(tile, round, position);
+        const uint64_t own = tile.own(round);
+        const uint64_t first = tile.element(round, position) - own;
         Vector vector;
         if constexpr (kSums) {
-            unpack<T>(load_words(x + own.begin, own.length, own.first), vector.value);
-            if (residual != nullptr) add(load_words(residual + own.begin, own.length, own.first), vector);
+            const wn::Vector<T> loaded =
+                load_anywhere(x + own, residual == nullptr ? nullptr : residual + own, tile.own_length, first);
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) vector.value[e] = loaded.elements[e];
             add_bias(vector);
         } else {
-            vector.stored.words = load_words(x + own.begin, own.length, own.first);
+            vector.stored.words = load_irregular(x + own, tile.own_length, first);
         }
         return vector;
     }
@@ -189,10 +192,11 @@ struct SlabOutput {
 
     __device__ __forceinline__ void write(uint64_t round, uint32_t position, const ChannelMap (&map)[kVector<T>],
                                           float (&value)[kVector<T>]) const {
-        const OwnElements own(tile, round, position);
-        if (kSums && sum != nullptr) store(sum + own.begin, own.length, own.first, value);
+        const uint64_t own = tile.own(round);
+        const uint64_t first = tile.element(round, position) - own;
+        if (kSums && sum != nullptr) store(sum + own, tile.own_length, first, value);
         apply(map, value);
-        store_as(p.y_type, y + own.begin, p.y, own.begin, own.length, own.first, value);
+        store_as(p.y_type, y + own, p.y, own, tile.own_length, first, value);
     }
 
 private:

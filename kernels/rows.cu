@@ -285,7 +285,7 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
             const uint32_t count = chunks.elements(leaf.first + i);
             const uint64_t begin = chunks.begin(leaf.first + i);
             fill<T, true>(held, team, begin, count, input);
-            write(held, team, begin, count, output);
+            write<T, false>(held, team, begin, count, output);
         }
         __syncthreads();  // before the subtrees are overwritten
     }

@@ -29,6 +29,10 @@ struct SlabTile {
     uint64_t begin;  // rounds
     uint64_t end;
     uint64_t whole;  // where those end that are not cut by the sample's end
+    // The elements that the block has for itself: of several sections its part of a round, else all rounds.
+    uint64_t own_begin;
+    uint64_t own_step;  // from one round to the next
+    uint64_t own_length;
 
     __device__ __forceinline__ SlabTile(const WnSlabGeometry& geometry, uint64_t slab, uint64_t tile) : g(geometry) {
         sample = divide(slab, g.sections);
@@ -37,32 +41,23 @@ struct SlabTile {
         begin = tile * g.tile_rounds;
         end = begin + g.tile_rounds < g.rounds ? begin + g.tile_rounds : g.rounds;
         whole = end < g.whole_rounds ? end : g.whole_rounds;
+        const bool is_all = g.sections.divisor == 1;
+        own_begin = start + (is_all ? begin * g.round : 0);
+        own_step = is_all ? 0 : g.round;
+        const uint64_t most = is_all ? (end - begin) * g.round : static_cast<uint64_t>(g.period) * kVector<T>;
+        const uint64_t left = end_of_sample() - own_begin;
+        own_length = left < most ? left : most;
     }
+
+    // Those around a vector of a round. In place and off an aligned address, nothing may be read beyond: another block may be
+    // writing it.
+    __device__ __forceinline__ uint64_t own(uint64_t round) const { return own_begin + round * own_step; }
 
     __device__ __forceinline__ uint64_t element(uint64_t round, uint32_t position) const {
         return start + round * g.round + static_cast<uint64_t>(position) * kVector<T>;
     }
 
     __device__ __forceinline__ uint64_t end_of_sample() const { return (sample + 1) * g.length; }
-};
-
-// The elements around a vector that a block has for itself: of a section its part of the round, else the tile. In place and off
-// an aligned address, nothing may be read beyond: another block may be writing it.
-struct OwnElements {
-    uint64_t begin;
-    uint64_t length;
-    uint64_t first;  // the vector's, from there
-
-    template <class T>
-    __device__ __forceinline__ OwnElements(const SlabTile<T>& tile, uint64_t round, uint32_t position) {
-        const WnSlabGeometry& g = tile.g;
-        const bool is_all = g.sections.divisor == 1;
-        begin = tile.start + (is_all ? tile.begin : round) * g.round;
-        const uint64_t most = is_all ? (tile.end - tile.begin) * g.round : static_cast<uint64_t>(g.period) * kVector<T>;
-        const uint64_t left = tile.end_of_sample() - begin;
-        length = left < most ? left : most;
-        first = tile.element(round, position) - begin;
-    }
 };
 
 // The part of a strip that a thread has: a position, and every `rows`-th round. `active` is false for the threads that are left

@@ -72,6 +72,25 @@ __device__ __forceinline__ float gelu(float x) {
     return product(x, x > 0.0f ? 1.0f - tail : tail);
 }
 
+// A few elements in registers, to be handed over by value.
+template <uint32_t kCount>
+struct Elements {
+    float of[kCount];
+};
+
+// GELU of either kind. Out of line, but all elements by one call: inline in every unrolled loop it would be half of the image.
+template <uint32_t kCount>
+__device__ __noinline__ Elements<kCount> gelu_of(Elements<kCount> value, bool by_tanh) {
+    if (by_tanh) {
+#pragma unroll
+        for (uint32_t e = 0; e < kCount; e++) value.of[e] = gelu_tanh(value.of[e]);
+    } else {
+#pragma unroll
+        for (uint32_t e = 0; e < kCount; e++) value.of[e] = gelu(value.of[e]);
+    }
+    return value;
+}
+
 // By the order of their codes: comparisons for equality become a jump through a table, which what reads the machine code
 // (scripts/machine_code.py) does not follow.
 template <uint32_t kCount>
@@ -83,12 +102,13 @@ __device__ __forceinline__ void activate(float (&value)[kCount], uint32_t activa
     } else if (activation < WN_ACTIVATION_GELU) {
 #pragma unroll
         for (uint32_t e = 0; e < kCount; e++) value[e] = silu(value[e]);
-    } else if (activation < WN_ACTIVATION_GELU_TANH) {
-#pragma unroll
-        for (uint32_t e = 0; e < kCount; e++) value[e] = gelu(value[e]);
     } else {
+        Elements<kCount> elements;
 #pragma unroll
-        for (uint32_t e = 0; e < kCount; e++) value[e] = gelu_tanh(value[e]);
+        for (uint32_t e = 0; e < kCount; e++) elements.of[e] = value[e];
+        elements = gelu_of(elements, activation == WN_ACTIVATION_GELU_TANH);
+#pragma unroll
+        for (uint32_t e = 0; e < kCount; e++) value[e] = elements.of[e];
     }
 }
 

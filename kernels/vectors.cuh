@@ -57,12 +57,14 @@ __device__ __forceinline__ uint4 pack(const float* in) {
 }
 
 // The vector at `first` of a stretch of `length` elements that is not aligned, or that ends inside the vector; elements
-// past the end are zero. Out of line: the common case is one instruction, and this would be unrolled around it.
+// past the end are zero. Out of line: the common case is one instruction, and this would be unrolled around it. (It is here as
+// well, for callers that do not ask.)
 template <class T>
 __device__ __noinline__ uint4 load_irregular(const T* stretch, uint64_t length, uint64_t first) {
     stretch = as_global(stretch);
     const uint64_t begin = first * sizeof(T);
     const uint32_t shift = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(stretch) & 15u);
+    if (shift == 0 && first + kVector<T> <= length) return *global<const uint4>(reinterpret_cast<uintptr_t>(stretch) + begin);
     if (shift != 0 && first != 0 && begin - shift + 32 <= length * sizeof(T)) {
         const uint4* covering = global<const uint4>(reinterpret_cast<uintptr_t>(stretch) + begin - shift);
         const uint4 low = covering[0];
