@@ -72,23 +72,22 @@ __device__ __forceinline__ float gelu(float x) {
     return product(x, x > 0.0f ? 1.0f - tail : tail);
 }
 
-// By the order of their codes: comparisons for equality become a jump through a table, which what reads the machine code
-// (scripts/machine_code.py) does not follow.
+// SiLU is asked for first: it stands behind most norms that have an activation at all. In an order, and not by equality alone,
+// of which the compiler makes a jump through a table that scripts/machine_code.py does not follow.
 template <uint32_t kCount>
 __device__ __forceinline__ void activate(float (&value)[kCount], uint32_t activation) {
-    if (activation < WN_ACTIVATION_RELU) return;
-    if (activation < WN_ACTIVATION_SILU) {
-#pragma unroll
-        for (uint32_t e = 0; e < kCount; e++) value[e] = value[e] < 0.0f ? 0.0f : value[e];  // NaN stays
-    } else if (activation < WN_ACTIVATION_GELU) {
+    if (activation == WN_ACTIVATION_SILU) {
 #pragma unroll
         for (uint32_t e = 0; e < kCount; e++) value[e] = silu(value[e]);
-    } else if (activation < WN_ACTIVATION_GELU_TANH) {
-#pragma unroll
-        for (uint32_t e = 0; e < kCount; e++) value[e] = gelu(value[e]);
-    } else {
+    } else if (activation > WN_ACTIVATION_GELU) {
 #pragma unroll
         for (uint32_t e = 0; e < kCount; e++) value[e] = gelu_tanh(value[e]);
+    } else if (activation > WN_ACTIVATION_SILU) {
+#pragma unroll
+        for (uint32_t e = 0; e < kCount; e++) value[e] = gelu(value[e]);
+    } else if (activation > WN_ACTIVATION_NONE) {
+#pragma unroll
+        for (uint32_t e = 0; e < kCount; e++) value[e] = value[e] < 0.0f ? 0.0f : value[e];  // NaN stays
     }
 }
 
