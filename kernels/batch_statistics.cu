@@ -77,10 +77,10 @@ struct PlanesInMemory {
     __device__ __forceinline__ void load(uint64_t vector, float (&value)[kVector<T>]) const {
         uint64_t first;
         const uint64_t plane = tile.plane(vector, first);
-        const Vector<T> vector =
+        const Vector<T> sum =
             load_anywhere(x + plane, residual == nullptr ? nullptr : residual + plane, tile.p.spatial, first);
 #pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = vector.elements[e];
+        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = sum.elements[e];
     }
 };
 
@@ -267,7 +267,7 @@ __device__ __forceinline__ void write_planes(const PlanesInShared<T>& held, cons
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = map.of(value[e]);
         activate(value, p.activation);
         if (is_direct) {
-            store_word(reinterpret_cast<uint4*>(y + plane + first), pack<T>(value));
+            store_whole(y + plane + first, value);
         } else {
             store_as(p.y_type, y + plane, p.y, plane, p.spatial, first, value);
         }

@@ -185,9 +185,9 @@ struct SlabOutput {
     __device__ __forceinline__ void write_aligned(uint64_t round, uint32_t position, const ChannelMap (&map)[kVector<T>],
                                                   float (&value)[kVector<T>]) const {
         const uint64_t element = tile.element(round, position);
-        if (kSums && sum != nullptr) store_word(reinterpret_cast<uint4*>(sum + element), pack<T>(value));
+        if (kSums && sum != nullptr) store_whole(sum + element, value);
         apply(map, value);
-        store_word(reinterpret_cast<uint4*>(y + element), pack<T>(value));
+        store_whole(y + element, value);
     }
 
     __device__ __forceinline__ void write(uint64_t round, uint32_t position, const ChannelMap (&map)[kVector<T>],

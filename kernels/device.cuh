@@ -201,6 +201,16 @@ __device__ __forceinline__ T* global(uint64_t address) {
     return as_global(reinterpret_cast<T*>(address));
 }
 
+// One store of 16 bytes to global memory: left to the compiler, it may become four.
+__device__ __forceinline__ void store_word(uint4* address, const uint4& word) {
+#if defined(__CUDACC__)
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
+                 : "memory");
+#else
+    *address = word;
+#endif
+}
+
 // 16 bytes that nobody will want again soon: the caches may let them go first.
 __device__ __forceinline__ uint4 load_streaming(const uint4* address) {
 #if defined(__CUDACC__)
@@ -216,16 +226,6 @@ __device__ __forceinline__ uint4 load_uncached(const uint4* address) {
     return __ldcg(address);
 #else
     return *address;
-#endif
-}
-
-// 16 bytes in one store. Left to the compiler, what was put together of parts is stored in those parts, where it pleases.
-__device__ __forceinline__ void store_word(uint4* address, const uint4& word) {
-#if defined(__CUDACC__)
-    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
-                 : "memory");
-#else
-    *address = word;
 #endif
 }
 

@@ -84,8 +84,9 @@ enum WnRegimes {
     WN_ROWS_LONG_THREADS = 256,    // rows that nobody holds: a chunk for each warp is 32 KiB
     WN_ROWS_LEAVES = 256,          // that a warp merges: a row's where it is held, 16 warps' in each of 16 blocks
     WN_ROWS_SUBTREES = 16,         // of so many leaves, that the warps of a block merge where rows are split
-    WN_POINTWISE_THREADS = 256,
-    WN_POINTWISE_VECTORS = 4,      // vectors in flight per thread
+    WN_POINTWISE_THREADS = 256,    // at most
+    WN_POINTWISE_VECTORS = 4,      // in flight per thread
+    WN_POINTWISE_PLANE = 32,       // elements of a channel from which on a block looks its channels up, tile by tile
     WN_SLAB_THREADS = 256,
     WN_PLANES_WORDS = 10,          // of 16 bytes: the part of shared memory that is before held planes
     WN_COUNTERS = 4096,            // of a workspace, u32 each, at its start; the last one is the columns' own
@@ -278,11 +279,16 @@ typedef struct WnPointwiseParams {
     uint64_t length;  // of the tensor
     WnDivisor spatial;   // consecutive elements of one channel; 1 in NHWC
     WnDivisor channels;
-    uint64_t stride;  // channels last: vectors between a thread's vectors, a whole number of pixels
+    WnShortDivisor plane;  // planes: the same as `spatial`, or 2^30 if that is more
+    uint64_t tiles;        // planes: of a block's threads, with `vectors` each
+    uint64_t stride;       // channels last: vectors between a thread's vectors, a whole number of periods
+    uint64_t rounds;       // channels last: vectors of a thread, or one more than it has
+    uint32_t vectors;      // planes: up to WN_POINTWISE_VECTORS
     uint32_t activation;
     uint32_t flags;
     float eps;
     uint32_t y_type;  // one of WnElement
+    uint32_t reserved;
 } WnPointwiseParams;
 
 // kernels/pointwise.cu: makes the table of WnPointwiseParams.
@@ -340,8 +346,8 @@ typedef struct WnConvolutionParams {
     ENTRY(head_rows_group_32_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)
 
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
-    ENTRY(pointwise_planes_##SUFFIX, WnPointwiseParams, (pointwise_planes<T>), WN_POINTWISE_THREADS)                   \
-    ENTRY(pointwise_channels_last_##SUFFIX, WnPointwiseParams, (pointwise_channels_last<T>), WN_POINTWISE_THREADS)     \
+    ENTRY(pointwise_planes_##SUFFIX, WnPointwiseParams, (pointwise_planes<T>), 4 * WN_POINTWISE_THREADS)                   \
+    ENTRY(pointwise_channels_last_##SUFFIX, WnPointwiseParams, (pointwise_channels_last<T>), 3 * WN_POINTWISE_THREADS)     \
     ENTRY(pointwise_table_##SUFFIX, WnChannelTableParams, (pointwise_table<T>), WN_POINTWISE_THREADS)
 
 #define WN_ROWS_KERNELS(ENTRY)                                                                                         \

@@ -18,20 +18,6 @@
 
 namespace wn {
 
-// Whole vectors of a tensor that is there.
-template <class T, uint32_t kCount>
-__device__ __forceinline__ void load_whole(const T* from, float (&out)[kCount]) {
-#pragma unroll
-    for (uint32_t at = 0; at < kCount; at += kVector<T>) {
-        unpack<T>(*reinterpret_cast<const uint4*>(as_global(from + at)), out + at);
-    }
-}
-
-template <class T>
-__device__ __forceinline__ void store_whole(T* to, const float (&in)[kVector<T>]) {
-    *reinterpret_cast<uint4*>(as_global(to)) = pack<T>(in);
-}
-
 // What a row is made of.
 template <class T>
 struct PlainInput {

@@ -132,6 +132,20 @@ __device__ __forceinline__ void store(T* stretch, uint64_t length, uint64_t firs
     }
 }
 
+// Whole vectors of a stretch that begins on a 16-byte word.
+template <class T, uint32_t kCount>
+__device__ __forceinline__ void load_whole(const T* from, float (&out)[kCount]) {
+#pragma unroll
+    for (uint32_t at = 0; at < kCount; at += kVector<T>) {
+        unpack<T>(*reinterpret_cast<const uint4*>(as_global(from + at)), out + at);
+    }
+}
+
+template <class T>
+__device__ __forceinline__ void store_whole(T* to, const float (&in)[kVector<T>]) {
+    store_word(reinterpret_cast<uint4*>(to), pack<T>(in));
+}
+
 // A vector in registers, to be handed over by value.
 template <class T>
 struct Vector {

@@ -287,6 +287,34 @@ mod tests {
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }
 
+    /// An element of a pointwise map has the same bits however many vectors a thread has, and whoever else is in its block.
+    #[test]
+    fn chips_agree_on_pointwise_maps() {
+        let emulator = (!emulator::real_gpu()).then(|| emulator::preload(Variant::Checked));
+        if let Some(emulator) = emulator {
+            emulator.configure(&Settings::default());
+        }
+        let full = Cuda::open(0).unwrap();
+        let mut small = full.clone();
+        small.limits.multiprocessors = 1;
+        for (layout, shape) in [
+            (Layout::Nchw, [3, 6, 50, 50]),
+            (Layout::Nchw, [40, 21, 7, 7]),
+            (Layout::Nchw, [40, 100, 2, 3]),
+            (Layout::Nhwc, [3, 50, 50, 6]),
+            (Layout::Nhwc, [1, 5, 5, 2000]),
+        ] {
+            let channels = if layout == Layout::Nchw { shape[1] } else { shape[3] };
+            let statistics: Vec<f32> = (0..channels).map(|channel| 0.5 + (channel as f32).cos().abs()).collect();
+            agree(&full, &small, shape.iter().product(), |cuda, x, y| {
+                let statistics = cuda.stream().clone_htod(&statistics).unwrap();
+                let args = Args::new(cuda, shape).running_mean(&statistics).running_var(&statistics);
+                BatchNorm::new(channels).unwrap().layout(layout).forward(args.input(x).output(y)).unwrap();
+            });
+        }
+        assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
+    }
+
     /// A row has the same bits whoever holds it: a block, a cluster of any size, or nobody, with a workspace and without; and
     /// whether or not the kernels may begin early.
     #[test]

@@ -59,6 +59,7 @@ pub const WN_ROWS_LEAVES: Regimes = 256;
 pub const WN_ROWS_SUBTREES: Regimes = 16;
 pub const WN_POINTWISE_THREADS: Regimes = 256;
 pub const WN_POINTWISE_VECTORS: Regimes = 4;
+pub const WN_POINTWISE_PLANE: Regimes = 32;
 pub const WN_SLAB_THREADS: Regimes = 256;
 pub const WN_PLANES_WORDS: Regimes = 10;
 pub const WN_COUNTERS: Regimes = 4096;
@@ -446,15 +447,20 @@ pub struct PointwiseParams {
     pub length: u64,
     pub spatial: Divisor,
     pub channels: Divisor,
+    pub plane: ShortDivisor,
+    pub tiles: u64,
     pub stride: u64,
+    pub rounds: u64,
+    pub vectors: u32,
     pub activation: u32,
     pub flags: u32,
     pub eps: f32,
     pub y_type: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of PointwiseParams"][::std::mem::size_of::<PointwiseParams>() - 152usize];
+    ["Size of PointwiseParams"][::std::mem::size_of::<PointwiseParams>() - 192usize];
     ["Alignment of PointwiseParams"][::std::mem::align_of::<PointwiseParams>() - 8usize];
     ["Offset of field: PointwiseParams::x"][::std::mem::offset_of!(PointwiseParams, x) - 0usize];
     ["Offset of field: PointwiseParams::residual"][::std::mem::offset_of!(PointwiseParams, residual) - 8usize];
@@ -468,11 +474,16 @@ const _: () = {
     ["Offset of field: PointwiseParams::length"][::std::mem::offset_of!(PointwiseParams, length) - 72usize];
     ["Offset of field: PointwiseParams::spatial"][::std::mem::offset_of!(PointwiseParams, spatial) - 80usize];
     ["Offset of field: PointwiseParams::channels"][::std::mem::offset_of!(PointwiseParams, channels) - 104usize];
-    ["Offset of field: PointwiseParams::stride"][::std::mem::offset_of!(PointwiseParams, stride) - 128usize];
-    ["Offset of field: PointwiseParams::activation"][::std::mem::offset_of!(PointwiseParams, activation) - 136usize];
-    ["Offset of field: PointwiseParams::flags"][::std::mem::offset_of!(PointwiseParams, flags) - 140usize];
-    ["Offset of field: PointwiseParams::eps"][::std::mem::offset_of!(PointwiseParams, eps) - 144usize];
-    ["Offset of field: PointwiseParams::y_type"][::std::mem::offset_of!(PointwiseParams, y_type) - 148usize];
+    ["Offset of field: PointwiseParams::plane"][::std::mem::offset_of!(PointwiseParams, plane) - 128usize];
+    ["Offset of field: PointwiseParams::tiles"][::std::mem::offset_of!(PointwiseParams, tiles) - 144usize];
+    ["Offset of field: PointwiseParams::stride"][::std::mem::offset_of!(PointwiseParams, stride) - 152usize];
+    ["Offset of field: PointwiseParams::rounds"][::std::mem::offset_of!(PointwiseParams, rounds) - 160usize];
+    ["Offset of field: PointwiseParams::vectors"][::std::mem::offset_of!(PointwiseParams, vectors) - 168usize];
+    ["Offset of field: PointwiseParams::activation"][::std::mem::offset_of!(PointwiseParams, activation) - 172usize];
+    ["Offset of field: PointwiseParams::flags"][::std::mem::offset_of!(PointwiseParams, flags) - 176usize];
+    ["Offset of field: PointwiseParams::eps"][::std::mem::offset_of!(PointwiseParams, eps) - 180usize];
+    ["Offset of field: PointwiseParams::y_type"][::std::mem::offset_of!(PointwiseParams, y_type) - 184usize];
+    ["Offset of field: PointwiseParams::reserved"][::std::mem::offset_of!(PointwiseParams, reserved) - 188usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

@@ -2,12 +2,15 @@
 
 use super::kernels::{POINTWISE_CHANNELS_LAST, POINTWISE_PLANES, POINTWISE_TABLE};
 use super::params::{self, ChannelTableParams, PointwiseParams};
-use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor, output_code};
+use super::{Launch, Limits, Params, activation_code, coefficient_flags, divisor, output_code, short_divisor};
 use crate::problem::{ChannelTable, Constants, Pointwise};
 
-/// Threads that a multiprocessor of the big chips (sm_80, 90, 100) can hold; smaller ones hold 1,024 or 1,536 and get
-/// a little more than they can keep at once.
-const RESIDENT_THREADS: u64 = 2048;
+/// Threads of a multiprocessor that the registers of the big chips (sm_80, 90, 100) have room for.
+const RESIDENT_OF_PLANES: u64 = 1024;
+const RESIDENT_OF_CHANNELS_LAST: u64 = 768;
+const LEAST_BLOCK: u32 = 64;
+/// From here on all planes are one, as far as a tile can tell.
+const LARGEST_PLANE: u64 = 1 << 30;
 
 pub(super) fn plan(map: &Pointwise, limits: &Limits) -> Option<Launch> {
     if map.length == 0 {
@@ -15,37 +18,69 @@ pub(super) fn plan(map: &Pointwise, limits: &Limits) -> Option<Launch> {
     }
     let per_vector = (16 / map.dtype.size()) as u64;
     let vectors = (map.length as u64).div_ceil(per_vector);
-    let block = params::WN_POINTWISE_THREADS;
     let (flags, eps) = match map.constants {
         Constants::Table => (0, 0.0),
         Constants::Statistics { weight, bias, eps } => (coefficient_flags(weight, bias), eps),
     };
-    let (family, blocks, stride) = if map.spatial == 1 {
-        let stride = channels_last_stride(map.channels as u64, per_vector, vectors, limits);
-        (POINTWISE_CHANNELS_LAST, limits.grid(stride.min(vectors), u64::from(block)), stride)
-    } else {
-        (POINTWISE_PLANES, limits.grid(vectors, u64::from(block * params::WN_POINTWISE_VECTORS)), 0)
-    };
+    let spatial = map.spatial as u64;
     let params = PointwiseParams {
         length: map.length as u64,
-        spatial: divisor(map.spatial as u64),
+        spatial: divisor(spatial),
         channels: divisor(map.channels as u64),
-        stride,
+        plane: short_divisor(spatial.min(LARGEST_PLANE)),
         activation: activation_code(map.activation),
         flags,
         eps,
         y_type: output_code(map.output, map.dtype),
         ..PointwiseParams::default()
     };
-    Some(Launch::plain(family.of(map.dtype), blocks, block, Params::Pointwise(params)))
+    if spatial >= u64::from(params::WN_POINTWISE_PLANE) {
+        // As many vectors of a thread as leave none without work.
+        let of_thread = (vectors / (u64::from(limits.multiprocessors) * RESIDENT_OF_PLANES))
+            .clamp(1, u64::from(params::WN_POINTWISE_VECTORS));
+        let block = block(vectors.div_ceil(of_thread), limits);
+        let grid = limits.grid(vectors, u64::from(block) * of_thread);
+        let tiles = vectors.div_ceil(u64::from(block) * of_thread);
+        let params = PointwiseParams { vectors: of_thread as u32, tiles, ..params };
+        return Some(Launch::plain(POINTWISE_PLANES.of(map.dtype), grid, block, Params::Pointwise(params)));
+    }
+    let stride = stride_of_periods(map, per_vector, vectors, limits);
+    let threads = stride.min(vectors);
+    let block = block(threads, limits);
+    let params = PointwiseParams { stride, rounds: vectors.div_ceil(stride), ..params };
+    let launch = Launch::plain(
+        POINTWISE_CHANNELS_LAST.of(map.dtype),
+        limits.grid(threads, u64::from(block)),
+        block,
+        Params::Pointwise(params),
+    );
+    Some(Launch { shared: bytes_of_maps(map, u64::from(block) * per_vector), ..launch })
 }
 
-/// The vectors between a thread's vectors: a multiple of the fewest vectors that end where a pixel ends, so that a
-/// thread always meets the same channels; and, within that, about as many as the device has threads.
-fn channels_last_stride(channels: u64, per_vector: u64, vectors: u64, limits: &Limits) -> u64 {
-    let period = channels / gcd(channels, per_vector);
-    let threads = (u64::from(limits.multiprocessors) * RESIDENT_THREADS).min(vectors);
+/// Threads of a block: fewer where there would be less than two blocks for a multiprocessor.
+fn block(threads: u64, limits: &Limits) -> u32 {
+    let mut block = params::WN_POINTWISE_THREADS;
+    while block > LEAST_BLOCK && threads.div_ceil(u64::from(block)) < 2 * u64::from(limits.multiprocessors) {
+        block /= 2;
+    }
+    block
+}
+
+/// The vectors between a thread's vectors: a multiple of the fewest vectors after which the channels repeat, so that a thread
+/// always meets the same ones; and, within that, about as many as the device has threads.
+fn stride_of_periods(map: &Pointwise, per_vector: u64, vectors: u64, limits: &Limits) -> u64 {
+    let elements = map.channels as u64 * map.spatial as u64;
+    let period = elements / gcd(elements, per_vector);
+    let threads = (u64::from(limits.multiprocessors) * RESIDENT_OF_CHANNELS_LAST).min(vectors);
     period * (threads / period).max(1)
+}
+
+/// Of the maps of the channels that so many consecutive elements have, as kernels/pointwise.cu lays them out.
+fn bytes_of_maps(map: &Pointwise, elements: u64) -> u32 {
+    const BYTES_OF_MAP: u64 = 16;
+    let planes = (elements - 1).div_ceil(map.spatial as u64) + 1;
+    let maps = planes.min(map.channels as u64);
+    ((maps + maps.div_ceil(8)) * BYTES_OF_MAP) as u32 // at most 36 KiB
 }
 
 pub(super) fn gcd(a: u64, b: u64) -> u64 {
@@ -88,38 +123,79 @@ mod tests {
         (launch, params)
     }
 
+    /// Every vector has a thread, and the maps of a tile have room.
     #[test]
     fn planes_are_covered() {
-        for length in [1, 8191, 8192, 8193, 64 * 112 * 112, 1 << 33] {
-            let (launch, params) = planned(&map(length, 1, length.max(2)));
+        for (length, spatial) in [
+            (32, 32),
+            (8191, 8191),
+            (8193, 8193),
+            (256 * 64 * 3136, 3136),
+            (32 * 256 * 49, 49),
+            (1 << 33, 1 << 33),
+            (330, 33),
+        ] {
+            let (launch, params) = planned(&map(length, length.div_ceil(spatial), spatial));
             assert_eq!(launch.kernel, Kernel::pointwise_planes_f16);
-            let tile = u64::from(launch.block * params::WN_POINTWISE_VECTORS) * 8;
-            assert_eq!(u64::from(launch.grid), (length as u64).div_ceil(tile));
-            assert_eq!(params.length, length as u64);
+            let tile = u64::from(launch.block * params.vectors) * 8;
+            assert_eq!(u64::from(launch.grid), (length as u64).div_ceil(tile), "{length}");
+            assert_eq!((params.length, params.tiles), (length as u64, u64::from(launch.grid)));
+            assert_eq!(u64::from(params.plane.divisor), (spatial as u64).min(1 << 30));
+            assert!((1..=params::WN_POINTWISE_VECTORS).contains(&params.vectors));
         }
         // Past the largest grid, blocks walk on.
-        assert_eq!(planned(&map(1 << 46, 1, 2)).0.grid, MAX_GRID);
+        let (launch, params) = planned(&map(1 << 46, 1, 1 << 46));
+        assert_eq!((launch.grid, params.tiles), (MAX_GRID, 1 << 33));
     }
 
-    /// A thread's vectors lie whole pixels apart, and every vector has a thread.
+    /// (elements, threads of a block, vectors of a thread, blocks) of planes on an H200: small maps are spread over all of it.
+    #[test]
+    fn small_maps_fill_the_chip() {
+        for (elements, block, of_thread, grid) in [
+            (64 * 49, 64, 1, 7),
+            (32 * 256 * 49, 128, 1, 392),
+            (1 << 21, 256, 1, 1024),
+            (3 << 20, 256, 2, 768),
+            (256 * 64 * 112 * 112, 256, 4, 25_088),
+        ] {
+            let (launch, params) = planned(&map(elements, elements / 49, 49));
+            assert_eq!((launch.block, params.vectors, launch.grid), (block, of_thread, grid), "{elements}");
+        }
+    }
+
+    /// A thread's vectors lie whole periods of the channels apart, every vector has a thread, and its block room for its maps:
+    /// those of all channels, or of as many as its elements have, and one more where its first one is cut.
     #[test]
     fn channels_last_strides() {
-        for (channels, pixels) in
-            [(3, 1000), (64, 50_000), (2048, 49), (70_001, 2), (1, 1 << 33), (5, 1), (320, 1 << 25)]
-        {
-            let length = channels * pixels;
-            let (launch, params) = planned(&map(length, channels, 1));
+        for (channels, spatial, pixels) in [
+            (3, 1, 1000),
+            (64, 1, 50_000),
+            (2048, 1, 49),
+            (70_001, 1, 2),
+            (1, 1, 1 << 33),
+            (5, 1, 1),
+            (320, 1, 1 << 25),
+            (1000, 4, 8),
+            (7, 31, 100),
+            (513, 2, 3),
+        ] {
+            let length = channels * spatial * pixels;
+            let (launch, params) = planned(&map(length, channels, spatial));
             assert_eq!(launch.kernel, Kernel::pointwise_channels_last_f16);
-            assert_eq!(params.stride * 8 % channels as u64, 0, "{channels}");
+            assert_eq!(params.stride * 8 % (channels * spatial) as u64, 0, "{channels}");
             let vectors = (length as u64).div_ceil(8);
             assert!(u64::from(launch.grid) * u64::from(launch.block) >= params.stride.min(vectors), "{channels}");
+            assert!((params.rounds - 1) * params.stride < vectors && vectors <= params.rounds * params.stride);
+            let planes = (u64::from(launch.block) * 8 + spatial as u64 - 2) / spatial as u64 + 1;
+            let last = planes.min(channels as u64) - 1;
+            assert!(u64::from(launch.shared) > (last + last / 8) * 16 && launch.shared <= 48 * 1024, "{channels}");
         }
     }
 
     #[test]
     fn an_output_of_another_type() {
-        for spatial in [1, 9] {
-            let type_of = |output| planned(&Pointwise { output, ..map(36, 4, spatial) }).1.y_type;
+        for spatial in [1, 9, 36] {
+            let type_of = |output| planned(&Pointwise { output, ..map(144, 4, spatial) }).1.y_type;
             assert_eq!(type_of(DType::F16), params::WN_ELEMENT_AS_INPUT);
             assert_eq!(type_of(DType::F32), params::WN_ELEMENT_F32);
         }

@@ -1,15 +1,27 @@
 //! BatchNorm inference in both layouts, and InstanceNorm with running statistics.
 
+use emulator::{Profile, Settings, Variant};
 use warpnorm::half::{bf16, f16};
-use warpnorm::{Layout, Shape};
+use warpnorm::{Activation, Cuda, Layout, Shape};
 
-use crate::call::{Call, Coefficient, Inputs, Layer, verify_cpu, verify_cuda};
-use crate::device;
+use crate::call::{Call, Coefficient, Inputs, Layer, PerTensor, Residual, expected, verify, verify_cpu, verify_cuda};
+use crate::data::bits;
+use crate::device::{self, Device};
 use crate::place::Real;
 use crate::rows::IMAGES;
 
 /// Tensors with no room to spare for the channels, of more channels than a device has threads for, and of odd sizes.
-const WIDE: [&[usize]; 6] = [&[5, 1], &[1, 70_001], &[7, 49], &[3, 129, 31], &[2, 3, 100, 101], &[4, 2048, 7, 7]];
+const WIDE: [&[usize]; 9] = [
+    &[5, 1],
+    &[1, 70_001],
+    &[7, 49],
+    &[3, 129, 31],
+    &[3, 130, 4, 4],
+    &[2, 2100, 2, 2],
+    &[2, 9, 4, 8],
+    &[2, 3, 100, 101],
+    &[4, 2048, 7, 7],
+];
 
 fn calls() -> impl Iterator<Item = Call> {
     let shapes = || IMAGES.iter().map(|&(shape, _)| shape).chain(WIDE);
@@ -74,6 +86,48 @@ fn a_mean_far_from_zero_on_cuda() {
 fn a_mean_far_from_zero_on_cpu() {
     far_mean::<f32>(&|call, inputs| drop(verify_cpu(call, inputs)));
     far_mean::<f16>(&|call, inputs| drop(verify_cpu(call, inputs)));
+}
+
+/// A chip of few multiprocessors, on which a thread has many vectors: with and without a residual, in place, off alignment.
+fn on_a_small_chip<T: Real>(device: &Device) {
+    let cuda = device.emulator.map_or_else(
+        || device.cuda.clone(),
+        |emulator| {
+            emulator.configure(&Settings { profile: Profile::Sm110ByOldPtx, ..Settings::default() });
+            Cuda::open(0).expect("a device")
+        },
+    );
+    let (nchw, nhwc) = (Layout::Nchw, Layout::Nhwc);
+    for (layout, shape) in [
+        (nchw, [8, 40, 52, 52]),
+        (nchw, [70, 240, 7, 7]),
+        (nchw, [400, 360, 2, 3]),
+        (nhwc, [8, 52, 52, 40]),
+        (nhwc, [9, 48, 48, 41]),
+    ] {
+        let plain = Call::new(Layer::BatchNorm { layout, table: false }, &shape);
+        let summed = Call {
+            residual: Residual::SumWritten,
+            activation: Activation::Relu,
+            weight: Coefficient::F32,
+            ..plain.clone()
+        };
+        let moved = Call { in_place: true, offsets: PerTensor::unlike(0, &[1, 3, 2, 7, 5]), ..summed.clone() };
+        let inputs = Inputs::<T>::normal(&plain, 19);
+        let [_, summed, moved] =
+            [plain, summed, moved].map(|call| bits(&verify(&cuda, &call, &inputs, &expected(&call, &inputs)).y));
+        assert_eq!(summed, moved, "{layout:?} {shape:?}: another address");
+    }
+}
+
+#[test]
+fn many_vectors_of_a_thread_on_cuda() {
+    let device = device::cuda();
+    on_a_small_chip::<f16>(&device);
+    if device::variant() == Variant::Plain {
+        on_a_small_chip::<f32>(&device);
+        on_a_small_chip::<bf16>(&device);
+    }
 }
 
 #[test]

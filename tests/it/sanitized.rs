@@ -36,6 +36,7 @@ fn calls() -> impl Iterator<Item = Call> {
         Call { activation: Activation::Silu, ..Call::new(Layer::group_norm(1), &[1, 10, 64, 64]) },
         Call::new(Layer::InstanceNormTracked, &[2, 3, 7, 7]),
         Call::new(Layer::BatchNorm { layout: Layout::Nchw, table: false }, &[2, 10, 31, 31]),
+        Call::new(Layer::BatchNorm { layout: Layout::Nchw, table: true }, &[2, 70, 2, 3]),
         Call::new(Layer::BatchNorm { layout: Layout::Nhwc, table: true }, &[2, 31, 31, 10]),
         Call::new(Layer::GroupNorm { groups: 2, layout: Layout::Nhwc }, &[2, 25, 25, 10]),
         Call::new(Layer::InstanceNorm { layout: Layout::Nhwc }, &[2, 9, 9, 5]),
