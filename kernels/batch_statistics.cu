@@ -277,6 +277,7 @@ __device__ __forceinline__ void write_planes(const PlanesInShared<T>& held, cons
 template <class T>
 __device__ __forceinline__ void batch_statistics_planes_resident(const WnBatchStatisticsParams& p) {
     WN_DYNAMIC_SHARED(uint4, room);
+    static_assert(WN_PLANES_WORDS == 2 + WN_SLAB_THREADS / WN_WARP, "the words before those that are held");
     uint32_t* const arrived = reinterpret_cast<uint32_t*>(room);
     Part* const part = reinterpret_cast<Part*>(room + 1);  // of the block
     Part* const warps = part + 1;

@@ -71,6 +71,7 @@ __device__ __forceinline__ Part combined(const LaneTeam& team, const Visit& visi
     });
     float m2 = squares.value();
     team.sum(rest, m2);
+    if (count == 0.0f) return no_part();
     const float low = product(rest, inverse);
     return Part{count, high, low, fused(-count, product(low, low), m2)};
 }
@@ -115,12 +116,26 @@ __device__ __forceinline__ uint32_t lanes_for(uint64_t parts) {
     return lanes;
 }
 
-// What the blocks of a column have left in memory, `stride` apart.
+// Of what the blocks of a column have left in memory, `stride` apart: every `step`-th from `first` on, several on their way at
+// once.
+template <class See>
+__device__ __forceinline__ void see_tiles(const Part* parts, uint64_t tiles, uint64_t stride, uint64_t first, uint64_t step,
+                                          const See& see) {
+    constexpr uint32_t kAtOnce = 8;
+    for (uint64_t tile = first; tile < tiles; tile += kAtOnce * step) {
+        Part part[kAtOnce];
+#pragma unroll
+        for (uint32_t k = 0; k < kAtOnce; k++) {
+            part[k] = tile + k * step < tiles ? load_fresh(parts + (tile + k * step) * stride) : no_part();
+        }
+#pragma unroll
+        for (uint32_t k = 0; k < kAtOnce; k++) see(part[k]);
+    }
+}
+
 __device__ __forceinline__ Part combined_tiles(const Teams& teams, const Part* parts, uint64_t tiles, uint64_t stride) {
-    return combined(teams.team, [&](const auto& see) {
-#pragma unroll 4
-        for (uint64_t tile = teams.lane; tile < tiles; tile += teams.team.lanes) see(load_fresh(parts + tile * stride));
-    });
+    return combined(teams.team,
+                    [&](const auto& see) { see_tiles(parts, tiles, stride, teams.lane, teams.team.lanes, see); });
 }
 
 // What the blocks of a cluster have, each in its copy of this shared variable; there are at most as many as lanes.
@@ -150,9 +165,9 @@ __device__ __forceinline__ Normalization normalization_of(const Part& part, floa
     return Normalization{part.high, part.low, reciprocal_deviation(part.m2 / part.count, eps)};
 }
 
-// The share of this batch in the running statistics.
+// The share of this batch in the running statistics; of no use where there are none.
 __device__ __forceinline__ float share_of_batch(const WnRunning& running, uint32_t flags) {
-    if ((flags & WN_FLAG_CUMULATIVE) == 0) return running.momentum;
+    if (running.mean == 0 || (flags & WN_FLAG_CUMULATIVE) == 0) return running.momentum;
     return 1.0f / static_cast<float>(global<const int64_t>(running.num_batches_tracked)[0] + 1);
 }
 
@@ -162,8 +177,8 @@ __device__ __forceinline__ void move_running(const WnRunning& running, uint64_t 
     float* mean = global<float>(running.mean) + channel;
     float* variance = global<float>(running.var) + channel;
     const float unbiased = (batch.m2 < 0.0f ? 0.0f : batch.m2) / static_cast<float>(running.values - 1);
-    *mean = (1.0f - share) * *mean + share * (batch.high + batch.low);
-    *variance = (1.0f - share) * *variance + share * unbiased;
+    *mean = fused(share, batch.high + batch.low, product(1.0f - share, *mean));
+    *variance = fused(share, unbiased, product(1.0f - share, *variance));
 }
 
 // Counts the batch, once. Whoever reads the number of those so far must have done so: that is known when the last of `columns`

@@ -42,23 +42,38 @@ struct SlabInMemory {
     __device__ __forceinline__ SlabInMemory(const WnChannelsLastParams& p, const SlabTile<T>& of, uint32_t position)
         : tile(of), x(tensor<const T>(p.x)), residual(kSums ? tensor<const T>(p.residual) : nullptr),
           is_aligned(aligned_16(x + of.start) && (residual == nullptr || aligned_16(residual + of.start))) {
-        if (!kSums) return;
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) added.elements[e] = 0.0f;
+        if (!kSums || p.modulation.channel_bias == 0) return;
         const uint64_t first = (tile.sample * tile.g.sections.divisor + tile.section) * tile.g.channels.divisor;
         added = channel_biases<T>(p.slab, p.modulation.channel_bias, (p.flags & WN_FLAG_CHANNEL_BIAS_F32) != 0, first,
                                   position);
     }
 
-    __device__ __forceinline__ Vector aligned(uint64_t round, uint32_t position) const {
-        const uint64_t element = tile.element(round, position);
-        Vector vector;
+    // A thread's next ones: all are asked for before any is used.
+    template <uint32_t kCount>
+    __device__ __forceinline__ void load_aligned(Vector (&batch)[kCount], uint64_t round, const SlabThread& thread) const {
+        const auto words = [&](const T* of, uint32_t k) {
+            return *reinterpret_cast<const uint4*>(as_global(of) + tile.element(round + k * thread.rows, thread.position));
+        };
         if constexpr (kSums) {
-            unpack<T>(*reinterpret_cast<const uint4*>(x + element), vector.value);
-            if (residual != nullptr) add(*reinterpret_cast<const uint4*>(residual + element), vector);
-            add_bias(vector);
+            uint4 x_words[kCount], more[kCount];
+#pragma unroll
+            for (uint32_t k = 0; k < kCount; k++) x_words[k] = words(x, k);
+            if (residual != nullptr) {
+#pragma unroll
+                for (uint32_t k = 0; k < kCount; k++) more[k] = words(residual, k);
+            }
+#pragma unroll
+            for (uint32_t k = 0; k < kCount; k++) {
+                unpack<T>(x_words[k], batch[k].value);
+                if (residual != nullptr) add(more[k], batch[k]);
+                add_bias(batch[k]);
+            }
         } else {
-            vector.stored.words = *reinterpret_cast<const uint4*>(x + element);
+#pragma unroll
+            for (uint32_t k = 0; k < kCount; k++) batch[k].stored.words = words(x, k);
         }
-        return vector;
     }
 
     __device__ __forceinline__ Vector vector(uint64_t round, uint32_t position) const {
@@ -117,7 +132,11 @@ struct SlabInShared {
         return vector;
     }
 
-    __device__ __forceinline__ Vector aligned(uint64_t round, uint32_t position) const { return vector(round, position); }
+    template <uint32_t kCount>
+    __device__ __forceinline__ void load_aligned(Vector (&batch)[kCount], uint64_t round, const SlabThread& thread) const {
+#pragma unroll
+        for (uint32_t k = 0; k < kCount; k++) batch[k] = vector(round + k * thread.rows, thread.position);
+    }
 
     // Brings a strip of the tile here. What is copied is here behind copies_arrived().
     __device__ __forceinline__ void fill(const WnChannelsLastParams& p, const SlabThread& thread) const {
@@ -130,16 +149,29 @@ struct SlabInShared {
                 copy_async(&word(round, thread.position, 0), reinterpret_cast<const uint4*>(from));
             }
         }
+        if (kSums && source.is_aligned) {
+            constexpr uint32_t kAtOnce = 4;
+            for (; round + (kAtOnce - 1) * thread.rows < tile.whole; round += kAtOnce * thread.rows) {
+                Vector batch[kAtOnce];
+                source.load_aligned(batch, round, thread);
+#pragma unroll
+                for (uint32_t k = 0; k < kAtOnce; k++) store(batch[k], round + k * thread.rows, thread.position);
+            }
+        }
 #pragma unroll 1
         for (; round < tile.end; round += thread.rows) {
-            const Vector vector = source.vector(round, thread.position);
+            store(source.vector(round, thread.position), round, thread.position);
+        }
+    }
+
+private:
+    __device__ __forceinline__ void store(const Vector& vector, uint64_t round, uint32_t position) const {
 #pragma unroll
-            for (uint32_t w = 0; w < kWords; w++) {
-                if constexpr (kSums) {
-                    word(round, thread.position, w) = pack<float>(vector.value + w * 4);
-                } else {
-                    word(round, thread.position, w) = vector.stored.words;
-                }
+        for (uint32_t w = 0; w < kWords; w++) {
+            if constexpr (kSums) {
+                word(round, position, w) = pack<float>(vector.value + w * 4);
+            } else {
+                word(round, position, w) = vector.stored.words;
             }
         }
     }
@@ -224,8 +256,7 @@ __device__ __forceinline__ void write_strip(const WnChannelsLastParams& p, const
     if (source.is_aligned && output.is_aligned) {
         for (; round + (kAtOnce - 1) * thread.rows < tile.whole; round += kAtOnce * thread.rows) {
             typename Source::Vector vector[kAtOnce];
-#pragma unroll
-            for (uint32_t k = 0; k < kAtOnce; k++) vector[k] = source.aligned(round + k * thread.rows, thread.position);
+            source.load_aligned(vector, round, thread);
 #pragma unroll
             for (uint32_t k = 0; k < kAtOnce; k++) {
                 float value[kVector<T>];
@@ -242,20 +273,46 @@ __device__ __forceinline__ void write_strip(const WnChannelsLastParams& p, const
     }
 }
 
-// Makes of the parts of slab's groups what they are normalized by. `parts_of(group)` is for all threads of a team.
+// Makes of the parts of a slab's groups [first, end) what they are normalized by. `parts_of(group)` is for all threads of a team.
 template <class PartsOf>
 __device__ __forceinline__ void finish_groups(const WnChannelsLastParams& p, uint64_t slab, const Teams& teams,
-                                              Normalization* groups, bool moves_running, const PartsOf& parts_of) {
-    const WnSlabGeometry& g = p.slab;
+                                              Normalization* groups, bool moves_running, uint64_t first, uint64_t end,
+                                              const PartsOf& parts_of) {
     const bool moves = moves_running && p.running.mean != 0;
     const float share = moves ? share_of_batch(p.running, p.flags) : 0.0f;
-    for (uint64_t base = 0; base < g.groups; base += teams.count) {
-        const bool present = base + teams.first < g.groups;
-        const uint64_t group = present ? base + teams.first : 0;
+    for (uint64_t base = first; base < end; base += teams.count) {
+        const bool present = base + teams.first < end;
+        const uint64_t group = present ? base + teams.first : first;
         const Part all = parts_of(group);
         if (teams.lane != 0 || !present) continue;
         groups[group] = normalization_of(all, p.eps);
-        if (moves) move_running(p.running, slab * g.groups + group, all, share);
+        if (moves) move_running(p.running, slab * p.slab.groups + group, all, share);
+    }
+}
+
+// Makes of what many blocks have left of a slab what its groups are normalized by. Neighbouring threads have neighbouring groups,
+// which lie beside each other, and each so many of the tiles.
+__device__ __forceinline__ void finish_many_tiles(const WnChannelsLastParams& p, uint64_t slab, const Part* parts,
+                                                  Normalization* groups, Part* scratch) {
+    const WnSlabGeometry& g = p.slab;
+    const uint32_t width = g.groups < blockDim.x ? static_cast<uint32_t>(g.groups) : blockDim.x;
+    const uint32_t slices = blockDim.x / width;
+    const uint32_t slice = threadIdx.x / width;
+    const Teams teams(lanes_for(slices));
+    for (uint64_t base = 0; base < g.groups; base += width) {
+        const uint64_t group = base + threadIdx.x - slice * width;
+        const bool present = slice < slices && group < g.groups;
+        const Part mine = combined(LaneTeam{1}, [&](const auto& see) {
+            if (present) see_tiles(parts + group, g.tiles, g.groups, slice, slices, see);
+        });
+        if (present) scratch[threadIdx.x] = mine;
+        __syncthreads();
+        finish_groups(p, slab, teams, groups, true, base, base + width < g.groups ? base + width : g.groups, [&](uint64_t group) {
+            return combined(teams.team, [&](const auto& see) {
+                for (uint32_t i = teams.lane; i < slices; i += teams.team.lanes) see(scratch[i * width + (group - base)]);
+            });
+        });
+        __syncthreads();  // before the scratch is used again
     }
 }
 
@@ -284,11 +341,17 @@ __device__ __forceinline__ void channels_last_moments(const WnChannelsLastParams
                    });
     }
     if (!is_last(g.counters, column, static_cast<uint32_t>(g.tiles), arrived)) return;
-    const Teams teams(lanes_for(g.tiles));
     for (uint64_t slab = column; slab < slabs; slab += g.columns) {
         const Part* const of_slab = parts + slab * g.tiles * g.groups;
-        finish_groups(p, slab, teams, global<Normalization>(p.results) + slab * g.groups, true,
-                      [&](uint64_t group) { return combined_tiles(teams, of_slab + group, g.tiles, g.groups); });
+        Normalization* const groups = global<Normalization>(p.results) + slab * g.groups;
+        if (g.tiles <= WN_CLUSTER) {
+            // As a cluster has it.
+            const Teams teams(lanes_for(g.tiles));
+            finish_groups(p, slab, teams, groups, true, 0, g.groups,
+                          [&](uint64_t group) { return combined_tiles(teams, of_slab + group, g.tiles, g.groups); });
+        } else {
+            finish_many_tiles(p, slab, of_slab, groups, reinterpret_cast<Part*>(room));
+        }
     }
     count_batch(p.running, p.flags, g.counters, column, g.columns, arrived);
 }
@@ -353,7 +416,7 @@ __device__ __forceinline__ void channels_last_resident(const WnChannelsLastParam
             cluster::arrive();
             cluster::wait();
         }
-        finish_groups(p, slab, teams, groups, number == 0, [&](uint64_t group) {
+        finish_groups(p, slab, teams, groups, number == 0, 0, g.groups, [&](uint64_t group) {
             return g.tiles == 1 ? parts[group] : combined_blocks(teams, parts + group, g.tiles);
         });
         // That this block has read what the others have.

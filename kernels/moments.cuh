@@ -72,26 +72,6 @@ __device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
     return both;
 }
 
-// The moments of the first `count` of a few neighbouring elements, two sweeps over registers.
-template <uint32_t kCount>
-__device__ __forceinline__ Moments moments_of(const float (&x)[kCount], uint32_t count) {
-    const float pivot = x[0];
-    float part[kCount];
-#pragma unroll
-    for (uint32_t e = 0; e < kCount; e++) part[e] = e < count ? x[e] - pivot : 0.0f;
-    const float n = static_cast<float>(count);
-    const float inverse = count == kCount ? 1.0f / kCount : 1.0f / n;
-    const float high = pivot + tree_sum(part) * inverse;
-    float square[kCount];
-#pragma unroll
-    for (uint32_t e = 0; e < kCount; e++) {
-        part[e] = e < count ? x[e] - high : 0.0f;
-        square[e] = part[e] * part[e];
-    }
-    const float low = tree_sum(part) * inverse;
-    return Moments{n, {high, low}, {tree_sum(square) - n * (low * low), 0.0f}};
-}
-
 // `lanes` neighbouring lanes of a warp, a power of two. Sums are butterflies: every lane ends with the same bits.
 struct LaneTeam {
     uint32_t lanes;
@@ -201,27 +181,6 @@ __device__ __noinline__ inline Moments merge_many(const Moments* leaves, uint32_
     }
     return team.merge_all(merge(four, subtree));
 }
-
-struct BlockScratch {
-    Moments warp[2][WN_WARP];
-};
-
-// All threads of a block, at most 32 whole warps. One barrier a merge: each warp leaves its part in shared memory, and after
-// the barrier every warp combines all the parts itself. Successive merges alternate between two buffers: a warp that is two
-// merges ahead of another has passed a barrier that the other passed only after its reads.
-struct BlockTeam {
-    BlockScratch* scratch;
-    uint32_t turn;
-
-    __device__ __forceinline__ Moments merge_all(const Moments& mine) {
-        Moments* const parts = scratch->warp[turn];
-        turn ^= 1u;
-        const Moments part = LaneTeam{WN_WARP}.merge_all(mine);
-        if (threadIdx.x % WN_WARP == 0) parts[threadIdx.x / WN_WARP] = part;
-        __syncthreads();
-        return merge_few(parts, blockDim.x / WN_WARP);
-    }
-};
 
 // 1 / sqrt(variance + eps), correctly rounded, with the variance clamped at zero. Written so that NaN stays NaN.
 __device__ __forceinline__ float reciprocal_deviation(float variance, float eps) {

@@ -88,6 +88,7 @@ enum WnRegimes {
     WN_POINTWISE_VECTORS = 4,      // in flight per thread
     WN_POINTWISE_PLANE = 32,       // elements of a channel from which on a block looks its channels up, tile by tile
     WN_SLAB_THREADS = 256,
+    WN_CLUSTER = 16,               // the most blocks of a cluster
     WN_PLANES_WORDS = 10,          // of 16 bytes: the part of shared memory that is before held planes
     WN_COUNTERS = 4096,            // of a workspace, u32 each, at its start; the last one is the columns' own
     WN_CONVOLUTION_THREADS = 128,
@@ -189,7 +190,7 @@ typedef struct WnHeadRowsParams {
     uint32_t reserved;
 } WnHeadRowsParams;
 
-// How slabs are shared by blocks: see kernels/channel_moments.cuh.
+// How slabs are shared by blocks: see kernels/slabs.cuh.
 typedef struct WnSlabGeometry {
     uint64_t counters;  // of the workspace, zero between launches
     uint64_t partials;  // of the workspace
@@ -240,7 +241,7 @@ typedef struct WnChannelsLastParams {
     uint32_t y_type;  // one of WnElement
 } WnChannelsLastParams;
 
-// kernels/batch_statistics.cu: a channel is `samples` planes, `round` elements apart.
+// kernels/batch_statistics.cu: a channel is a plane of each sample.
 typedef struct WnBatchStatisticsParams {
     uint64_t x;
     uint64_t residual;

@@ -73,7 +73,7 @@ struct SlabThread {
     __device__ __forceinline__ SlabThread(const WnSlabGeometry& g, uint32_t strip) {
         first = strip * g.strip;
         width = g.period - first < g.strip ? g.period - first : g.strip;
-        rows = blockDim.x / width;
+        rows = blockDim.x / g.strip;  // in all strips alike: so a thread has the same rounds, however those are cut
         row = threadIdx.x / width;
         position = first + threadIdx.x - row * width;
         active = row < rows;
@@ -98,7 +98,7 @@ struct SlabVector<T, true> {
 };
 
 // What a thread's slots hold in the rounds [begin, end) of a tile, in batches and then, what is less than one, by rounds. A
-// source has `vector`, zero past the sample's end, and, where it `is_aligned`, `aligned`: the same of a round that is whole.
+// source has `vector`, zero past the sample's end, and, where it `is_aligned`, `load_aligned`, several of rounds that are whole.
 template <class T, class Source>
 __device__ __forceinline__ void slot_parts(const Source& source, const SlabTile<T>& tile, uint64_t begin, uint64_t end,
                                            const SlabThread& thread, Part (&part)[kVector<T>]) {
@@ -114,8 +114,7 @@ __device__ __forceinline__ void slot_parts(const Source& source, const SlabTile<
     for (; round + (kBatch - 1) * thread.rows < whole; round += kBatch * thread.rows) {
         Vector batch[kBatch];
         if (source.is_aligned) {
-#pragma unroll
-            for (uint32_t k = 0; k < kBatch; k++) batch[k] = source.aligned(round + k * thread.rows, thread.position);
+            source.load_aligned(batch, round, thread);
         } else {
 #pragma unroll
             for (uint32_t k = 0; k < kBatch; k++) batch[k] = source.vector(round + k * thread.rows, thread.position);

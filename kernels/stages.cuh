@@ -27,24 +27,6 @@ __device__ __forceinline__ void add(const Stretch<const T>& tensor, uint64_t fir
     for (uint32_t e = 0; e < kVector<T>; e++) out[e] += added[e];
 }
 
-// The three tensors of the prologue.
-template <class T>
-struct Input {
-    Stretch<const T> x;
-    Stretch<const T> residual;
-    Stretch<T> sum;
-
-    // x + residual in f32, unrounded, for the vector at `first`.
-    __device__ __forceinline__ void load(uint64_t first, float (&out)[kVector<T>]) const {
-        wn::load(x.start, x.length, first, out);
-        if (residual.start != nullptr) add(residual, first, out);
-    }
-
-    __device__ __forceinline__ void write_sum(uint64_t first, const float (&value)[kVector<T>]) const {
-        if (sum.start != nullptr) store(sum.start, sum.length, first, value);
-    }
-};
-
 // The activations, from two approximations of the chip: 2^x to 2 ulp, 1/x to one. None cancels, and each costs 5 to 16
 // instructions, so that they stand inline wherever they are wanted. docs/design.md, "Activations", has their errors.
 

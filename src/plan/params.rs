@@ -61,6 +61,7 @@ pub const WN_POINTWISE_THREADS: Regimes = 256;
 pub const WN_POINTWISE_VECTORS: Regimes = 4;
 pub const WN_POINTWISE_PLANE: Regimes = 32;
 pub const WN_SLAB_THREADS: Regimes = 256;
+pub const WN_CLUSTER: Regimes = 16;
 pub const WN_PLANES_WORDS: Regimes = 10;
 pub const WN_COUNTERS: Regimes = 4096;
 pub const WN_CONVOLUTION_THREADS: Regimes = 128;

@@ -125,13 +125,13 @@ impl Regime {
 }
 
 /// Whether every row that begins on a 16-byte boundary ends with a vector, and so do those that follow it, and all of a vector
-/// is of one channel. (A channel's number has 32 bits there, and so has a place in a row that has channels.)
+/// is of one channel. (A channel's number has 31 bits there, and so has a place in a row that has channels.)
 fn has_whole_vectors(rows: &Rows) -> bool {
     let vector = 16 / rows.dtype.size();
     let is_of_one_channel = match rows.affine {
         Affine::PerElement { .. } => true,
         Affine::PerChannel { groups, channels_per_group, spatial } => {
-            let is_short = |number| u32::try_from(number).is_ok();
+            let is_short = |number| i32::try_from(number).is_ok();
             spatial.is_multiple_of(vector) && is_short(groups * channels_per_group) && is_short(rows.length)
         }
     };

@@ -19,7 +19,7 @@ const THREADS: u64 = params::WN_SLAB_THREADS as u64;
 const WORD: u64 = 16;
 
 /// Blocks of a cluster, where every chip with clusters is to hold some.
-const MOST_RESIDENT_TILES: u64 = 16;
+const MOST_RESIDENT_TILES: u64 = params::WN_CLUSTER as u64;
 /// Bytes of a tile of which a multiprocessor holds three, with what else their blocks of [`THREADS`] / 2 threads need; and
 /// the largest that one block of [`THREADS`] holds.
 const SMALL_TILE: u64 = 56 << 10;
@@ -32,12 +32,14 @@ const LEAST_RESIDENT_BLOCKS: u64 = 64;
 
 /// Bytes of a tile of what is not held.
 const TILE: u64 = 64 << 10;
-/// Tiles of a sample, and of a channel of a batch: the last block has to merge as many parts.
+/// Tiles of a slab of a sample, of all slabs of a batch, and of a channel's planes: the last block has to merge as many parts.
 const MOST_TILES_OF_SAMPLE: u64 = 256;
-const MOST_TILES_OF_BATCH: u64 = 1024;
+const MOST_TILES_OF_BATCH: u64 = 512;
+const MOST_TILES_OF_PLANES: u64 = 1024;
 
-/// Bytes beside each other in a section that is held: whole sectors, and mostly whole lines.
+/// Bytes beside each other in a section that is held, and in one that is not: whole sectors, and mostly whole lines.
 const NARROW_SECTION: u64 = 256;
+const WIDE_SECTION: u64 = 512;
 /// Vectors that a thread has in flight, and that it sums at most.
 const BATCH: u64 = 8;
 const MOST_OF_THREAD: u64 = 64;
@@ -53,7 +55,7 @@ const MOST_COLUMNS: u64 = params::WN_COUNTERS as u64 - 1;
 const RESULTS: u64 = params::WN_COUNTERS as u64 * size_of::<u32>() as u64;
 /// Of the kernels' `Moments`: five floats.
 pub(super) const BYTES_OF_MOMENTS: u64 = 5 * size_of::<f32>() as u64;
-/// Of their `Part` and their `Normalizer`.
+/// Of their `Part` and their `Normalization`.
 const BYTES_OF_PART: u64 = WORD;
 
 fn vector(dtype: DType) -> u64 {
@@ -69,7 +71,8 @@ struct Slabs {
     length: u64,
     channels: u64,
     groups: u64,
-    most_tiles: u64,
+    /// All samples of a batch are one.
+    is_batch: bool,
 }
 
 /// How slabs are cut, and the threads of a block; addresses aside.
@@ -146,14 +149,13 @@ impl Slabs {
     }
 
     fn streamed(&self) -> Cut {
-        // Of many channels the widest sections that are a strip.
-        let mut strips = (1..=THREADS).rev().map(|vectors| self.section(|bytes| bytes == vectors * WORD));
-        let is_strip = self.channels <= THREADS * vector(self.dtype);
-        let slab = self.geometry(if is_strip { 1 } else { strips.find(|&sections| sections > 1).unwrap_or(1) });
+        let slab = self.geometry(self.section(|bytes| bytes >= WIDE_SECTION));
         // Whole batches of each thread.
         let rows = (THREADS / u64::from(slab.strip)).max(1);
         let batches = (TILE / WORD / u64::from(slab.period) / (BATCH * rows)).max(1);
-        let least = slab.rounds.div_ceil(self.most_tiles);
+        let sections = slab.sections.divisor;
+        let most_tiles = if self.is_batch { (MOST_TILES_OF_BATCH / sections).max(32) } else { MOST_TILES_OF_SAMPLE };
+        let least = slab.rounds.div_ceil(most_tiles);
         Cut::new(slab, (batches * BATCH * rows).max(least.next_multiple_of(BATCH * rows)), THREADS)
     }
 }
@@ -238,7 +240,7 @@ pub(super) fn plan(tensor: &ChannelsLast, limits: &Limits) -> Plan {
         length: spatial * channels,
         channels,
         groups: tensor.groups as u64,
-        most_tiles: MOST_TILES_OF_SAMPLE,
+        is_batch: false,
     };
     let params = ChannelsLastParams {
         activation: activation_code(tensor.activation),
@@ -281,7 +283,7 @@ pub(super) fn plan_batch(batch: &BatchStatistics, limits: &Limits) -> Plan {
         length: samples * spatial * channels,
         channels: channels_of_slab,
         groups: channels,
-        most_tiles: MOST_TILES_OF_BATCH,
+        is_batch: true,
     };
     let params = ChannelsLastParams {
         running,
@@ -300,7 +302,7 @@ fn plan_planes(batch: &BatchStatistics, flags: u32, running: Running, limits: &L
     let vectors = batch.samples as u64 * plane_vectors;
     let resident_tiles = resident_tiles(vectors, channels);
     let tile_vectors = resident_tiles
-        .map_or_else(|| (TILE / WORD).max(vectors.div_ceil(MOST_TILES_OF_BATCH)), |tiles| vectors.div_ceil(tiles));
+        .map_or_else(|| (TILE / WORD).max(vectors.div_ceil(MOST_TILES_OF_PLANES)), |tiles| vectors.div_ceil(tiles));
     let tiles = vectors.div_ceil(tile_vectors);
     let columns = channels.min(MOST_COLUMNS);
     let (kernel, block) = (BATCH_STATISTICS_PLANES.of(batch.dtype), params::WN_SLAB_THREADS);

@@ -197,6 +197,6 @@ fn outputs_of_another_type() {
 fn few_channels_are_split() {
     for layout in [Layout::Nchw, Layout::Nhwc] {
         let plan = plan_batch(&batch(256, 224 * 224, 3, layout), &H200);
-        assert!(first(&plan).grid > 4 * 132, "{layout:?}: {}", first(&plan).grid);
+        assert!(first(&plan).grid > 3 * 132, "{layout:?}: {}", first(&plan).grid);
     }
 }
