@@ -142,10 +142,10 @@ impl<'a> LinearOp<'a> {
 }
 
 /// A fold whose shapes fit.
-struct Absorption<'a> {
-    weight: Values<'a>,
+pub(super) struct Absorption<'a> {
+    pub(super) weight: Values<'a>,
     bias: Option<Values<'a>>,
-    geometry: Geometry,
+    pub(super) geometry: Geometry,
     before: Option<&'a Affine>,
     after: Option<&'a Affine>,
     /// Whether the map before the layer changes its bias.
@@ -153,7 +153,7 @@ struct Absorption<'a> {
 }
 
 impl<'a> Absorption<'a> {
-    fn new(
+    pub(super) fn new(
         op: &LinearOp<'a>,
         before: Option<(&'a Affine, Padding)>,
         after: Option<&'a Affine>,
@@ -165,15 +165,7 @@ impl<'a> Absorption<'a> {
         let mut shifts = false;
         if let Some((before, padding)) = before {
             check_channels(Side::Before, before, geometry.input_channels())?;
-            if let Some((channel, shift)) = before.intercepts().enumerate().find(|&(_, shift)| shift != 0.0) {
-                if op.layer.is_transposed() {
-                    return Err(FoldError::TransposedShift { channel, shift });
-                }
-                if padding == Padding::Zeros {
-                    return Err(FoldError::PaddedShift { channel, shift });
-                }
-                shifts = true;
-            }
+            shifts = check_shift(op.layer, before, padding)?;
         }
         if let Some(after) = after {
             check_channels(Side::After, after, geometry.output_channels())?;
@@ -183,14 +175,14 @@ impl<'a> Absorption<'a> {
     }
 
     /// What the weights between these channels are multiplied by: first by one, then by the other.
-    fn factors(&self, taps: Taps) -> (f64, f64) {
+    pub(super) fn factors(&self, taps: Taps) -> (f64, f64) {
         let before = self.before.map_or(1.0, |before| before.scale()[taps.input]);
         let after = self.after.map_or(1.0, |after| after.scale()[taps.output]);
         (before, after)
     }
 
     /// The new value of the bias of an output channel.
-    fn bias_of(&self, channel: usize) -> f64 {
+    pub(super) fn bias_of(&self, channel: usize) -> f64 {
         let mut bias = self.bias.map_or(0.0, |bias| bias.at(channel));
         if self.shifts {
             bias += with_slice!(self.weight, weight => self.shifted_input(weight, channel));
@@ -198,20 +190,16 @@ impl<'a> Absorption<'a> {
         self.after.map_or(bias, |after| after.apply(channel, bias))
     }
 
-    /// What the layer, which is not transposed, makes of the shift of the map before it.
+    /// What the layer, which is no transposed convolution, makes of the shift of the map before it.
     fn shifted_input<I: Widen>(&self, weight: &[I], channel: usize) -> f64 {
         let Some(before) = self.before else { return 0.0 };
-        let Geometry { row_len, kernel_len, .. } = self.geometry;
-        let row = &weight[channel * row_len..][..row_len];
-        let taps = self.geometry.taps_of_row(channel).zip(row.chunks_exact(kernel_len));
-        taps.map(|(taps, weight)| {
-            weight.iter().map(|weight| weight.widen()).sum::<f64>() * before.intercept(taps.input)
-        })
-        .sum()
+        let sum =
+            |start: usize| weight[start..][..self.geometry.kernel_len].iter().map(|weight| weight.widen()).sum::<f64>();
+        self.geometry.stretches_to(channel).map(|(start, taps)| sum(start) * before.intercept(taps.input)).sum()
     }
 
     /// Checks every number that goes in and comes out, and counts what the rounding does.
-    fn survey<W: Element, B: Element>(&self) -> Result<FoldReport, FoldError> {
+    pub(super) fn survey<W: Element, B: Element>(&self) -> Result<FoldReport, FoldError> {
         self.check_inputs()?;
         let weight = with_slice!(self.weight, weight => self.survey_weight::<_, W>(weight))?;
         let mut bias = RoundingSurvey::<B>::new("folded.bias");
@@ -270,6 +258,18 @@ impl<'a> Absorption<'a> {
                 }
             }
         }
+    }
+}
+
+/// Whether the map before a layer shifts any channel, which not every layer allows.
+pub(super) fn check_shift(layer: Layer, before: &Affine, padding: Padding) -> Result<bool, FoldError> {
+    match before.intercepts().enumerate().find(|&(_, shift)| shift != 0.0) {
+        None => Ok(false),
+        Some((channel, shift)) if layer.is_transposed_convolution() => {
+            Err(FoldError::TransposedShift { channel, shift })
+        }
+        Some((channel, shift)) if padding == Padding::Zeros => Err(FoldError::PaddedShift { channel, shift }),
+        Some(_) => Ok(true),
     }
 }
 

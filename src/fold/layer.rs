@@ -21,8 +21,10 @@ pub enum Layer {
         /// Into how many groups the channels are split.
         groups: usize,
     },
-    /// `Linear`: weight `[O, I]`.
+    /// `Linear`, and ONNX's `Gemm` with `transB`: weight `[O, I]`.
     Linear,
+    /// ONNX's `MatMul` and `Gemm`: weight `[I, O]`.
+    MatMul,
 }
 
 impl Layer {
@@ -31,10 +33,11 @@ impl Layer {
             Self::Conv { .. } => "Conv",
             Self::ConvTranspose { .. } => "ConvTranspose",
             Self::Linear => "Linear",
+            Self::MatMul => "MatMul",
         }
     }
 
-    pub(super) const fn is_transposed(self) -> bool {
+    pub(super) const fn is_transposed_convolution(self) -> bool {
         matches!(self, Self::ConvTranspose { .. })
     }
 }
@@ -69,7 +72,8 @@ pub(super) struct Geometry {
     rows_per_group: usize,
     /// The channels that axis 1 stands for: `columns` times the groups.
     across: usize,
-    transposed: bool,
+    /// Whether axis 0 is the input.
+    input_first: bool,
 }
 
 /// The channels that a stretch of `kernel_len` elements connects.
@@ -83,7 +87,7 @@ impl Geometry {
     pub(super) fn new(layer: Layer, shape: &[usize], weight_len: usize) -> Result<Self, FoldError> {
         let (groups, ranks, expected) = match layer {
             Layer::Conv { groups } | Layer::ConvTranspose { groups } => (groups, 3..=5, "3, 4 or 5"),
-            Layer::Linear => (1, 2..=2, "2"),
+            Layer::Linear | Layer::MatMul => (1, 2..=2, "2"),
         };
         let &[rows, columns, ..] = shape else {
             return Err(FoldError::WeightRank { layer: layer.name(), shape: shape.to_vec(), expected });
@@ -105,7 +109,7 @@ impl Geometry {
         if len != weight_len {
             return Err(FoldError::WeightLength { shape: shape.to_vec(), found: weight_len, expected: len });
         }
-        let transposed = layer.is_transposed();
+        let input_first = matches!(layer, Layer::ConvTranspose { .. } | Layer::MatMul);
         let geometry = Self {
             rows,
             columns,
@@ -113,7 +117,7 @@ impl Geometry {
             kernel_len: row_len.checked_div(columns).unwrap_or(0).max(1),
             rows_per_group: rows / groups,
             across,
-            transposed,
+            input_first,
         };
         // Also keeps every loop over channels no longer than the arrays that the caller holds.
         if len == 0 && geometry.output_channels() != 0 {
@@ -123,19 +127,39 @@ impl Geometry {
     }
 
     pub(super) const fn input_channels(&self) -> usize {
-        if self.transposed { self.rows } else { self.across }
+        if self.input_first { self.rows } else { self.across }
     }
 
     pub(super) const fn output_channels(&self) -> usize {
-        if self.transposed { self.across } else { self.rows }
+        if self.input_first { self.across } else { self.rows }
     }
 
     /// The channels of each stretch of one row of axis 0, in the order of memory.
     pub(super) fn taps_of_row(&self, row: usize) -> impl Iterator<Item = Taps> + use<> {
-        let Self { columns, transposed, .. } = *self;
+        let Self { columns, input_first, .. } = *self;
         let first_across = row / self.rows_per_group * columns;
         (first_across..first_across + columns).map(move |across| {
-            if transposed { Taps { input: row, output: across } } else { Taps { input: across, output: row } }
+            if input_first { Taps { input: row, output: across } } else { Taps { input: across, output: row } }
+        })
+    }
+
+    /// The stretches that end in an output channel, each with where it starts.
+    pub(super) fn stretches_to(&self, channel: usize) -> impl Iterator<Item = (usize, Taps)> + use<> {
+        let Self { rows, rows_per_group, columns, row_len, kernel_len, input_first, .. } = *self;
+        let (group, of_rows) = if input_first {
+            (channel / columns, channel / columns * rows_per_group..(channel / columns + 1) * rows_per_group)
+        } else {
+            (channel / rows_per_group, channel..channel + 1)
+        };
+        debug_assert!(of_rows.end <= rows, "a channel of the layer");
+        of_rows.flat_map(move |row| {
+            let of_columns = if input_first { channel % columns..channel % columns + 1 } else { 0..columns };
+            of_columns.map(move |column| {
+                let across = group * columns + column;
+                let taps =
+                    if input_first { Taps { input: row, output: across } } else { Taps { input: across, output: row } };
+                (row * row_len + column * kernel_len, taps)
+            })
         })
     }
 
@@ -143,7 +167,7 @@ impl Geometry {
     pub(super) fn output_of(&self, index: usize) -> usize {
         let row = index / self.row_len;
         let column = index % self.row_len / self.kernel_len;
-        if self.transposed { row / self.rows_per_group * self.columns + column } else { row }
+        if self.input_first { row / self.rows_per_group * self.columns + column } else { row }
     }
 }
 

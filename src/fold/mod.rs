@@ -67,15 +67,21 @@ mod absorb;
 mod affine;
 mod error;
 mod layer;
+#[cfg(feature = "models")]
+pub mod onnx;
+mod refusal;
 #[cfg(test)]
 mod refusals;
 mod report;
 mod rounding;
+#[cfg(feature = "models")]
+mod stream;
 mod values;
 
 pub use absorb::{Folded, LinearOp};
 pub use affine::{Affine, BatchNormParams};
 pub use error::{FoldError, Side};
 pub use layer::{Layer, Padding};
+pub use refusal::Refusal;
 pub use report::{AffineReport, FoldReport, RoundingReport, Warning};
-pub use values::Values;
+pub use values::{Le, Values};

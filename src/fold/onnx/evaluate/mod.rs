@@ -1,0 +1,128 @@
+//! A small evaluator in f64 of the operators that convolutional networks are made of.
+//!
+//! It is there to prove folds: it is written apart from the folding, and knows of no per-channel maps. What it does not know
+//! it says so.
+
+mod array;
+mod operators;
+mod shaping;
+mod windows;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+pub use array::Array;
+
+use super::{
+    graph::Graph,
+    node::{NodeId, ValueId},
+};
+
+/// Why a model cannot be evaluated.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvaluationError {
+    /// The evaluator does not have the operator, or not with these attributes and shapes.
+    #[error("the evaluator cannot compute {node}, a {op} of {shapes}")]
+    Operator {
+        /// The node.
+        node: String,
+        /// Its operator.
+        op: String,
+        /// The shapes of its inputs, in words.
+        shapes: String,
+    },
+    /// A value is missing: an input was not given, or the nodes are not in order.
+    #[error("the value {value} is not there when it is needed")]
+    Missing {
+        /// The value.
+        value: String,
+    },
+}
+
+/// Whether values are computed, or bounds of their magnitude.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Values,
+    /// Every term counts by its magnitude: what rounding errors are to be measured against.
+    Magnitudes,
+}
+
+pub(super) type Given = BTreeMap<ValueId, Arc<Array>>;
+
+/// Computes values of a graph from those that are given.
+pub(super) fn evaluate(
+    graph: &Graph<'_>,
+    given: &Given,
+    wanted: &[ValueId],
+    mode: Mode,
+    mut watch: impl FnMut(ValueId, &Array),
+) -> Result<Vec<Arc<Array>>, EvaluationError> {
+    let needed = needed(graph, given, wanted);
+    let mut readers: BTreeMap<ValueId, usize> = BTreeMap::new();
+    for &id in &needed {
+        for &input in graph.node(id).inputs.iter().flatten() {
+            *readers.entry(input).or_default() += 1;
+        }
+    }
+    let mut values: Given = given.clone();
+    for id in needed {
+        let node = graph.node(id);
+        let inputs = node.inputs.iter().map(|input| input.map(|input| value(graph, &values, input, mode)).transpose());
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        let outputs = operators::run(graph, node, &inputs, mode).ok_or_else(|| refused(graph, id, &inputs))?;
+        for (&output, array) in node.outputs.iter().zip(outputs) {
+            if let Some(output) = output {
+                watch(output, &array);
+                values.insert(output, Arc::new(array));
+            }
+        }
+        // What nobody reads any more need not be held.
+        for &input in node.inputs.iter().flatten() {
+            let left = readers.entry(input).or_insert(1);
+            *left -= 1;
+            if *left == 0 && !wanted.contains(&input) {
+                values.remove(&input);
+            }
+        }
+    }
+    wanted.iter().map(|&wanted| value(graph, &values, wanted, mode)).collect()
+}
+
+/// The nodes that values need, in order.
+fn needed(graph: &Graph<'_>, given: &Given, wanted: &[ValueId]) -> BTreeSet<NodeId> {
+    let mut needed = BTreeSet::new();
+    let mut open: Vec<_> = wanted.to_vec();
+    while let Some(value) = open.pop() {
+        if given.contains_key(&value) {
+            continue;
+        }
+        if let Some(id) = graph.producer(value)
+            && needed.insert(id)
+        {
+            open.extend(graph.node(id).inputs.iter().flatten());
+        }
+    }
+    needed
+}
+
+fn value(graph: &Graph<'_>, values: &Given, id: ValueId, mode: Mode) -> Result<Arc<Array>, EvaluationError> {
+    if let Some(array) = values.get(&id) {
+        return Ok(array.clone());
+    }
+    let missing = || EvaluationError::Missing { value: graph.value(id).name.to_string() };
+    if graph.value(id).initializer.is_none() {
+        return Err(missing());
+    }
+    let tensor = graph.initializer(id).ok_or_else(missing)?;
+    let data = operators::magnitudes(&tensor, mode).ok_or_else(missing)?;
+    graph.externals.forget(&tensor.data);
+    Ok(Arc::new(Array { dims: tensor.dims, data }))
+}
+
+fn refused(graph: &Graph<'_>, id: NodeId, inputs: &[Option<Arc<Array>>]) -> EvaluationError {
+    let shapes: Vec<_> = inputs.iter().flatten().map(|array| format!("{:?}", array.dims)).collect();
+    EvaluationError::Operator { node: graph.label(id), op: graph.node(id).op.to_owned(), shapes: shapes.join(", ") }
+}
