@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
@@ -86,18 +86,23 @@ impl<'m> Plan<'m> {
     ///
     /// [`ModelError::Io`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), ModelError> {
-        self.save_with(path, &|_| ())
+        self.save_if(path, &|_| (), |_| Ok(true)).map(|_| ())
     }
 
-    /// As [`Plan::save`]; `wrote` is told of the bytes that have been written.
+    /// As [`Plan::save`], where `accept` agrees to what has been written; else nothing is left of it. `wrote` is told of
+    /// the bytes as they are written. Returns what `accept` did.
     ///
     /// # Errors
     ///
-    /// As [`Plan::save`].
-    pub fn save_with(&self, path: impl AsRef<Path>, wrote: &dyn Fn(usize)) -> Result<(), ModelError> {
+    /// [`ModelError::Io`], and those of `accept`.
+    pub fn save_if(
+        &self,
+        path: impl AsRef<Path>,
+        wrote: &dyn Fn(usize),
+        accept: impl FnOnce(&Model) -> Result<bool, ModelError>,
+    ) -> Result<bool, ModelError> {
         let path = path.as_ref();
-        let name =
-            path.file_name().ok_or_else(|| ModelError::unsupported(format!("{} names no file", path.display())))?;
+        let name = path.file_name().ok_or_else(|| ModelError::unsupported(format!("{} names no file", path.display())))?;
         let data_name = format!("{}.data", name.to_string_lossy());
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -105,10 +110,18 @@ impl<'m> Plan<'m> {
         };
         self.copy_externals(folder)?;
         let splice = Splice::new(self.model, &self.decided, Some(&data_name))?;
+        let data = folder.join(&data_name);
         if splice.has_external() {
-            replace(&folder.join(&data_name), |to| splice.write_external(to, wrote))?;
+            Unfinished::write(&data, |to| splice.write_external(to, wrote))?.keep()?;
         }
-        replace(path, |to| splice.write(to, wrote))
+        let written = Unfinished::write(path, |to| splice.write(to, wrote))?;
+        let accepted = Model::open(&written.at).and_then(|folded| accept(&folded));
+        if matches!(accepted, Ok(true)) {
+            written.keep()?;
+        } else if splice.has_external() {
+            fs::remove_file(&data).map_err(ModelError::io(&data))?;
+        }
+        accepted
     }
 
     /// Copies the files of tensors that were not changed to the folder of the folded model, unless they are there.
@@ -123,32 +136,49 @@ impl<'m> Plan<'m> {
             if let Some(parent) = target.parent() {
                 fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
             }
-            let unfinished = unfinished(&target);
-            fs::copy(&source, &unfinished).map_err(ModelError::io(&unfinished))?;
-            fs::rename(&unfinished, &target).map_err(ModelError::io(&target))?;
+            Unfinished::copy(&source, &target)?.keep()?;
         }
         Ok(())
     }
 }
 
-/// What a file is called until it is whole.
-fn unfinished(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.unfinished", std::process::id()));
-    name.into()
+/// A file under another name, until it is whole; removed unless it is kept.
+struct Unfinished {
+    at: PathBuf,
+    path: PathBuf,
 }
 
-/// Writes a file whole or not at all.
-fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<(), ModelError> {
-    let unfinished = unfinished(path);
-    let file = File::create(&unfinished).map_err(ModelError::io(&unfinished))?;
-    let mut to = BufWriter::new(file);
-    let written = write(&mut to).and_then(|()| to.flush()).and_then(|()| fs::rename(&unfinished, path));
-    written.map_err(|error| {
-        // What is left of it is of no use; that it cannot be removed either is not the error to report.
-        let _ = fs::remove_file(&unfinished);
-        ModelError::io(path)(error)
-    })
+impl Unfinished {
+    fn of(path: &Path) -> Self {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}.unfinished", std::process::id()));
+        Self { at: name.into(), path: path.to_owned() }
+    }
+
+    fn write(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<Self, ModelError> {
+        let unfinished = Self::of(path);
+        let file = File::create(&unfinished.at).map_err(ModelError::io(path))?;
+        let mut to = BufWriter::new(file);
+        write(&mut to).and_then(|()| to.flush()).map_err(ModelError::io(path))?;
+        Ok(unfinished)
+    }
+
+    fn copy(from: &Path, path: &Path) -> Result<Self, ModelError> {
+        let unfinished = Self::of(path);
+        fs::copy(from, &unfinished.at).map_err(ModelError::io(path))?;
+        Ok(unfinished)
+    }
+
+    fn keep(self) -> Result<(), ModelError> {
+        fs::rename(&self.at, &self.path).map_err(ModelError::io(&self.path))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Once it has its name there is nothing to remove; and what cannot be removed is not the error to report.
+        let _ = fs::remove_file(&self.at);
+    }
 }
 
 fn report_of(decided: &Decided<'_>) -> Report {

@@ -90,6 +90,11 @@ impl Shapes {
         let axes = || node.ints("axes").map(<[i64]>::to_vec).or_else(|| ints(1));
         match node.op {
             op if AS_INPUT.contains(&op) => dims(0).cloned(),
+            "ConstantOfShape" => ints(0)?.into_iter().map(|len| Some(usize::try_from(len).ok())).collect(),
+            "Constant" => {
+                let (dims, _) = TensorHeader::read(node.attribute("value")?.tensor?).ok()?.shape().ok()?;
+                Some(dims.into_iter().map(Some).collect())
+            }
             "Conv" | "ConvTranspose" => convolved(node, dims(0), dims(1)?),
             "MaxPool" | "AveragePool" | "LpPool" => pooled(node, dims(0)?),
             "GlobalAveragePool" | "GlobalMaxPool" => {

@@ -77,6 +77,13 @@ impl Whole {
 }
 
 impl Verification {
+    /// Whether something was compared and found different.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        let differs = |pair: &PairCheck| pair.error.is_ok() && !pair.passed();
+        self.pairs.iter().any(differs) || matches!(self.whole, Whole::Compared { .. }) && !self.whole.passed()
+    }
+
     /// Whether everything was compared and found the same.
     #[must_use]
     pub fn passed(&self) -> bool {

@@ -16,8 +16,10 @@ use std::{
 pub use array::Array;
 
 use super::{
+    file::Model,
     graph::Graph,
     node::{NodeId, ValueId},
+    shapes::Shapes,
 };
 
 /// Why a model cannot be evaluated.
@@ -34,12 +36,50 @@ pub enum EvaluationError {
         /// The shapes of its inputs, in words.
         shapes: String,
     },
+    /// The model is not valid.
+    #[error("{reason}")]
+    Model {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A value is missing: an input was not given, or the nodes are not in order.
     #[error("the value {value} is not there when it is needed")]
     Missing {
         /// The value.
         value: String,
     },
+}
+
+impl Model {
+    /// What the model is given: the inputs that are not initializers, with their shapes as far as it states them.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`](super::ModelError) where the model is not valid.
+    pub fn inputs(&self) -> Result<Vec<(String, Vec<Option<usize>>)>, super::ModelError> {
+        let graph = Graph::read(self)?;
+        let shapes = Shapes::of(&graph);
+        let given = graph.inputs.iter().filter(|&&id| graph.value(id).initializer.is_none());
+        let described = |&id: &ValueId| (graph.value(id).name.to_string(), shapes.get(id).cloned().unwrap_or_default());
+        Ok(given.map(described).collect())
+    }
+
+    /// Evaluates the model in f64, on inputs by their names. Returns its outputs, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`EvaluationError`] where the evaluator lacks an operator, or an input is missing or does not fit.
+    pub fn evaluate(&self, inputs: &BTreeMap<String, Array>) -> Result<Vec<(String, Array)>, EvaluationError> {
+        let graph = Graph::read(self).map_err(|error| EvaluationError::Model { reason: error.to_string() })?;
+        let find = |name: &String| {
+            graph.find(name).ok_or_else(|| EvaluationError::Missing { value: name.clone() })
+        };
+        let given = inputs.iter().map(|(name, array)| Ok((find(name)?, Arc::new(array.clone()))));
+        let given = given.collect::<Result<Given, EvaluationError>>()?;
+        let outputs = evaluate(&graph, &given, &graph.outputs, Mode::Values, |_, _| ())?;
+        let named = graph.outputs.iter().zip(outputs);
+        Ok(named.map(|(&id, array)| (graph.value(id).name.to_string(), Array::clone(&array))).collect())
+    }
 }
 
 /// Whether values are computed, or bounds of their magnitude.

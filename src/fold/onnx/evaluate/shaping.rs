@@ -192,7 +192,6 @@ fn sources(node: &Node<'_>, len: usize, resized: usize, scale: f64) -> Option<Ve
             "asymmetric" => output / scale,
             _ => return None,
         };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the axis")]
         let index = |at: f64| at.clamp(0.0, last) as usize;
         if is_linear {
             let at = at.clamp(0.0, last);
@@ -218,7 +217,6 @@ pub(super) fn resize(node: &Node<'_>, x: &Array, scales: Option<&Array>, sizes: 
     let mut resized = x.clone();
     for axis in 0..x.dims.len() {
         let len = resized.dims[axis];
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked")]
         let (new, scale) = match (scales, sizes) {
             (Some(scales), _) => {
                 let scale = *scales.data.get(axis)?;

@@ -68,7 +68,7 @@ impl Taps {
             if other.kernel[axis] > 1 && other.dilations[axis] != dilation || dilation < 1 {
                 return None;
             }
-            let reach = |kernel: usize| Some(i64::try_from(kernel.checked_sub(1)?).ok()?.checked_mul(dilation)?);
+            let reach = |kernel: usize| i64::try_from(kernel.checked_sub(1)?).ok()?.checked_mul(dilation);
             let before = self.begins[axis].checked_sub(other.begins[axis])?;
             let behind = self.ends[axis].checked_sub(other.ends[axis])?;
             let fits = before >= 0
