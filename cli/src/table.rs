@@ -65,10 +65,17 @@ fn summary(report: &Report) -> String {
 
 pub fn verification(verification: &Verification) -> String {
     let mut text = String::new();
-    let worst = verification.pairs.iter().filter_map(|pair| pair.error.as_ref().ok()).fold(0.0_f64, |most, &error| most.max(error));
+    let worst = verification
+        .pairs
+        .iter()
+        .filter_map(|pair| pair.error.as_ref().ok())
+        .fold(0.0_f64, |most, &error| most.max(error));
     let passed = verification.pairs.iter().filter(|pair| pair.passed()).count();
     let pairs = verification.pairs.len();
-    put(&mut text, format_args!("verified {passed} of {pairs} folds alone; the largest error is {worst:.2} of its bound\n"));
+    put(
+        &mut text,
+        format_args!("verified {passed} of {pairs} folds alone; the largest error is {worst:.2} of its bound\n"),
+    );
     for pair in verification.pairs.iter().filter(|pair| !pair.passed()) {
         let nodes = pair.nodes.join(", ");
         match &pair.error {
@@ -79,10 +86,13 @@ pub fn verification(verification: &Verification) -> String {
     match &verification.whole {
         Whole::Compared { max_error, relative_l2, same_largest, tolerance, first_different, .. } => {
             let verdict = if verification.whole.passed() { "verified" } else { "FAILED" };
-            put(&mut text, format_args!(
-                "{verdict} end to end: largest error {max_error:.2e} of the largest output (allowed {tolerance:.2e}), \
+            put(
+                &mut text,
+                format_args!(
+                    "{verdict} end to end: largest error {max_error:.2e} of the largest output (allowed {tolerance:.2e}), \
                  relative norm {relative_l2:.2e}"
-            ));
+                ),
+            );
             if same_largest.1 > 0 {
                 put(&mut text, format_args!(", the same largest output in {} of {}", same_largest.0, same_largest.1));
             }

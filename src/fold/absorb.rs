@@ -226,17 +226,27 @@ impl<'a> Absorption<'a> {
     }
 
     fn survey_weight<I: Widen, W: Element>(&self, weight: &[I]) -> Result<RoundingReport, FoldError> {
-        let Geometry { row_len, kernel_len, .. } = self.geometry;
+        let row_len = self.geometry.row_len;
         let mut survey = RoundingSurvey::<W>::new("folded.weight");
         for (row, weight) in weight.chunks_exact(row_len).enumerate() {
-            for (taps, weight) in self.geometry.taps_of_row(row).zip(weight.chunks_exact(kernel_len)) {
+            for (taps, weight) in self.runs(row, weight) {
                 let (before, after) = self.factors(taps);
-                for weight in weight {
-                    survey.add(taps.output, weight.widen() * before * after)?;
-                }
+                survey.add_all(taps.output, weight.iter().map(|weight| weight.widen() * before * after))?;
             }
         }
         Ok(survey.report())
+    }
+
+    /// The stretches of one row of axis 0 whose elements are multiplied by the same, with channels that say by what.
+    pub(super) fn runs<'w, I>(
+        &self,
+        row: usize,
+        weight: &'w [I],
+    ) -> impl Iterator<Item = (Taps, &'w [I])> + use<'w, I> {
+        // Where only the output counts, and the row ends in one, the stretches are as one.
+        let is_one = self.before.is_none() && !self.geometry.input_first;
+        let len = if is_one { self.geometry.row_len } else { self.geometry.kernel_len };
+        self.geometry.taps_of_row(row).zip(weight.chunks_exact(len))
     }
 
     /// The slices must have the lengths of the result, and [`Self::survey`] must have passed.
@@ -248,12 +258,12 @@ impl<'a> Absorption<'a> {
     }
 
     fn write_weight<I: Widen, W: Element>(&self, weight: &[I], folded: &mut [W]) {
-        let Geometry { row_len, kernel_len, .. } = self.geometry;
+        let row_len = self.geometry.row_len;
         for (row, (weight, folded)) in weight.chunks_exact(row_len).zip(folded.chunks_exact_mut(row_len)).enumerate() {
-            let chunks = weight.chunks_exact(kernel_len).zip(folded.chunks_exact_mut(kernel_len));
-            for (taps, (weight, folded)) in self.geometry.taps_of_row(row).zip(chunks) {
+            let mut folded = folded.iter_mut();
+            for (taps, weight) in self.runs(row, weight) {
                 let (before, after) = self.factors(taps);
-                for (weight, folded) in weight.iter().zip(folded) {
+                for (weight, folded) in weight.iter().zip(&mut folded) {
                     *folded = W::from_f64(weight.widen() * before * after);
                 }
             }

@@ -73,7 +73,7 @@ pub(super) struct Geometry {
     /// The channels that axis 1 stands for: `columns` times the groups.
     across: usize,
     /// Whether axis 0 is the input.
-    input_first: bool,
+    pub(super) input_first: bool,
 }
 
 /// The channels that a stretch of `kernel_len` elements connects.

@@ -68,6 +68,8 @@ mod affine;
 mod error;
 mod layer;
 #[cfg(feature = "models")]
+mod models;
+#[cfg(feature = "models")]
 pub mod onnx;
 mod refusal;
 #[cfg(test)]

@@ -37,9 +37,7 @@ impl LinearOp<'_> {
     /// Weight and bias in f64, for sums that are rounded later.
     pub(super) fn fold_exactly(&self, after: Option<&Affine>) -> Result<(Vec<f64>, Vec<f64>), FoldError> {
         let absorption = Absorption::new(self, None, after)?;
-        let mut weight = Vec::new();
-        absorption.each_weight(0..absorption.rows(), |value| weight.push(value));
-        Ok((weight, absorption.biases().collect()))
+        Ok((absorption.weights(), absorption.biases().collect()))
     }
 }
 
@@ -67,27 +65,38 @@ impl Absorption<'_> {
         self.geometry.row_len
     }
 
-    /// Adds the bytes of some rows of the folded weight, which must have passed [`Absorption::survey_as`].
+    /// Puts the bytes of some rows of the folded weight in place of what `to` holds. The weight must have passed
+    /// [`Absorption::survey_as`].
     pub(super) fn put_rows(&self, rows: Range<usize>, dtype: DType, to: &mut Vec<u8>) {
-        to.reserve(rows.len() * self.row_len() * dtype.size());
-        with_type!(dtype, T => self.each_weight(rows, |value| {
-            to.extend_from_slice(&<T as Element>::from_f64(value).to_le_bytes());
-        }));
+        with_type!(dtype, T => {
+            to.resize(rows.len() * self.row_len() * size_of::<T>(), 0);
+            let (mut elements, _) = to.as_chunks_mut::<{ size_of::<T>() }>();
+            with_slice!(self.weight, weight => {
+                for row in rows {
+                    for (taps, run) in self.runs(row, &weight[row * self.row_len()..][..self.row_len()]) {
+                        let (before, after) = self.factors(taps);
+                        let (of_run, rest) = elements.split_at_mut(run.len());
+                        for (weight, to) in run.iter().zip(of_run) {
+                            *to = <T as Element>::from_f64(weight.widen() * before * after).to_le_bytes();
+                        }
+                        elements = rest;
+                    }
+                }
+            });
+        });
     }
 
-    /// The exact weights of some rows, in the order of memory.
-    fn each_weight(&self, rows: Range<usize>, take: impl FnMut(f64)) {
-        with_slice!(self.weight, weight => self.each_weight_of(weight, rows, take));
-    }
-
-    fn each_weight_of<I: Widen>(&self, weight: &[I], rows: Range<usize>, mut take: impl FnMut(f64)) {
-        let (row_len, kernel_len) = (self.geometry.row_len, self.geometry.kernel_len);
-        for row in rows {
-            let stretches = weight[row * row_len..][..row_len].chunks_exact(kernel_len);
-            for (taps, stretch) in self.geometry.taps_of_row(row).zip(stretches) {
-                let (before, after) = self.factors(taps);
-                stretch.iter().for_each(|weight| take(weight.widen() * before * after));
+    /// The exact weights, in the order of memory.
+    fn weights(&self) -> Vec<f64> {
+        let mut weights = Vec::with_capacity(self.weight.len());
+        with_slice!(self.weight, weight => {
+            for (row, weight) in weight.chunks_exact(self.row_len()).enumerate() {
+                for (taps, run) in self.runs(row, weight) {
+                    let (before, after) = self.factors(taps);
+                    weights.extend(run.iter().map(|weight| weight.widen() * before * after));
+                }
             }
-        }
+        });
+        weights
     }
 }

@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use half::{bf16, f16};
 
 use super::{
-    error::ModelError,
     graph::Graph,
     node::{Node, NodeId, ValueId},
     tensor::{ElementType, Tensor, count},
 };
 use crate::element::Element;
+use crate::fold::models::ModelError;
 
 /// How many constant nodes may follow each other.
 const LONGEST_CHAIN: usize = 32;

@@ -10,10 +10,10 @@ use std::{
 use memmap2::Mmap;
 
 use super::{
-    error::ModelError,
     tensor::{ExternalData, TensorHeader},
     wire::{Field, Fields},
 };
+use crate::fold::models::ModelError;
 
 /// An ONNX model as it lies in its file. Files are mapped, not read.
 #[derive(Debug)]

@@ -3,12 +3,12 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use super::{
-    error::ModelError,
     file::{Externals, Model},
     node::{Node, NodeId, ValueId},
     tensor::{Tensor, TensorHeader},
     wire::{Field, Fields},
 };
+use crate::fold::models::ModelError;
 
 /// How deep graphs may lie in graphs.
 const DEEPEST: usize = 32;

@@ -26,7 +26,6 @@
 //! Opsets from 6 on are understood. Graphs within nodes, functions, and operators of other domains are left as they are.
 
 mod constants;
-mod error;
 mod evaluate;
 mod file;
 mod graph;
@@ -34,17 +33,15 @@ mod node;
 mod options;
 mod pass;
 mod plan;
-mod report;
 mod shapes;
 mod splice;
 mod tensor;
 mod verify;
 mod wire;
 
-pub use error::ModelError;
-pub use evaluate::{Array, EvaluationError};
+pub use super::models::{ModelError, Report, Row, Summary, Verdict};
+pub use evaluate::{Array, EvaluationError, ModelInput};
 pub use file::Model;
 pub use options::{Forward, Options};
 pub use plan::Plan;
-pub use report::{Report, Row, Summary, Verdict};
 pub use verify::{PairCheck, Verification, Whole};

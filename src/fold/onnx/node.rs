@@ -2,10 +2,8 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use super::{
-    error::ModelError,
-    wire::{self, Field, Fields},
-};
+use super::wire::{self, Field, Fields};
+use crate::fold::models::ModelError;
 
 /// A value's number in [`Graph`](super::graph::Graph).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,21 +1,16 @@
 //! The decision how to fold a model, and the folded model.
 
-use std::{
-    fs::{self, File},
-    io::{self, BufWriter, Write},
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use super::{
-    error::ModelError,
     file::Model,
     node::NodeId,
     options::Options,
     pass::{Decided, Fate, Found, Pass},
-    report::{Report, Row, Summary, Verdict},
     shapes::stated_type,
     splice::Splice,
 };
+use crate::fold::models::{ModelError, Report, Row, Summary, Unfinished, Verdict};
 use crate::fold::{Layer, Refusal, RoundingReport};
 
 /// The decision how to fold a model. The weights are computed when the folded model is written.
@@ -102,7 +97,8 @@ impl<'m> Plan<'m> {
         accept: impl FnOnce(&Model) -> Result<bool, ModelError>,
     ) -> Result<bool, ModelError> {
         let path = path.as_ref();
-        let name = path.file_name().ok_or_else(|| ModelError::unsupported(format!("{} names no file", path.display())))?;
+        let name =
+            path.file_name().ok_or_else(|| ModelError::unsupported(format!("{} names no file", path.display())))?;
         let data_name = format!("{}.data", name.to_string_lossy());
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -142,45 +138,6 @@ impl<'m> Plan<'m> {
     }
 }
 
-/// A file under another name, until it is whole; removed unless it is kept.
-struct Unfinished {
-    at: PathBuf,
-    path: PathBuf,
-}
-
-impl Unfinished {
-    fn of(path: &Path) -> Self {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{}.unfinished", std::process::id()));
-        Self { at: name.into(), path: path.to_owned() }
-    }
-
-    fn write(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<Self, ModelError> {
-        let unfinished = Self::of(path);
-        let file = File::create(&unfinished.at).map_err(ModelError::io(path))?;
-        let mut to = BufWriter::new(file);
-        write(&mut to).and_then(|()| to.flush()).map_err(ModelError::io(path))?;
-        Ok(unfinished)
-    }
-
-    fn copy(from: &Path, path: &Path) -> Result<Self, ModelError> {
-        let unfinished = Self::of(path);
-        fs::copy(from, &unfinished.at).map_err(ModelError::io(path))?;
-        Ok(unfinished)
-    }
-
-    fn keep(self) -> Result<(), ModelError> {
-        fs::rename(&self.at, &self.path).map_err(ModelError::io(&self.path))
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // Once it has its name there is nothing to remove; and what cannot be removed is not the error to report.
-        let _ = fs::remove_file(&self.at);
-    }
-}
-
 fn report_of(decided: &Decided<'_>) -> Report {
     let pass = &decided.pass;
     let mut rows = Vec::new();
@@ -204,33 +161,11 @@ fn report_of(decided: &Decided<'_>) -> Report {
             bytes_per_image: None,
         });
     }
-    let mut summary = Summary::default();
-    for row in &rows {
-        summary.count(row);
-    }
+    let mut summary = Summary::of(&rows);
     let (given, added) = pass.graph.nodes.split_at(pass.graph.nodes.len() - pass.graph.added.len());
     summary.nodes_before = given.len();
     summary.nodes_after = given.iter().filter(|node| !node.is_removed).count() + added.len();
     Report { rows, summary }
-}
-
-impl Summary {
-    fn count(&mut self, row: &Row) {
-        let is_gone = matches!(row.verdict, Verdict::Folded { .. } | Verdict::Merged { .. });
-        if row.op == "BatchNormalization" {
-            self.batch_norms += 1;
-            match row.verdict {
-                Verdict::Folded { .. } | Verdict::ScaleFolded { .. } => self.folded += 1,
-                Verdict::Merged { .. } => self.merged += 1,
-                Verdict::Refused(_) => self.refused += 1,
-            }
-        } else {
-            self.other_maps += usize::from(is_gone);
-        }
-        if is_gone {
-            self.bytes_saved_per_image += row.bytes_per_image.unwrap_or(0);
-        }
-    }
 }
 
 fn row(decided: &Decided<'_>, id: NodeId, found: &Found) -> Row {

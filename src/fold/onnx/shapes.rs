@@ -2,12 +2,12 @@
 
 use super::{
     constants::{axis_of, permutation, reshaped, squeezed, unsqueezed},
-    error::ModelError,
     graph::Graph,
     node::{Node, ValueId},
     tensor::{ElementType, TensorHeader},
     wire::{Field, Fields},
 };
+use crate::fold::models::ModelError;
 
 /// The lengths of the axes; those that the model leaves open are `None`.
 pub(super) type Dims = Vec<Option<usize>>;

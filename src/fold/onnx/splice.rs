@@ -1,11 +1,13 @@
 //! The folded model's file: what was not changed is copied, byte for byte, and the rest is set in between.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    ops::Range,
+};
 
 use rayon::prelude::*;
 
 use super::{
-    error::ModelError,
     file::Model,
     graph::Part,
     node::{NodeId, ValueId},
@@ -13,9 +15,15 @@ use super::{
     tensor::{ElementType, TensorHeader, is_data_field},
     wire::{self, Field, Fields},
 };
+use crate::fold::models::ModelError;
 
-/// Folded bytes that are in memory at a time.
-const CHUNK: usize = 4 << 20;
+/// Folded bytes that a thread computes at a time; they should stay in its cache until they are written.
+const CHUNK: usize = 256 << 10;
+/// Chunks between two writes.
+const BATCH: usize = 8;
+/// A batch that is being written, and one that is being computed.
+type Buffers = [[Vec<u8>; BATCH]; 2];
+
 /// Where data begins in an external file, so that it can be mapped.
 const ALIGNMENT: u64 = 4096;
 
@@ -93,52 +101,63 @@ impl<'p> Splice<'p> {
         !self.external.is_empty()
     }
 
-    pub(super) fn write(&self, to: &mut impl Write, wrote: &dyn Fn(usize)) -> io::Result<()> {
-        self.pieces.iter().try_for_each(|piece| self.write_piece(piece, to, wrote))
+    pub(super) fn write(&self, to: &mut (impl Write + Send), wrote: &dyn Fn(usize)) -> io::Result<()> {
+        let mut buffers = Buffers::default();
+        self.pieces.iter().try_for_each(|piece| self.write_piece(piece, to, wrote, &mut buffers))
     }
 
-    pub(super) fn write_external(&self, to: &mut impl Write, wrote: &dyn Fn(usize)) -> io::Result<()> {
+    pub(super) fn write_external(&self, to: &mut (impl Write + Send), wrote: &dyn Fn(usize)) -> io::Result<()> {
+        let mut buffers = Buffers::default();
         let mut at = 0;
         for (start, piece) in &self.external {
             to.write_all(&vec![0; usize::try_from(start - at).unwrap_or(0)])?;
-            self.write_piece(piece, to, wrote)?;
+            self.write_piece(piece, to, wrote, &mut buffers)?;
             at = start + piece.len() as u64;
         }
         Ok(())
     }
 
-    fn write_piece(&self, piece: &Piece<'_>, to: &mut impl Write, wrote: &dyn Fn(usize)) -> io::Result<()> {
+    fn write_piece(
+        &self,
+        piece: &Piece<'_>,
+        to: &mut (impl Write + Send),
+        wrote: &dyn Fn(usize),
+        buffers: &mut Buffers,
+    ) -> io::Result<()> {
         match piece {
             Piece::Copied(bytes) => to.write_all(bytes)?,
             Piece::New(bytes) => to.write_all(bytes)?,
-            Piece::Weight(layer, _) => self.write_weight(*layer, to)?,
+            Piece::Weight(layer, _) => self.write_weight(*layer, to, buffers)?,
         }
         wrote(piece.len());
         Ok(())
     }
 
-    fn write_weight(&self, layer: NodeId, to: &mut impl Write) -> io::Result<()> {
+    fn write_weight(&self, layer: NodeId, to: &mut (impl Write + Send), buffers: &mut Buffers) -> io::Result<()> {
         let pass = &self.decided.pass;
         let Some(linear) = pass.layers.get(&layer) else { return Ok(()) };
         let Some(dtype) = linear.weight.element().dtype() else { return Ok(()) };
         // Both have succeeded when the pass surveyed the layer.
         let after = linear.whole_after().map_err(io::Error::other)?;
         let absorption = linear.absorption(after.as_ref()).map_err(io::Error::other)?;
-        let threads = rayon::current_num_threads();
-        let row_bytes = absorption.row_len() * dtype.size();
-        let step = (CHUNK / row_bytes).max(1);
+        let step = (CHUNK / (absorption.row_len() * dtype.size())).max(1);
         let rows: Vec<_> =
             (0..absorption.rows()).step_by(step).map(|row| row..absorption.rows().min(row + step)).collect();
-        for some in rows.chunks(threads) {
-            let computed: Vec<Vec<u8>> = some
-                .par_iter()
-                .map(|rows| {
-                    let mut bytes = Vec::new();
-                    absorption.put_rows(rows.clone(), dtype, &mut bytes);
-                    bytes
-                })
-                .collect();
-            computed.iter().try_for_each(|bytes| to.write_all(bytes))?;
+        let compute = |some: &[Range<usize>], into: &mut [Vec<u8>]| {
+            let chunks = some.par_iter().zip(into.par_iter_mut());
+            chunks.for_each(|(rows, bytes)| absorption.put_rows(rows.clone(), dtype, bytes));
+        };
+        // While one batch is written the next is computed.
+        let mut ready = 0;
+        for some in rows.chunks(BATCH).chain([&[][..]]) {
+            let [written, next] = &mut *buffers;
+            let (done, ()) = rayon::join(
+                || written[..ready].iter().try_for_each(|bytes| to.write_all(bytes)),
+                || compute(some, next),
+            );
+            done?;
+            ready = some.len();
+            buffers.swap(0, 1);
         }
         if let super::pass::Weight::Stored(tensor) = &linear.weight {
             pass.graph.externals.forget(&tensor.data);

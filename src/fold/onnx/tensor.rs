@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use super::{
-    error::ModelError,
     file::Externals,
     wire::{Field, Fields},
 };
+use crate::fold::models::ModelError;
 use crate::{element::DType, fold::values::Values};
 
 /// The element types of ONNX that are told apart here; the numbers are those of `TensorProto.DataType`.

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    error::ModelError,
     evaluate::{Array, EvaluationError, Given, Mode, evaluate},
     file::Model,
     graph::Graph,
@@ -13,6 +12,7 @@ use super::{
     shapes::Shapes,
     tensor::ElementType,
 };
+use crate::fold::models::ModelError;
 use crate::{element::DType, fold::Side};
 
 /// One stretch of the graph that was changed, evaluated in f64 before and after on the same random inputs.

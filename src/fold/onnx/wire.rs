@@ -3,7 +3,7 @@
 //! Fields are read where they lie, so that whatever is not changed can be copied as it is, unknown fields included. Nothing
 //! is allocated by a length that the file states: a field's bytes are a slice of the file, or the file is refused.
 
-use super::error::ModelError;
+use crate::fold::models::ModelError;
 
 /// A field of a message: its number, its value, and all its bytes with the key.
 #[derive(Debug, Clone, Copy)]

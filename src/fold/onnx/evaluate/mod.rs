@@ -50,17 +50,30 @@ pub enum EvaluationError {
     },
 }
 
+/// What a model is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ModelInput {
+    /// Its name.
+    pub name: String,
+    /// The lengths of its axes; those that the model leaves open are `None`.
+    pub dims: Vec<Option<usize>>,
+}
+
 impl Model {
     /// What the model is given: the inputs that are not initializers, with their shapes as far as it states them.
     ///
     /// # Errors
     ///
     /// [`ModelError`](super::ModelError) where the model is not valid.
-    pub fn inputs(&self) -> Result<Vec<(String, Vec<Option<usize>>)>, super::ModelError> {
+    pub fn inputs(&self) -> Result<Vec<ModelInput>, super::ModelError> {
         let graph = Graph::read(self)?;
         let shapes = Shapes::of(&graph);
         let given = graph.inputs.iter().filter(|&&id| graph.value(id).initializer.is_none());
-        let described = |&id: &ValueId| (graph.value(id).name.to_string(), shapes.get(id).cloned().unwrap_or_default());
+        let described = |&id: &ValueId| ModelInput {
+            name: graph.value(id).name.to_string(),
+            dims: shapes.get(id).cloned().unwrap_or_default(),
+        };
         Ok(given.map(described).collect())
     }
 
@@ -71,9 +84,7 @@ impl Model {
     /// [`EvaluationError`] where the evaluator lacks an operator, or an input is missing or does not fit.
     pub fn evaluate(&self, inputs: &BTreeMap<String, Array>) -> Result<Vec<(String, Array)>, EvaluationError> {
         let graph = Graph::read(self).map_err(|error| EvaluationError::Model { reason: error.to_string() })?;
-        let find = |name: &String| {
-            graph.find(name).ok_or_else(|| EvaluationError::Missing { value: name.clone() })
-        };
+        let find = |name: &String| graph.find(name).ok_or_else(|| EvaluationError::Missing { value: name.clone() });
         let given = inputs.iter().map(|(name, array)| Ok((find(name)?, Arc::new(array.clone()))));
         let given = given.collect::<Result<Given, EvaluationError>>()?;
         let outputs = evaluate(&graph, &given, &graph.outputs, Mode::Values, |_, _| ())?;

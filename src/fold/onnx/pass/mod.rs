@@ -16,12 +16,12 @@ use crate::fold::{AffineReport, FoldReport, Refusal, Side};
 
 use super::{
     Forward, Options,
-    error::ModelError,
     file::Model,
     graph::Graph,
     node::{NodeId, ValueId},
     shapes::Shapes,
 };
+use crate::fold::models::ModelError;
 use layers::Linear;
 use maps::{MapNode, map_of};
 use routes::{Landing, Route};

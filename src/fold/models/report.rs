@@ -124,3 +124,28 @@ pub struct Report {
     /// The sums.
     pub summary: Summary,
 }
+
+impl Summary {
+    pub(in crate::fold) fn of(rows: &[Row]) -> Self {
+        let mut summary = Self::default();
+        rows.iter().for_each(|row| summary.count(row));
+        summary
+    }
+
+    fn count(&mut self, row: &Row) {
+        let is_gone = matches!(row.verdict, Verdict::Folded { .. } | Verdict::Merged { .. });
+        if row.op == "BatchNormalization" {
+            self.batch_norms += 1;
+            match row.verdict {
+                Verdict::Folded { .. } | Verdict::ScaleFolded { .. } => self.folded += 1,
+                Verdict::Merged { .. } => self.merged += 1,
+                Verdict::Refused(_) => self.refused += 1,
+            }
+        } else {
+            self.other_maps += usize::from(is_gone);
+        }
+        if is_gone {
+            self.bytes_saved_per_image += row.bytes_per_image.unwrap_or(0);
+        }
+    }
+}

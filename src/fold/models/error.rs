@@ -14,8 +14,8 @@ pub enum ModelError {
         /// What the system said.
         source: io::Error,
     },
-    /// The file is no ONNX model, or a damaged one.
-    #[error("this is not a valid ONNX model: {what}")]
+    /// The file is no model of its format, or a damaged one.
+    #[error("this is not a valid model: {what}")]
     Malformed {
         /// What is wrong.
         what: String,
@@ -59,16 +59,16 @@ impl ModelError {
         }
     }
 
-    pub(super) fn malformed(what: impl Into<String>) -> Self {
+    pub(in crate::fold) fn malformed(what: impl Into<String>) -> Self {
         Self::Malformed { what: what.into() }
     }
 
-    pub(super) fn unsupported(what: impl Into<String>) -> Self {
+    pub(in crate::fold) fn unsupported(what: impl Into<String>) -> Self {
         Self::Unsupported { what: what.into() }
     }
 
     /// For `map_err`: the file that the system's refusal was about.
-    pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(in crate::fold) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.into(), source }
     }
 }
