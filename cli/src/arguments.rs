@@ -3,7 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use warpnorm::fold::onnx::{Forward, Options};
+use warpnorm::{
+    DType,
+    fold::{
+        checkpoint::{self, Pair, preset, presets},
+        onnx::{Forward, Options},
+    },
+};
 
 /// Folds the BatchNorms of a model file into its convolutions and linear layers, and says what this machine can do.
 #[derive(Debug, Parser)]
@@ -34,6 +40,10 @@ The table has a line for each BatchNorm: the layer that absorbs it, its kind and
 smallest variance with epsilon added, how many weights become 0 or subnormal in their type, and the verdict. A weight \
 that would overflow its type is a refusal.
 
+A safetensors file holds tensors by name, and neither the order of layers nor eps. Pairs are found by the names that \
+torchvision, timm and ultralytics use, or given by --pairs; eps must be given. Such a file is only written with --yes or \
+--pairs.
+
 Nothing is written without -o. The model's file is edited and not rewritten: whatever is not folded stays as it is, byte \
 for byte.";
 
@@ -42,6 +52,8 @@ Examples:
   warpnorm fold model.onnx                            what would be folded, and why the rest is not
   warpnorm fold model.onnx -o folded.onnx --verify    fold, and prove it
   warpnorm fold model.onnx --skip 'head.*' --strict   fail if anything else cannot be folded
+  warpnorm fold model.safetensors --eps 1e-5          the pairs that are found by the names of modules
+  warpnorm fold model.safetensors --pairs pairs.json -o folded.safetensors
 
 Exit codes:
   0  done
@@ -51,7 +63,7 @@ Exit codes:
 
 #[derive(Debug, Args)]
 pub struct Fold {
-    /// The model: an ONNX file
+    /// The model: an ONNX file, or a state dict in a .safetensors file
     #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// Write the folded model here; tensors that were in files of their own go to OUT.data
@@ -87,6 +99,21 @@ pub struct Fold {
     /// How far the whole may be off in --verify, as a part of the largest output [default: by the weights' type]
     #[arg(long, value_name = "T", requires = "verify")]
     pub tol: Option<f64>,
+    /// The type to round all of a safetensors file to, after folding
+    #[arg(long, value_enum, default_value_t = Type::Keep, value_name = "TYPE")]
+    pub dtype: Type,
+    /// The pairs of a safetensors file and their eps, in a file as scripts/export_pairs.py writes it
+    #[arg(long, value_name = "FILE")]
+    pub pairs: Option<PathBuf>,
+    /// The eps of the BatchNorms in a safetensors file, or of those whose names match; may be given several times
+    #[arg(long, value_name = "[PATTERN=]EPS", value_parser = eps)]
+    pub eps: Vec<(String, f64)>,
+    /// The eps of a family of models, by its name, as in torchvision:mobilenet_v3
+    #[arg(long, value_name = "FAMILY", value_parser = family)]
+    pub preset: Option<f64>,
+    /// Write a safetensors file whose pairs were found by names; look at the table first
+    #[arg(long)]
+    pub yes: bool,
     /// Write all that the table says, and more, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -106,7 +133,52 @@ pub enum Before {
     Scale,
 }
 
+/// A type of elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Type {
+    /// each tensor's own
+    Keep,
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Type {
+    pub const fn dtype(self) -> Option<DType> {
+        match self {
+            Self::Keep => None,
+            Self::F32 => Some(DType::F32),
+            Self::F16 => Some(DType::F16),
+            Self::Bf16 => Some(DType::Bf16),
+        }
+    }
+}
+
+/// `EPS`, or `PATTERN=EPS`.
+fn eps(text: &str) -> Result<(String, f64), String> {
+    let (pattern, eps) = text.rsplit_once('=').unwrap_or(("*", text));
+    let eps = eps.parse().map_err(|_| format!("{eps:?} is not a number"))?;
+    Ok((pattern.to_owned(), eps))
+}
+
+fn family(name: &str) -> Result<f64, String> {
+    preset(name).ok_or_else(|| {
+        let known: Vec<_> = presets().iter().map(|&(name, eps)| format!("{name} ({eps:e})")).collect();
+        format!("the families are {}", known.join(", "))
+    })
+}
+
 impl Fold {
+    /// What is wished of a state dict.
+    pub fn checkpoint_options(&self, pairs: Option<Vec<Pair>>) -> checkpoint::Options {
+        // What is said of some comes before what is said of all.
+        let (all, mut some): (Vec<_>, Vec<_>) = self.eps.iter().cloned().partition(|(pattern, _)| pattern == "*");
+        some.extend(all);
+        some.extend(self.preset.map(|eps| ("*".to_owned(), eps)));
+        let (only, skip) = (self.only.clone(), self.skip.clone());
+        checkpoint::Options { pairs, eps: some, only, skip, dtype: self.dtype.dtype() }
+    }
+
     pub fn options(&self) -> Options {
         let forward = match self.forward {
             Before::Off => Forward::Off,

@@ -57,9 +57,13 @@ fn summary(report: &Report) -> String {
     if sums.other_maps > 0 {
         put(&mut text, format_args!("; {} other maps of channels folded", sums.other_maps));
     }
-    put(&mut text, format_args!("\n{} nodes before, {} after", sums.nodes_before, sums.nodes_after));
-    put(&mut text, format_args!("; {} bytes before, {} after", sums.file_before, sums.file_after));
-    put(&mut text, format_args!("; {} bytes of activations an image saved\n", sums.bytes_saved_per_image));
+    put(&mut text, format_args!("\n{} bytes before, {} after", sums.file_before, sums.file_after));
+    // A file of tensors has no nodes.
+    if sums.nodes_before > 0 {
+        put(&mut text, format_args!("; {} nodes before, {} after", sums.nodes_before, sums.nodes_after));
+        put(&mut text, format_args!("; {} bytes of activations an image saved", sums.bytes_saved_per_image));
+    }
+    text.push('\n');
     text
 }
 
@@ -101,6 +105,7 @@ pub fn verification(verification: &Verification) -> String {
             }
             put(&mut text, format_args!("\n"));
         }
+        Whole::NoGraph => put(&mut text, format_args!("a file of tensors has no whole to evaluate\n")),
         Whole::NotVerified { reason, .. } => put(&mut text, format_args!("not verified end to end: {reason}\n")),
         _ => {}
     }

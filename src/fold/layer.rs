@@ -37,6 +37,18 @@ impl Layer {
         }
     }
 
+    /// What it is, with the axes of its weight and its groups, as in `Conv2d g4`.
+    #[cfg(feature = "models")]
+    pub(super) fn kind(self, weight_rank: usize) -> String {
+        let spatial = weight_rank.saturating_sub(2);
+        let grouped = |groups: usize| if groups == 1 { String::new() } else { format!(" g{groups}") };
+        match self {
+            Self::Conv { groups } => format!("Conv{spatial}d{}", grouped(groups)),
+            Self::ConvTranspose { groups } => format!("ConvT{spatial}d{}", grouped(groups)),
+            Self::Linear | Self::MatMul => self.name().to_owned(),
+        }
+    }
+
     pub(super) const fn is_transposed_convolution(self) -> bool {
         matches!(self, Self::ConvTranspose { .. })
     }

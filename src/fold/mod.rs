@@ -65,6 +65,8 @@
 
 mod absorb;
 mod affine;
+#[cfg(feature = "models")]
+pub mod checkpoint;
 mod error;
 mod layer;
 #[cfg(feature = "models")]

@@ -138,6 +138,24 @@ pub enum Refusal {
     /// The caller did not want it folded.
     #[error("it was left out by --only or --skip")]
     LeftOut,
+    /// A file of tensors does not say `eps`, and nobody else has.
+    #[error("its eps is not in the file and is never guessed: say it by --eps, --preset or --pairs")]
+    UnknownEps,
+    /// By the names of modules it belongs to no layer.
+    #[error("no layer before {node} is found by the names of modules")]
+    NoLayer {
+        /// The `BatchNorm`.
+        node: String,
+    },
+    /// The caller gave pairs, and it is in none of them.
+    #[error("it is in none of the pairs that were given")]
+    NotListed,
+    /// By the names of modules it may belong to several layers, or stand on either side of one.
+    #[error("which layer it belongs to cannot be told: {why}")]
+    Ambiguous {
+        /// What is the matter.
+        why: String,
+    },
     /// The standard's operators are of a version that is not known.
     #[error("the model uses version {version} of the standard's operators, where only 6 and later are known")]
     Version {
@@ -170,6 +188,10 @@ impl Refusal {
             Self::ZeroScale { .. } => "zero-scale",
             Self::Inside { .. } => "inside",
             Self::LeftOut => "left-out",
+            Self::UnknownEps => "unknown-eps",
+            Self::NoLayer { .. } => "no-layer",
+            Self::NotListed => "not-listed",
+            Self::Ambiguous { .. } => "ambiguous",
             Self::Version { .. } => "version",
         }
     }

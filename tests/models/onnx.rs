@@ -256,7 +256,7 @@ fn through_operators() {
         conv(&[1; 4]).node(op, &["c"], "p", attributes).batch_norm("p", "y", 6)
     };
     let kernel = ("kernel_shape", Value::Ints(&[2, 2]));
-    folds(&through("AveragePool", &[kernel.clone()]), 2);
+    folds(&through("AveragePool", std::slice::from_ref(&kernel)), 2);
     folds(&through("GlobalAveragePool", &[]), 2);
     folds(&through("Identity", &[]), 2);
     folds(&through("Dropout", &[]), 2);
@@ -265,7 +265,7 @@ fn through_operators() {
     let counted = [padded[0].clone(), padded[1].clone(), ("count_include_pad", Value::Int(1))];
     refuses(&through("AveragePool", &counted), &["behind"]);
     // Some scales are negative.
-    refuses(&through("MaxPool", &[kernel.clone()]), &["behind"]);
+    refuses(&through("MaxPool", std::slice::from_ref(&kernel)), &["behind"]);
     let positive = conv(&[1; 4]).node("MaxPool", &["c"], "p", &[kernel]).constant(
         "k",
         &[6, 1, 1],

@@ -134,7 +134,7 @@ impl Summary {
 
     fn count(&mut self, row: &Row) {
         let is_gone = matches!(row.verdict, Verdict::Folded { .. } | Verdict::Merged { .. });
-        if row.op == "BatchNormalization" {
+        if matches!(&*row.op, "BatchNormalization" | "BatchNorm") {
             self.batch_norms += 1;
             match row.verdict {
                 Verdict::Folded { .. } | Verdict::ScaleFolded { .. } => self.folded += 1,

@@ -39,9 +39,8 @@ mod tensor;
 mod verify;
 mod wire;
 
-pub use super::models::{ModelError, Report, Row, Summary, Verdict};
+pub use super::models::{ModelError, PairCheck, Report, Row, Summary, Verdict, Verification, Whole};
 pub use evaluate::{Array, EvaluationError, ModelInput};
 pub use file::Model;
 pub use options::{Forward, Options};
 pub use plan::Plan;
-pub use verify::{PairCheck, Verification, Whole};

@@ -1,5 +1,7 @@
 //! What a person may wish of a fold.
 
+use crate::fold::models::selects;
+
 /// What to do with a `BatchNorm` that only the layers behind it could absorb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -32,58 +34,7 @@ pub struct Options {
 }
 
 impl Options {
-    pub(crate) fn selects(&self, name: &str) -> bool {
-        let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, name));
-        (self.only.is_empty() || any(&self.only)) && !any(&self.skip)
-    }
-}
-
-/// Whether a name is one that a pattern stands for.
-fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    let (mut at, mut of) = (0, 0);
-    // Where to go on if what follows the last `*` does not fit here.
-    let mut retry = None;
-    while at < name.len() {
-        match pattern.get(of) {
-            Some('*') => {
-                retry = Some((at, of));
-                of += 1;
-            }
-            Some(&wanted) if wanted == '?' || wanted == name[at] => {
-                at += 1;
-                of += 1;
-            }
-            _ => {
-                let Some((start, star)) = retry else { return false };
-                retry = Some((start + 1, star));
-                (at, of) = (start + 1, star + 1);
-            }
-        }
-    }
-    pattern[of..].iter().all(|&rest| rest == '*')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns() {
-        for (pattern, name) in
-            [("*", ""), ("a*c", "abbc"), ("a*c", "ac"), ("*.bn?", "x.y.bn1"), ("**b*", "aabc"), ("", "")]
-        {
-            assert!(matches(pattern, name), "{pattern} {name}");
-        }
-        for (pattern, name) in [("", "a"), ("a*c", "abcd"), ("?", ""), ("*.bn", "bn"), ("a", "A")] {
-            assert!(!matches(pattern, name), "{pattern} {name}");
-        }
-    }
-
-    #[test]
-    fn only_and_skip() {
-        let options = Options { only: vec!["layer1.*".into()], skip: vec!["*.bn2".into()], ..Options::default() };
-        assert!(options.selects("layer1.bn1") && !options.selects("layer1.bn2") && !options.selects("layer2.bn1"));
-        assert!(Options::default().selects("anything"));
+    pub(super) fn selects(&self, name: &str) -> bool {
+        selects(&self.only, &self.skip, name)
     }
 }

@@ -195,12 +195,9 @@ fn row(decided: &Decided<'_>, id: NodeId, found: &Found) -> Row {
 /// What kind of layer a node is.
 fn kind(decided: &Decided<'_>, layer: NodeId) -> String {
     let Some(linear) = decided.pass.layers.get(&layer) else { return String::new() };
-    let spatial = linear.weight.dims().len().saturating_sub(2);
-    let grouped = |groups: usize| if groups == 1 { String::new() } else { format!(" g{groups}") };
     match linear.layer {
-        Layer::Conv { groups } => format!("Conv{spatial}d{}", grouped(groups)),
-        Layer::ConvTranspose { groups } => format!("ConvT{spatial}d{}", grouped(groups)),
         Layer::Linear | Layer::MatMul => decided.pass.graph.node(layer).op.to_owned(),
+        convolution => convolution.kind(linear.weight.dims().len()),
     }
 }
 

@@ -12,84 +12,8 @@ use super::{
     shapes::Shapes,
     tensor::ElementType,
 };
-use crate::fold::models::ModelError;
+use crate::fold::models::{ModelError, PairCheck, Random, Verification, Whole};
 use crate::{element::DType, fold::Side};
-
-/// One stretch of the graph that was changed, evaluated in f64 before and after on the same random inputs.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct PairCheck {
-    /// The layers and maps whose parameters changed.
-    pub nodes: Vec<String>,
-    /// The largest error, as a part of the bound: `2u · Σ |W'|·|x|`, with u half the spacing of the type that the folded
-    /// weights are stored in. Up to 1 it is what rounding explains. Or why it is not known.
-    pub error: Result<f64, String>,
-}
-
-/// The whole model, evaluated in f64 before and after on the same random inputs.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Whole {
-    /// It was compared.
-    Compared {
-        /// The largest difference of an output, as a part of the largest magnitude in it.
-        max_error: f64,
-        /// The norm of the differences of an output, as a part of its norm; the largest of them.
-        relative_l2: f64,
-        /// Of how many rows of two-dimensional outputs the largest element is the same.
-        same_largest: (usize, usize),
-        /// What `max_error` may be.
-        tolerance: f64,
-        /// Where `max_error` is more: the first value that differs by more.
-        first_different: Option<String>,
-    },
-    /// It was not: the evaluator lacks an operator, say.
-    NotVerified {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// The result of a verification.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Verification {
-    /// The stretches that were changed.
-    pub pairs: Vec<PairCheck>,
-    /// The whole model.
-    pub whole: Whole,
-}
-
-impl PairCheck {
-    /// Whether the error is within the bound.
-    #[must_use]
-    pub fn passed(&self) -> bool {
-        self.error.as_ref().is_ok_and(|&error| error <= 1.0)
-    }
-}
-
-impl Whole {
-    /// Whether it was compared and found the same.
-    #[must_use]
-    pub fn passed(&self) -> bool {
-        matches!(self, Self::Compared { max_error, tolerance, .. } if max_error <= tolerance)
-    }
-}
-
-impl Verification {
-    /// Whether something was compared and found different.
-    #[must_use]
-    pub fn failed(&self) -> bool {
-        let differs = |pair: &PairCheck| pair.error.is_ok() && !pair.passed();
-        self.pairs.iter().any(differs) || matches!(self.whole, Whole::Compared { .. }) && !self.whole.passed()
-    }
-
-    /// Whether everything was compared and found the same.
-    #[must_use]
-    pub fn passed(&self) -> bool {
-        self.pairs.iter().all(PairCheck::passed) && self.whole.passed()
-    }
-}
 
 impl Plan<'_> {
     /// Compares the model with its folded form, which is read from the file that was written.
@@ -164,7 +88,7 @@ impl Comparison<'_> {
             (0..rank).map(dim).collect::<Option<Vec<_>>>()
         };
         let pass = self.plan.pass();
-        let named = |&value: &ValueId| Some((pass.graph.value(value).name.to_string(), random.array(shape(value)?)?));
+        let named = |&value: &ValueId| Some((pass.graph.value(value).name.to_string(), random_array(&mut random, shape(value)?)?));
         unit.inputs.iter().map(named).collect()
     }
 
@@ -310,7 +234,7 @@ impl Comparison<'_> {
             // One sample, and of what else is open as much as an image of a small size.
             let dims =
                 dims.iter().enumerate().map(|(axis, &dim)| dim.unwrap_or(if axis == 0 { 1 } else { 64 })).collect();
-            let array = random.array(dims).ok_or_else(|| format!("the input {} is too large", value.name))?;
+            let array = random_array(&mut random, dims).ok_or_else(|| format!("the input {} is too large", value.name))?;
             inputs.insert(value.name.to_string(), array);
         }
         Ok(inputs)
@@ -377,26 +301,8 @@ fn largest(values: &[f64]) -> Option<usize> {
     (0..values.len()).max_by(|&left, &right| values[left].total_cmp(&values[right]))
 }
 
-/// Numbers from a seed, the same on every machine (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
-/// 2014).
-struct Random(u64);
-
-impl Random {
-    const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((bits ^ (bits >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Numbers between -1 and 1.
-    fn array(&mut self, dims: Vec<usize>) -> Option<Array> {
-        let zeros = Array::zeros(dims)?;
-        Some(Array { data: zeros.data.iter().map(|_| 2.0 * self.next() - 1.0).collect(), ..zeros })
-    }
+/// Numbers between -1 and 1.
+fn random_array(random: &mut Random, dims: Vec<usize>) -> Option<Array> {
+    let zeros = Array::zeros(dims)?;
+    Some(Array { data: zeros.data.iter().map(|_| 2.0 * random.next() - 1.0).collect(), ..zeros })
 }
