@@ -44,9 +44,10 @@ impl Dict {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let views = self.tensors.iter().map(|(name, (dtype, shape, data))| {
-            (name.clone(), TensorView::new(*dtype, shape.clone(), data).unwrap())
-        });
+        let views = self
+            .tensors
+            .iter()
+            .map(|(name, (dtype, shape, data))| (name.clone(), TensorView::new(*dtype, shape.clone(), data).unwrap()));
         let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
         safetensors::serialize(views, metadata).unwrap()
     }
@@ -112,10 +113,18 @@ fn blocks_whose_numbers_go_by_order() {
 #[test]
 fn names_that_make_none() {
     // DenseNet: by its number norm1 would belong to conv1, and even has as many channels.
-    let dense = Dict::default().layer("l.conv1", &[8, 8, 1, 1]).norm("l.norm1", 8).norm("l.norm2", 8).layer("l.conv2", &[4, 8, 3, 3]);
+    let dense = Dict::default()
+        .layer("l.conv1", &[8, 8, 1, 1])
+        .norm("l.norm1", 8)
+        .norm("l.norm2", 8)
+        .layer("l.conv2", &[4, 8, 3, 3]);
     assert_eq!(codes(&dense), ["ambiguous"; 2]);
     // A network that normalizes first: one block's channels say so, and the other's are square.
-    let first = Dict::default().layer("a.conv1", &[8, 8, 3, 3]).norm("a.bn1", 8).layer("b.conv1", &[16, 8, 3, 3]).norm("b.bn1", 8);
+    let first = Dict::default()
+        .layer("a.conv1", &[8, 8, 3, 3])
+        .norm("a.bn1", 8)
+        .layer("b.conv1", &[16, 8, 3, 3])
+        .norm("b.bn1", 8);
     assert_eq!(codes(&first), ["ambiguous"; 2]);
     let two = Dict::default().layer("x.conv", &[8, 4, 1, 1]).norm("x.bn", 8).norm("x.1", 8);
     assert_eq!(codes(&two), ["no-layer", "folded"]);
@@ -128,7 +137,8 @@ fn names_that_make_none() {
 
 #[test]
 fn eps_is_never_guessed() {
-    let dict = Dict::default().layer("a.conv", &[6, 4, 3, 3]).norm("a.bn", 6).layer("b.conv", &[6, 4, 3, 3]).norm("b.bn", 6);
+    let dict =
+        Dict::default().layer("a.conv", &[6, 4, 3, 3]).norm("a.bn", 6).layer("b.conv", &[6, 4, 3, 3]).norm("b.bn", 6);
     let of = |options: &Options| fold(&dict, options).1.into_iter().map(|(_, code)| code).collect::<Vec<_>>();
     assert_eq!(of(&Options::default()), ["unknown-eps"; 2]);
     let some = Options { eps: vec![("a.*".to_owned(), 1e-5)], ..Options::default() };
@@ -139,7 +149,8 @@ fn eps_is_never_guessed() {
 
 #[test]
 fn pairs_that_are_given() {
-    let dict = Dict::default().layer("up", &[4, 4, 2, 2]).norm("n", 8).layer("c", &[6, 8, 1, 1]).norm("m", 6).norm("rest", 3);
+    let dict =
+        Dict::default().layer("up", &[4, 4, 2, 2]).norm("n", 8).layer("c", &[6, 8, 1, 1]).norm("m", 6).norm("rest", 3);
     let pair = |layer: &str, norm: &str, eps| Pair { eps: Some(eps), ..Pair::new(layer, norm) };
     let transposed = Pair { kind: Some(Kind::ConvTranspose), ..pair("up", "n", 1e-5) };
     let options = Options { pairs: Some(vec![transposed.clone(), pair("c", "m", 1e-3)]), ..Options::default() };

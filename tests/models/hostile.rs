@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// Numbers from a seed.
-pub struct Random(pub u64);
+struct Random(u64);
 
 impl Random {
-    pub fn next(&mut self, below: usize) -> usize {
+    fn next(&mut self, below: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -24,7 +24,7 @@ impl Random {
     }
 
     /// A file with some of its bytes changed, moved, doubled or gone.
-    pub fn mutate(&mut self, bytes: &mut Vec<u8>) {
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..=self.next(4) {
             let at = self.next(bytes.len());
             match self.next(6) {
@@ -45,7 +45,7 @@ impl Random {
 }
 
 /// Does with a model all that may be done with one.
-pub fn exercise(bytes: Vec<u8>) {
+fn exercise(bytes: Vec<u8>) {
     let Ok(model) = Model::from_bytes(bytes) else { return };
     let options = Options {
         forward: Forward::Scale,
@@ -59,26 +59,41 @@ pub fn exercise(bytes: Vec<u8>) {
         for row in &plan.report().rows {
             assert!(!row.verdict.to_string().is_empty());
         }
-        if let Ok(bytes) = plan.to_bytes() {
-            Model::from_bytes(bytes).expect("what is written can be read");
-        }
+        let folded = Model::from_bytes(plan.to_bytes().unwrap()).expect("what is written can be read");
+        plan.verify(&folded, 1, None).expect("what is written can be read");
     }
 }
 
+/// How many files to damage: a few where it is one test of many, and a million once in a while
+/// (`WARPNORM_DAMAGED_FILES=1000000 cargo test --release --test models -- damaged`).
+fn cases() -> usize {
+    std::env::var("WARPNORM_DAMAGED_FILES").map_or(20_000, |cases| cases.parse().expect("a number"))
+}
+
 /// Models that between them have all that is looked at.
-pub fn seeds() -> Vec<Vec<u8>> {
+fn seeds() -> Vec<Vec<u8>> {
     let shape = |values: &[f64]| tensor("s", INT64, &[values.len()], values);
-    let chain = conv(&[3, 3], 4, 6, 2, true).batch_norm("c", "n", 6).random("k", &[6, 1, 1]).node("Mul", &["n", "k"], "y", &[]);
-    let forward = Builder::default().input("x", &[2, 4, 6, 6]).output("y").batch_norm("x", "n", 4).random("w", &[6, 4, 3, 3]);
+    let chain =
+        conv(&[3, 3], 4, 6, 2, true).batch_norm("c", "n", 6).random("k", &[6, 1, 1]).node("Mul", &["n", "k"], "y", &[]);
+    let forward =
+        Builder::default().input("x", &[2, 4, 6, 6]).output("y").batch_norm("x", "n", 4).random("w", &[6, 4, 3, 3]);
     let forward = forward.node("Conv", &["n", "w"], "y", &[("pads", Value::Ints(&[1, 1, 1, 1]))]);
     let flat = Builder::default().input("x", &[0, 4, 3, 2]).output("y").batch_norm("x", "n", 4).random("w", &[24, 5]);
-    let flat = flat.initializer(shape(&[0.0, -1.0])).node("Reshape", &["n", "s"], "f", &[]).node("MatMul", &["f", "w"], "y", &[]);
+    let flat = flat.initializer(shape(&[0.0, -1.0])).node("Reshape", &["n", "s"], "f", &[]).node(
+        "MatMul",
+        &["f", "w"],
+        "y",
+        &[],
+    );
     let constant = Builder::default().input("x", &[2, 4, 6, 6]).output("y").initializer(shape(&[6.0, 4.0, 1.0, 1.0]));
     let fill = tensor("", FLOAT, &[1], &[0.5]);
     let constant = constant.node("ConstantOfShape", &["s"], "w", &[("value", Value::Tensor(fill))]);
     let constant = constant.node("Conv", &["x", "w"], "c", &[]).batch_norm("c", "y", 6);
-    let sum = conv(&[1, 1], 4, 4, 1, true).batch_norm("c", "n", 4).batch_norm("x", "m", 4).node("Add", &["n", "m"], "y", &[]);
-    let concat = conv(&[3, 3], 4, 6, 1, true).node("Concat", &["c", "c"], "d", &[("axis", Value::Int(1))]).batch_norm("d", "y", 12);
+    let sum =
+        conv(&[1, 1], 4, 4, 1, true).batch_norm("c", "n", 4).batch_norm("x", "m", 4).node("Add", &["n", "m"], "y", &[]);
+    let concat = conv(&[3, 3], 4, 6, 1, true)
+        .node("Concat", &["c", "c"], "d", &[("axis", Value::Int(1))])
+        .batch_norm("d", "y", 12);
     [chain, forward, flat, constant, sum, concat].iter().map(Builder::build).collect()
 }
 
@@ -86,7 +101,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
 fn damaged_models() {
     let seeds = seeds();
     let mut random = Random(0x2545_f491_4f6c_dd1d);
-    for index in 0..20_000 {
+    for index in 0..cases() {
         let mut bytes = seeds[index % seeds.len()].clone();
         random.mutate(&mut bytes);
         exercise(bytes);
@@ -103,7 +118,7 @@ fn models_that_end_early() {
 }
 
 /// A state dict of one pair, in two tensors.
-pub fn dict() -> Vec<u8> {
+fn dict() -> Vec<u8> {
     let header = concat!(
         r#"{"a.conv.weight":{"dtype":"F32","shape":[2,1,1,1],"data_offsets":[0,8]},"#,
         r#""a.bn.running_mean":{"dtype":"F32","shape":[2],"data_offsets":[8,16]},"#,
@@ -112,7 +127,7 @@ pub fn dict() -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0x3f; 20]].concat()
 }
 
-pub fn exercise_dict(bytes: Vec<u8>) {
+fn exercise_dict(bytes: Vec<u8>) {
     let Ok(checkpoint) = Checkpoint::from_bytes(bytes) else { return };
     let options = checkpoint::Options { eps: vec![("*".to_owned(), 1e-5)], ..checkpoint::Options::default() };
     let plan = checkpoint::Plan::new(&checkpoint, &options);
@@ -123,7 +138,7 @@ pub fn exercise_dict(bytes: Vec<u8>) {
 #[test]
 fn damaged_state_dicts() {
     let mut random = Random(99);
-    for _ in 0..20_000 {
+    for _ in 0..cases() {
         let mut bytes = dict();
         random.mutate(&mut bytes);
         exercise_dict(bytes);
@@ -174,9 +189,11 @@ fn external_data() {
         assert_eq!(fs::read(folder.0.join("folded.onnx.data")).unwrap().len(), weight.len());
         let again = Plan::new(&folded, &Options::default()).unwrap();
         assert_eq!(again.to_bytes().unwrap(), folded.bytes());
-        assert!(fs::read_dir(&folder.0).unwrap().all(|entry| {
-            !entry.unwrap().file_name().to_string_lossy().contains("unfinished")
-        }));
+        assert!(
+            fs::read_dir(&folder.0)
+                .unwrap()
+                .all(|entry| { !entry.unwrap().file_name().to_string_lossy().contains("unfinished") })
+        );
     }
     // Beyond the end of the file, and no number at all.
     fs::write(&path, external("weights.bin", "20")).unwrap();
@@ -194,7 +211,9 @@ fn paths_that_leave_the_folder() {
     let path = inside.0.join("model.onnx");
     let outside_name = outside.0.file_name().unwrap().to_string_lossy().into_owned();
     let absolute = outside.0.join("secret").to_string_lossy().into_owned();
-    for location in [absolute, format!("../{outside_name}/secret"), format!("a/../../{outside_name}/secret"), String::new()] {
+    for location in
+        [absolute, format!("../{outside_name}/secret"), format!("a/../../{outside_name}/secret"), String::new()]
+    {
         fs::write(&path, external(&location, "0")).unwrap();
         assert!(matches!(Model::open(&path), Err(ModelError::Outside { .. })), "{location}");
     }

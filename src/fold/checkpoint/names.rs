@@ -30,7 +30,8 @@ pub(super) fn pairs<'c>(checkpoint: &'c Checkpoint) -> BTreeMap<&'c str, Result<
     let found: BTreeMap<&str, Result<(String, Rule), Refusal>> =
         norms.iter().map(|&norm| (norm, layer_of(checkpoint, norm))).collect();
     let outputs = |layer: &str| checkpoint.entry(&format!("{layer}.weight")).map(|entry| entry.shape[0]);
-    let channels = |norm: &str| checkpoint.entry(&format!("{norm}.running_mean")).and_then(|entry| entry.shape.first().copied());
+    let channels =
+        |norm: &str| checkpoint.entry(&format!("{norm}.running_mean")).and_then(|entry| entry.shape.first().copied());
     // Where one number contradicts a shape, the others prove nothing.
     let contradiction = found.iter().find_map(|(norm, found)| match found {
         Ok((layer, Rule::Numbered)) if outputs(layer) != channels(norm) => Some(format!("{norm} and {layer}")),
@@ -43,7 +44,8 @@ pub(super) fn pairs<'c>(checkpoint: &'c Checkpoint) -> BTreeMap<&'c str, Result<
     let decided = |found: Result<(String, Rule), Refusal>| {
         let (layer, rule) = found?;
         if let Some(pair) = contradiction.as_ref().filter(|_| rule == Rule::Numbered) {
-            let why = format!("{pair} go together by their numbers but not by their channels, so numbers prove nothing here");
+            let why =
+                format!("{pair} go together by their numbers but not by their channels, so numbers prove nothing here");
             return Err(Refusal::Ambiguous { why });
         }
         if claims.get(&layer) != Some(&1) {
@@ -62,7 +64,8 @@ fn layer_of(checkpoint: &Checkpoint, norm: &str) -> Result<(String, Rule), Refus
     let none = || Refusal::NoLayer { node: norm.to_owned() };
     if leaf.starts_with("norm") {
         return Err(Refusal::Ambiguous {
-            why: "modules that are called norm stand before their layer in some networks and behind it in others".to_owned(),
+            why: "modules that are called norm stand before their layer in some networks and behind it in others"
+                .to_owned(),
         });
     }
     let (names, rule) = if leaf == "bn" {
@@ -80,7 +83,8 @@ fn layer_of(checkpoint: &Checkpoint, norm: &str) -> Result<(String, Rule), Refus
     };
     let layer: String = names.into_iter().find(|name| is_layer(name)).ok_or_else(none)?;
     // In a square weight nothing tells inputs from outputs, and here the name says that it may be the other way round.
-    let is_transposed = ["transpose", "deconv", "convt", "upconv"].iter().any(|part| layer.to_lowercase().contains(part));
+    let is_transposed =
+        ["transpose", "deconv", "convt", "upconv"].iter().any(|part| layer.to_lowercase().contains(part));
     if is_transposed {
         let why = format!("{layer} seems to be a transposed convolution, which has its outputs on another axis");
         return Err(Refusal::Ambiguous { why });
@@ -94,8 +98,12 @@ fn is_number(text: &str) -> bool {
 
 /// The blocks of timm's EfficientNets and MobileNets, where numbers go by the order and names by what a layer does.
 fn by_role(has: &impl Fn(&str) -> bool, number: &str) -> Option<&'static str> {
-    let blocks: [&[&str]; 4] =
-        [&["conv_pw", "conv_dw", "conv_pwl"], &["conv_dw", "conv_pw"], &["conv_exp", "conv_pwl"], &["conv_stem", "conv_head"]];
+    let blocks: [&[&str]; 4] = [
+        &["conv_pw", "conv_dw", "conv_pwl"],
+        &["conv_dw", "conv_pw"],
+        &["conv_exp", "conv_pwl"],
+        &["conv_stem", "conv_head"],
+    ];
     let block = blocks.into_iter().find(|block| block.iter().all(|layer| has(layer)))?;
     let index = number.parse::<usize>().ok()?.checked_sub(1)?;
     block.get(index).copied()

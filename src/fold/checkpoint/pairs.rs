@@ -64,7 +64,8 @@ impl Pair {
 ///
 /// [`ModelError::Malformed`].
 pub fn pairs_from_json(text: &str) -> Result<Vec<Pair>, ModelError> {
-    let file: Value = serde_json::from_str(text).map_err(|error| ModelError::malformed(format!("the pairs: {error}")))?;
+    let file: Value =
+        serde_json::from_str(text).map_err(|error| ModelError::malformed(format!("the pairs: {error}")))?;
     if file["version"].as_u64() != Some(1) {
         return Err(ModelError::unsupported("the pairs are not of version 1"));
     }

@@ -164,7 +164,10 @@ impl<'c> Plan<'c> {
                 _ => {
                     let is_float = self.checkpoint.values(entry).is_some();
                     let other = self.dtype.filter(|&dtype| is_float && entry.element() != Some(dtype));
-                    outputs.push((name.to_owned(), other.map_or(Output::Copied(entry), |dtype| Output::Cast(entry, dtype))));
+                    outputs.push((
+                        name.to_owned(),
+                        other.map_or(Output::Copied(entry), |dtype| Output::Cast(entry, dtype)),
+                    ));
                 }
             }
         }
@@ -181,7 +184,8 @@ impl<'c> Plan<'c> {
         for (name, output) in outputs {
             let (dtype, shape, len) = self.described(output);
             let offsets = [start, start + len];
-            tensors.insert(name.clone(), serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
+            tensors
+                .insert(name.clone(), serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
             start += len;
         }
         let mut text = serde_json::Value::Object(tensors).to_string();
@@ -281,7 +285,8 @@ impl<'c> Folded<'c> {
     }
 
     fn write_bias(&self, checkpoint: &'c Checkpoint, to: &mut impl Write) -> io::Result<()> {
-        let biases: Vec<f64> = self.with(checkpoint, |absorption| absorption.biases().collect()).map_err(io::Error::other)?;
+        let biases: Vec<f64> =
+            self.with(checkpoint, |absorption| absorption.biases().collect()).map_err(io::Error::other)?;
         let (op, shape) = (Layer::Linear, [biases.len(), 1]);
         let op = LinearOp::new(op, &biases, &shape);
         let absorption = Absorption::new(&op, None, None).map_err(io::Error::other)?;
@@ -297,7 +302,8 @@ fn candidates(checkpoint: &Checkpoint, options: &Options) -> Vec<(String, Result
     };
     let count = |of: &dyn Fn(&Pair) -> &str, name: &str| pairs.iter().filter(|pair| of(pair) == name).count();
     let given = pairs.iter().map(|pair| {
-        let is_once = count(&|pair| &pair.layer, &pair.layer) == 1 && count(&|pair| &pair.batch_norm, &pair.batch_norm) == 1;
+        let is_once =
+            count(&|pair| &pair.layer, &pair.layer) == 1 && count(&|pair| &pair.batch_norm, &pair.batch_norm) == 1;
         let why = || format!("{} or {} is in several pairs", pair.layer, pair.batch_norm);
         let checked = if is_once { Ok(pair.clone()) } else { Err(Refusal::Ambiguous { why: why() }) };
         (pair.batch_norm.clone(), checked)
@@ -316,7 +322,8 @@ fn decide<'c>(checkpoint: &'c Checkpoint, pair: Pair, options: &Options) -> Resu
         checkpoint.values(entry).ok_or_else(|| Refusal::ElementType { value: name.to_owned(), found })
     };
     let (mean, var) = (needed(&pair.batch_norm, "running_mean")?, needed(&pair.batch_norm, "running_var")?);
-    let by_pattern = || options.eps.iter().find(|(pattern, _)| selects(std::slice::from_ref(pattern), &[], &pair.batch_norm));
+    let by_pattern =
+        || options.eps.iter().find(|(pattern, _)| selects(std::slice::from_ref(pattern), &[], &pair.batch_norm));
     let eps = pair.eps.or_else(|| by_pattern().map(|&(_, eps)| eps)).ok_or(Refusal::UnknownEps)?;
     let (mean, var) = (values(mean, "running_mean")?, values(var, "running_var")?);
     let mut params = BatchNormParams::new(mean, var, eps);
@@ -390,4 +397,3 @@ fn row(norm: &str, decided: &Result<Folded<'_>, Refusal>, checkpoint: &Checkpoin
     }
     row
 }
-

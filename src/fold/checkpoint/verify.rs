@@ -48,7 +48,8 @@ fn compare(before: &Checkpoint, after: &Checkpoint, folded: &Folded<'_>) -> Resu
     let (mean, var) = (numbers(before, &named(norm, "running_mean"))?, numbers(before, &named(norm, "running_var"))?);
     let (weight, bias) = (or("weight", norm, 1.0, channels)?, or("bias", norm, 0.0, channels)?);
     let eps = folded.eps;
-    let map = |channel: usize, x: f64| (x - mean[channel]) / (var[channel] + eps).sqrt() * weight[channel] + bias[channel];
+    let map =
+        |channel: usize, x: f64| (x - mean[channel]) / (var[channel] + eps).sqrt() * weight[channel] + bias[channel];
     let entry = after.entry(&named(layer, "weight")).ok_or("the weight is not there")?;
     if new.len() != old.len() || new_bias.len() != outputs || old_bias.len() != outputs {
         return Err("its tensors have other lengths".to_owned());

@@ -88,7 +88,9 @@ impl Comparison<'_> {
             (0..rank).map(dim).collect::<Option<Vec<_>>>()
         };
         let pass = self.plan.pass();
-        let named = |&value: &ValueId| Some((pass.graph.value(value).name.to_string(), random_array(&mut random, shape(value)?)?));
+        let named = |&value: &ValueId| {
+            Some((pass.graph.value(value).name.to_string(), random_array(&mut random, shape(value)?)?))
+        };
         unit.inputs.iter().map(named).collect()
     }
 
@@ -234,7 +236,8 @@ impl Comparison<'_> {
             // One sample, and of what else is open as much as an image of a small size.
             let dims =
                 dims.iter().enumerate().map(|(axis, &dim)| dim.unwrap_or(if axis == 0 { 1 } else { 64 })).collect();
-            let array = random_array(&mut random, dims).ok_or_else(|| format!("the input {} is too large", value.name))?;
+            let array =
+                random_array(&mut random, dims).ok_or_else(|| format!("the input {} is too large", value.name))?;
             inputs.insert(value.name.to_string(), array);
         }
         Ok(inputs)

@@ -11,8 +11,8 @@ pub struct Array {
     pub data: Vec<f64>,
 }
 
-/// The elements that an array may have: 2 GiB of them.
-const MOST: usize = 1 << 28;
+/// The elements that an array may have: half a GiB of them.
+const MOST: usize = 1 << 26;
 
 impl Array {
     /// An array of zeros. `None` where it would have too many elements.
