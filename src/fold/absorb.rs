@@ -1,12 +1,14 @@
 //! A layer absorbs the maps beside it.
 
+use std::ops::Range;
+
 use super::{
     affine::{Affine, check_length},
     error::{FoldError, Side},
     layer::{Geometry, Layer, Padding, Taps},
     report::{FoldReport, RoundingReport},
     rounding::RoundingSurvey,
-    values::{Values, Widen, with_slice},
+    values::{Values, Widen, first_non_finite, with_slice},
 };
 use crate::element::Element;
 
@@ -141,6 +143,9 @@ impl<'a> LinearOp<'a> {
     }
 }
 
+/// After so many elements a survey says how far it is.
+const SEEN_AT_ONCE: usize = 1 << 21;
+
 /// A fold whose shapes fit.
 pub(super) struct Absorption<'a> {
     pub(super) weight: Values<'a>,
@@ -200,8 +205,18 @@ impl<'a> Absorption<'a> {
 
     /// Checks every number that goes in and comes out, and counts what the rounding does.
     pub(super) fn survey<W: Element, B: Element>(&self) -> Result<FoldReport, FoldError> {
-        self.check_inputs()?;
-        let weight = with_slice!(self.weight, weight => self.survey_weight::<_, W>(weight))?;
+        self.survey_and::<W, B>(&|_| ())
+    }
+
+    /// As [`Self::survey`]; `seen` is told which elements of the weight it is done with.
+    pub(super) fn survey_and<W: Element, B: Element>(
+        &self,
+        seen: &dyn Fn(Range<usize>),
+    ) -> Result<FoldReport, FoldError> {
+        if let Some((channel, value)) = self.bias.and_then(|bias| bias.first_non_finite()) {
+            return Err(FoldError::NonFinite { argument: "layer.bias", channel, index: channel, value });
+        }
+        let weight = with_slice!(self.weight, weight => self.survey_weight::<_, W>(weight, seen))?;
         let mut bias = RoundingSurvey::<B>::new("folded.bias");
         for channel in 0..self.geometry.output_channels() {
             bias.add(channel, self.bias_of(channel))?;
@@ -214,26 +229,30 @@ impl<'a> Absorption<'a> {
         })
     }
 
-    fn check_inputs(&self) -> Result<(), FoldError> {
-        if let Some((index, value)) = self.weight.first_non_finite() {
-            let channel = self.geometry.output_of(index);
-            return Err(FoldError::NonFinite { argument: "layer.weight", channel, index, value });
-        }
-        if let Some((channel, value)) = self.bias.and_then(|bias| bias.first_non_finite()) {
-            return Err(FoldError::NonFinite { argument: "layer.bias", channel, index: channel, value });
-        }
-        Ok(())
-    }
-
-    fn survey_weight<I: Widen, W: Element>(&self, weight: &[I]) -> Result<RoundingReport, FoldError> {
+    fn survey_weight<I: Widen, W: Element>(
+        &self,
+        weight: &[I],
+        seen: &dyn Fn(Range<usize>),
+    ) -> Result<RoundingReport, FoldError> {
         let row_len = self.geometry.row_len;
         let mut survey = RoundingSurvey::<W>::new("folded.weight");
+        let mut unseen = 0;
         for (row, weight) in weight.chunks_exact(row_len).enumerate() {
+            let start = row * row_len;
+            if let Some((index, value)) = first_non_finite(weight) {
+                let channel = self.geometry.output_of(start + index);
+                return Err(FoldError::NonFinite { argument: "layer.weight", channel, index: start + index, value });
+            }
             for (taps, weight) in self.runs(row, weight) {
                 let (before, after) = self.factors(taps);
                 survey.add_all(taps.output, weight.iter().map(|weight| weight.widen() * before * after))?;
             }
+            if start + row_len - unseen >= SEEN_AT_ONCE {
+                seen(unseen..start + row_len);
+                unseen = start + row_len;
+            }
         }
+        seen(unseen..self.weight.len());
         Ok(survey.report())
     }
 

@@ -42,9 +42,14 @@ impl LinearOp<'_> {
 }
 
 impl Absorption<'_> {
-    /// As [`Absorption::survey`], of these types of weight and bias.
-    pub(super) fn survey_as(&self, weight: DType, bias: DType) -> Result<FoldReport, FoldError> {
-        with_type!(weight, W => with_type!(bias, B => self.survey::<W, B>()))
+    /// As [`Absorption::survey_and`], of these types of weight and bias.
+    pub(super) fn survey_as(
+        &self,
+        weight: DType,
+        bias: DType,
+        seen: &dyn Fn(Range<usize>),
+    ) -> Result<FoldReport, FoldError> {
+        with_type!(weight, W => with_type!(bias, B => self.survey_and::<W, B>(seen)))
     }
 
     pub(super) fn output_channels(&self) -> usize {

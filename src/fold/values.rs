@@ -106,13 +106,16 @@ impl Values<'_> {
 
     /// The first element that is infinite or NaN, and its place.
     pub(super) fn first_non_finite(&self) -> Option<(usize, f64)> {
-        with_slice!(self, values => {
-            let values = values.iter().map(|value| value.widen());
-            // Nearly always all are finite, and to see only that takes less.
-            let all_finite = values.clone().fold(true, |all, value| all & value.is_finite());
-            if all_finite { None } else { values.enumerate().find(|(_, value)| !value.is_finite()) }
-        })
+        with_slice!(self, values => first_non_finite(values))
     }
+}
+
+/// The first element that is infinite or NaN, and its place.
+pub(super) fn first_non_finite<I: Widen>(values: &[I]) -> Option<(usize, f64)> {
+    let values = values.iter().map(|value| value.widen());
+    // Nearly always all are finite, and to see only that takes less.
+    let all_finite = values.clone().fold(true, |all, value| all & value.is_finite());
+    if all_finite { None } else { values.enumerate().find(|(_, value)| !value.is_finite()) }
 }
 
 /// A type that [`Values`] hold.

@@ -25,7 +25,7 @@ pub(super) fn batch_norms(checkpoint: &Checkpoint) -> BTreeSet<&str> {
 }
 
 /// For each `BatchNorm` the layer before it, or why there is none.
-pub(super) fn pairs<'c>(checkpoint: &'c Checkpoint) -> BTreeMap<&'c str, Result<String, Refusal>> {
+pub(super) fn pairs(checkpoint: &Checkpoint) -> BTreeMap<&str, Result<String, Refusal>> {
     let norms = batch_norms(checkpoint);
     let found: BTreeMap<&str, Result<(String, Rule), Refusal>> =
         norms.iter().map(|&norm| (norm, layer_of(checkpoint, norm))).collect();

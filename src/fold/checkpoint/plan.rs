@@ -349,7 +349,7 @@ fn decide<'c>(checkpoint: &'c Checkpoint, pair: Pair, options: &Options) -> Resu
     let layer = layer(&pair, &weight.shape, map.channels());
     let mut folded =
         Folded { pair, layer, weight, bias, map, eps, weight_type, bias_type, report: FoldReport::default() };
-    let surveyed = folded.with(checkpoint, |absorption| absorption.survey_as(weight_type, bias_type));
+    let surveyed = folded.with(checkpoint, |absorption| absorption.survey_as(weight_type, bias_type, &|_| ()));
     let at_layer = |error| Refusal::Arrays { layer: Some(folded.pair.layer.clone()), error };
     folded.report = surveyed.and_then(|report| report).map_err(at_layer)?;
     Ok(folded)

@@ -158,9 +158,10 @@ impl<'p> Splice<'p> {
             done?;
             ready = some.len();
             buffers.swap(0, 1);
-        }
-        if let super::pass::Weight::Stored(tensor) = &linear.weight {
-            pass.graph.externals.forget(&tensor.data);
+            if let (Some(first), Some(last)) = (some.first(), some.last()) {
+                let row_len = absorption.row_len();
+                linear.forget(pass.graph.externals, first.start * row_len..last.end * row_len);
+            }
         }
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! What the pass has decided becomes new tensors and changed nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -12,6 +15,7 @@ use crate::{
 
 use super::{
     super::{
+        file::Externals,
         node::{NodeId, Setting, ValueId},
         tensor::{ElementType, Tensor},
     },
@@ -55,6 +59,14 @@ impl Linear<'_> {
         Absorption::new(&self.op(), self.before.as_ref().map(|before| (before, self.padding)), after)
     }
 
+    /// Gives back the memory that some elements of the weight take, which are in a file and read again when they are needed.
+    pub(in crate::fold::onnx) fn forget(&self, externals: &Externals, elements: Range<usize>) {
+        if let Weight::Stored(tensor) = &self.weight {
+            let size = tensor.element.size().unwrap_or(1);
+            externals.forget(tensor.data.get(elements.start * size..elements.end * size).unwrap_or_default());
+        }
+    }
+
     /// The type of the bias: that which it has, or else the weight's.
     fn bias_element(&self) -> ElementType {
         self.bias.as_ref().map_or(self.weight.element(), |bias| bias.element)
@@ -65,12 +77,13 @@ impl Linear<'_> {
         matches!(self.weight, Weight::Sum { .. }) || scales(self.before.as_ref()) || scales(after)
     }
 
-    fn survey(&self) -> Result<FoldReport, Refusal> {
+    fn survey(&self, externals: &Externals) -> Result<FoldReport, Refusal> {
         let after = self.whole_after()?;
         let types = self.weight.element().dtype().zip(self.bias_element().dtype());
         let (weight, bias) =
             types.ok_or_else(|| Refusal::ElementType { value: String::new(), found: self.weight.element().name() })?;
-        Ok(self.absorption(after.as_ref())?.survey_as(weight, bias)?)
+        let seen = |elements| self.forget(externals, elements);
+        Ok(self.absorption(after.as_ref())?.survey_as(weight, bias, &seen)?)
     }
 }
 
@@ -78,7 +91,8 @@ impl<'m> Pass<'m> {
     /// Changes the graph and lists the tensors that are new. Where the numbers forbid it: which maps to leave out.
     pub(super) fn emit(&mut self) -> Result<(Edits, BTreeMap<NodeId, FoldReport>), Refused> {
         let changed: Vec<_> = self.layers.iter().filter(|(_, linear)| linear.has_changed()).collect();
-        let surveyed: Vec<_> = changed.par_iter().map(|(id, linear)| (**id, linear.survey())).collect();
+        let surveyed: Vec<_> =
+            changed.par_iter().map(|(id, linear)| (**id, linear.survey(self.graph.externals))).collect();
         let mut reports = BTreeMap::new();
         let mut refused = Vec::new();
         for (id, report) in surveyed {

@@ -28,7 +28,6 @@ use routes::{Landing, Route};
 use units::note;
 
 pub(super) use emit::{Contents, Edits, Payload};
-pub(super) use layers::Weight;
 pub(super) use units::Unit;
 
 /// What became of a map.
