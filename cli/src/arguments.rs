@@ -23,7 +23,7 @@ pub struct Arguments {
 pub enum Command {
     /// Show what can be folded in a model and why the rest cannot; with -o, write the folded model
     #[command(long_about = FOLD, after_help = EXAMPLES)]
-    Fold(Fold),
+    Fold(Box<Fold>),
     /// Show what this build and this machine can do: devices, driver, kernels, CPU
     Info,
 }

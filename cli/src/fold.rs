@@ -31,7 +31,7 @@ impl From<Outcome> for ExitCode {
 
 /// A model's file, and what is decided of it.
 enum Plan<'m> {
-    Onnx(onnx::Plan<'m>),
+    Onnx(Box<onnx::Plan<'m>>),
     Checkpoint(checkpoint::Plan<'m>),
 }
 
@@ -66,7 +66,7 @@ pub fn run(arguments: &Fold) -> Result<Outcome, String> {
     }
     let model = Model::open(input).map_err(text)?;
     let plan = onnx::Plan::new(&model, &arguments.options()).map_err(text)?;
-    decide(arguments, &Plan::Onnx(plan), true).map_err(text)
+    decide(arguments, &Plan::Onnx(Box::new(plan)), true).map_err(text)
 }
 
 fn pairs(path: &Path) -> Result<Vec<Pair>, String> {
