@@ -67,11 +67,6 @@ impl Linear<'_> {
         }
     }
 
-    /// The type of the bias: that which it has, or else the weight's.
-    fn bias_element(&self) -> ElementType {
-        self.bias.as_ref().map_or(self.weight.element(), |bias| bias.element)
-    }
-
     fn changes_weight(&self, after: Option<&Affine>) -> bool {
         let scales = |map: Option<&Affine>| map.is_some_and(|map| map.scale().iter().any(|&scale| scale != 1.0));
         matches!(self.weight, Weight::Sum { .. }) || scales(self.before.as_ref()) || scales(after)
@@ -79,11 +74,12 @@ impl Linear<'_> {
 
     fn survey(&self, externals: &Externals) -> Result<FoldReport, Refusal> {
         let after = self.whole_after()?;
-        let types = self.weight.element().dtype().zip(self.bias_element().dtype());
-        let (weight, bias) =
-            types.ok_or_else(|| Refusal::ElementType { value: String::new(), found: self.weight.element().name() })?;
+        let element = self.weight.element();
+        let refused = || Refusal::ElementType { value: "the weight".to_owned(), found: element.name() };
+        // The standard has weight and bias of one type.
+        let dtype = element.dtype().ok_or_else(refused)?;
         let seen = |elements| self.forget(externals, elements);
-        Ok(self.absorption(after.as_ref())?.survey_as(weight, bias, &seen)?)
+        Ok(self.absorption(after.as_ref())?.survey_as(dtype, dtype, &seen)?)
     }
 }
 
@@ -142,14 +138,14 @@ impl<'m> Pass<'m> {
     fn emit_layer(&mut self, id: NodeId, edits: &mut Edits, released: &mut Vec<ValueId>) -> Result<(), Refusal> {
         let Some(linear) = self.layers.get(&id) else { return Ok(()) };
         let after = linear.whole_after()?;
-        let (element, bias_element) = (linear.weight.element(), linear.bias_element());
+        let element = linear.weight.element();
         let (dims, changes_weight) = (linear.weight.dims().to_vec(), linear.changes_weight(after.as_ref()));
         let had_bias = self.graph.node(id).input(2).is_some();
         let absorption = linear.absorption(after.as_ref())?;
         let bias_len = absorption.output_channels();
         let bias: Vec<f64> = absorption.biases().collect();
         let needs_bias = had_bias || bias.iter().any(|&value| value != 0.0);
-        let bias = encoded("folded.bias", &bias, bias_element)?;
+        let bias = encoded("folded.bias", &bias, element)?;
         if changes_weight {
             self.put(id, 1, "weight", Payload { element, dims, contents: Contents::Weight(id) }, edits, released);
         }
@@ -167,7 +163,7 @@ impl<'m> Pass<'m> {
         if !needs_bias {
             return Ok(());
         }
-        let payload = Payload { element: bias_element, dims: vec![bias_len], contents: Contents::Bytes(bias) };
+        let payload = Payload { element, dims: vec![bias_len], contents: Contents::Bytes(bias) };
         if !Linear::is_matmul_node(self.graph.node(id)) {
             self.put(id, 2, "bias", payload, edits, released);
         } else if self.becomes_gemm(id) {
