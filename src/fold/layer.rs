@@ -212,6 +212,28 @@ mod tests {
     }
 
     #[test]
+    fn stretches_to_an_output_are_those_that_end_in_it() {
+        for (layer, shape) in [
+            (Layer::Conv { groups: 2 }, &[4, 2, 3][..]),
+            (Layer::ConvTranspose { groups: 2 }, &[4, 2, 3]),
+            (Layer::Linear, &[3, 4]),
+            (Layer::MatMul, &[3, 4]),
+        ] {
+            let geometry = geometry(layer, shape);
+            let starts = (0..shape[0]).flat_map(|row| {
+                let Geometry { row_len, kernel_len, .. } = geometry;
+                geometry.taps_of_row(row).enumerate().map(move |(at, taps)| (row * row_len + at * kernel_len, taps))
+            });
+            let all: Vec<_> = starts.collect();
+            for channel in 0..geometry.output_channels() {
+                let found: Vec<_> = geometry.stretches_to(channel).collect();
+                let expected: Vec<_> = all.iter().filter(|(_, taps)| taps.output == channel).copied().collect();
+                assert_eq!(found, expected, "{layer:?} {channel}");
+            }
+        }
+    }
+
+    #[test]
     fn a_weight_without_elements_is_cut_into_no_chunks() {
         for (layer, shape) in [
             (Layer::Linear, &[0, usize::MAX][..]),
