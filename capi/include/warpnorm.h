@@ -127,6 +127,18 @@ typedef enum wn_status {
     WN_STATUS_FOLD_PADDED_SHIFT = 74,
     // Folding: a shift before a transposed convolution.
     WN_STATUS_FOLD_TRANSPOSED_SHIFT = 75,
+    // Folding a model: the system refused to read or write a file.
+    WN_STATUS_MODEL_IO = 80,
+    // Folding a model: a file that is no valid model.
+    WN_STATUS_MODEL_MALFORMED = 81,
+    // Folding a model: a file that cannot be read.
+    WN_STATUS_MODEL_UNSUPPORTED = 82,
+    // Folding a model: a tensor whose data lies outside the model's folder.
+    WN_STATUS_MODEL_OUTSIDE = 83,
+    // Folding a model: a tensor whose data is not as long as its shape.
+    WN_STATUS_MODEL_TENSOR_LENGTH = 84,
+    // Folding a model: the folded one differs, or could not be evaluated as a whole.
+    WN_STATUS_NOT_VERIFIED = 85,
     // Something that should not happen; a fault of the library. Please report it.
     WN_STATUS_INTERNAL = 99,
 } wn_status;
@@ -244,6 +256,8 @@ typedef enum wn_linear_kind {
     WN_LINEAR_KIND_CONV_TRANSPOSE = 2,
     // Weight `[O, I]`.
     WN_LINEAR_KIND_LINEAR = 3,
+    // Weight `[I, O]`.
+    WN_LINEAR_KIND_MAT_MUL = 4,
 } wn_linear_kind;
 
 // How a convolution fills the border of its input; it matters only to maps before it.
@@ -262,6 +276,16 @@ typedef enum wn_affine_kind {
     // weight · x + bias, of which one may be absent.
     WN_AFFINE_KIND_SCALE_SHIFT = 1,
 } wn_affine_kind;
+
+// What to do with a BatchNorm that only the layers behind it could absorb.
+typedef enum wn_fold_forward {
+    // Fold it where that is exact.
+    WN_FOLD_FORWARD_EXACT = 0,
+    // Also fold its scale before convolutions padded with zeros, and leave its shift as an addition.
+    WN_FOLD_FORWARD_SCALE = 1,
+    // Leave it.
+    WN_FOLD_FORWARD_OFF = 2,
+} wn_fold_forward;
 
 // A call of which everything but the buffers is decided. Any thread may launch it, and several at once.
 typedef struct wn_call wn_call;
@@ -406,7 +430,7 @@ typedef struct wn_linear {
     int32_t kind;
     // One of `wn_padding`.
     int32_t padding;
-    // 1 for `WN_LINEAR_KIND_LINEAR`.
+    // 1 for `WN_LINEAR_KIND_LINEAR` and `WN_LINEAR_KIND_MAT_MUL`.
     int64_t groups;
     struct wn_array weight;
     // Axes of the weight.
@@ -452,6 +476,69 @@ typedef struct wn_fold_report {
     struct wn_rounding weight;
     struct wn_rounding bias;
 } wn_fold_report;
+
+// What to fold of a model.
+typedef struct wn_fold_options {
+    // One of `wn_fold_forward`.
+    int32_t forward;
+    // Not 0: parallel convolutions whose outputs are added become one.
+    int32_t merge_branches;
+    // Not 0: a layer whose output others read too is copied.
+    int32_t duplicate_shared;
+    // Not 0: initializers that are also inputs of the model are constants.
+    int32_t freeze_inputs;
+    // On how many random inputs to verify the folded model; 0 for none.
+    uint64_t verify;
+    uint64_t reserved[3];
+} wn_fold_options;
+
+// What became of a map of channels. The strings last as long as the call they are given to.
+typedef struct wn_fold_row {
+    // The node's name.
+    const char *node;
+    // Its operator.
+    const char *op;
+    // `folded`, `scale-folded`, `merged`, or the code of a refusal.
+    const char *code;
+    // The same in a sentence.
+    const char *sentence;
+    // The number of channels; -1 of a map that is the same for all, or not known.
+    int64_t channels;
+    // The channel that stands in the way; -1 for none.
+    int64_t channel;
+    // The largest magnitude of its scales; NaN where it is not known.
+    double max_abs_scale;
+    // The smallest variance with `eps` added; NaN where it is not known.
+    double min_var_plus_eps;
+    // 1 if it stays where it was, else 0.
+    int32_t is_refused;
+    // How many things about it deserve a look.
+    int32_t warnings;
+} wn_fold_row;
+
+// Is told of a map of channels.
+typedef void (*wn_fold_row_function)(void*, const struct wn_fold_row*);
+
+// The sums.
+typedef struct wn_fold_summary {
+    // BatchNormalization nodes.
+    uint64_t batch_norms;
+    // How many of them are gone.
+    uint64_t folded;
+    // How many are part of another one.
+    uint64_t merged;
+    // How many stay.
+    uint64_t refused;
+    // Maps of other operators that are gone.
+    uint64_t other_maps;
+    uint64_t nodes_before;
+    uint64_t nodes_after;
+    // Bytes of activations that are saved for each image.
+    uint64_t bytes_saved_per_image;
+    // Bytes of the file.
+    uint64_t file_before;
+    uint64_t file_after;
+} wn_fold_summary;
 
 #ifdef __cplusplus
 extern "C" {
@@ -544,6 +631,17 @@ enum wn_status wn_fold(const struct wn_linear *linear,
                        void *bias,
                        int64_t bias_len,
                        struct wn_fold_report *report);
+
+// Decides what can be folded of the ONNX model in the file `input`, and writes the folded one to `output` unless that is
+// null; paths are UTF-8. `options` may be null, which is all zeros. `row`, if it is not null, is called with `context` for
+// each per-channel map that was found, before anything is written. `summary` may be null. If the folded model is verified
+// and found to differ, the status is `WN_STATUS_NOT_VERIFIED` and nothing is left of it.
+enum wn_status wn_fold_onnx(const char *input,
+                            const char *output,
+                            const struct wn_fold_options *options,
+                            wn_fold_row_function row,
+                            void *context,
+                            struct wn_fold_summary *summary);
 
 // LayerNorm over the trailing extents `normalized_shape`, with an eps of 1e-5.
 enum wn_status wn_layer_norm(struct wn_layer *layer, int64_t rank, const int64_t *normalized_shape);

@@ -224,12 +224,14 @@ fn layer(linear: &wn_linear) -> Result<Layer> {
     const CONV: i32 = wn_linear_kind::Conv as i32;
     const CONV_TRANSPOSE: i32 = wn_linear_kind::ConvTranspose as i32;
     const LINEAR: i32 = wn_linear_kind::Linear as i32;
+    const MAT_MUL: i32 = wn_linear_kind::MatMul as i32;
     let groups = extent(linear.groups, "groups")?;
     match linear.kind {
         CONV => Ok(Layer::Conv { groups }),
         CONV_TRANSPOSE => Ok(Layer::ConvTranspose { groups }),
         LINEAR if groups == 1 => Ok(Layer::Linear),
-        LINEAR => Err(Refusal::value(format!("a linear layer of {groups} groups: it has 1"))),
+        MAT_MUL if groups == 1 => Ok(Layer::MatMul),
+        LINEAR | MAT_MUL => Err(Refusal::value(format!("a linear layer of {groups} groups: it has 1"))),
         kind => Err(Refusal::value(format!("`kind` of a layer is {kind}, which is none"))),
     }
 }

@@ -17,7 +17,8 @@
 //! | `device.rs` | devices and workspaces |
 //! | `layer.rs` | descriptors of layers, and signatures |
 //! | `call.rs` | prepared calls, and calls at once |
-//! | `fold.rs` | folding |
+//! | `fold.rs` | folding one layer |
+//! | `fold_model.rs` | folding whole models |
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all exported functions stands above")]
 #![allow(non_camel_case_types, reason = "the names are those of the header")]
@@ -25,6 +26,7 @@
 mod call;
 mod device;
 mod fold;
+mod fold_model;
 mod layer;
 mod status;
 mod types;

@@ -189,5 +189,11 @@ names! {
     FoldOverflow c"WN_STATUS_FOLD_OVERFLOW"
     FoldPaddedShift c"WN_STATUS_FOLD_PADDED_SHIFT"
     FoldTransposedShift c"WN_STATUS_FOLD_TRANSPOSED_SHIFT"
+    ModelIo c"WN_STATUS_MODEL_IO"
+    ModelMalformed c"WN_STATUS_MODEL_MALFORMED"
+    ModelUnsupported c"WN_STATUS_MODEL_UNSUPPORTED"
+    ModelOutside c"WN_STATUS_MODEL_OUTSIDE"
+    ModelTensorLength c"WN_STATUS_MODEL_TENSOR_LENGTH"
+    NotVerified c"WN_STATUS_NOT_VERIFIED"
     Internal c"WN_STATUS_INTERNAL"
 }

@@ -1,7 +1,7 @@
 //! What the header declares. Integers that stand for a choice are `int32_t` there, and checked here: a C program may put
 //! anything into them.
 
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 
 /// What a function found. 0 is success; names never change their number.
 #[repr(C)]
@@ -95,6 +95,18 @@ pub enum wn_status {
     FoldPaddedShift = 74,
     /// Folding: a shift before a transposed convolution.
     FoldTransposedShift = 75,
+    /// Folding a model: the system refused to read or write a file.
+    ModelIo = 80,
+    /// Folding a model: a file that is no valid model.
+    ModelMalformed = 81,
+    /// Folding a model: a file that cannot be read.
+    ModelUnsupported = 82,
+    /// Folding a model: a tensor whose data lies outside the model's folder.
+    ModelOutside = 83,
+    /// Folding a model: a tensor whose data is not as long as its shape.
+    ModelTensorLength = 84,
+    /// Folding a model: the folded one differs, or could not be evaluated as a whole.
+    NotVerified = 85,
     /// Something that should not happen; a fault of the library. Please report it.
     Internal = 99,
 }
@@ -387,6 +399,8 @@ pub enum wn_linear_kind {
     ConvTranspose = 2,
     /// Weight `[O, I]`.
     Linear = 3,
+    /// Weight `[I, O]`.
+    MatMul = 4,
 }
 
 /// How a convolution fills the border of its input; it matters only to maps before it.
@@ -407,7 +421,7 @@ pub struct wn_linear {
     pub kind: i32,
     /// One of `wn_padding`.
     pub padding: i32,
-    /// 1 for `WN_LINEAR_KIND_LINEAR`.
+    /// 1 for `WN_LINEAR_KIND_LINEAR` and `WN_LINEAR_KIND_MAT_MUL`.
     pub groups: i64,
     pub weight: wn_array,
     /// Axes of the weight.
@@ -443,4 +457,82 @@ pub struct wn_fold_report {
     pub warnings: u64,
     pub weight: wn_rounding,
     pub bias: wn_rounding,
+}
+
+/// What to do with a BatchNorm that only the layers behind it could absorb.
+#[repr(C)]
+pub enum wn_fold_forward {
+    /// Fold it where that is exact.
+    Exact = 0,
+    /// Also fold its scale before convolutions padded with zeros, and leave its shift as an addition.
+    Scale = 1,
+    /// Leave it.
+    Off = 2,
+}
+
+/// What to fold of a model.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct wn_fold_options {
+    /// One of `wn_fold_forward`.
+    pub forward: i32,
+    /// Not 0: parallel convolutions whose outputs are added become one.
+    pub merge_branches: i32,
+    /// Not 0: a layer whose output others read too is copied.
+    pub duplicate_shared: i32,
+    /// Not 0: initializers that are also inputs of the model are constants.
+    pub freeze_inputs: i32,
+    /// On how many random inputs to verify the folded model; 0 for none.
+    pub verify: u64,
+    pub reserved: [u64; 3],
+}
+
+/// What became of a map of channels. The strings last as long as the call they are given to.
+#[repr(C)]
+pub struct wn_fold_row {
+    /// The node's name.
+    pub node: *const c_char,
+    /// Its operator.
+    pub op: *const c_char,
+    /// `folded`, `scale-folded`, `merged`, or the code of a refusal.
+    pub code: *const c_char,
+    /// The same in a sentence.
+    pub sentence: *const c_char,
+    /// The number of channels; -1 of a map that is the same for all, or not known.
+    pub channels: i64,
+    /// The channel that stands in the way; -1 for none.
+    pub channel: i64,
+    /// The largest magnitude of its scales; NaN where it is not known.
+    pub max_abs_scale: f64,
+    /// The smallest variance with `eps` added; NaN where it is not known.
+    pub min_var_plus_eps: f64,
+    /// 1 if it stays where it was, else 0.
+    pub is_refused: i32,
+    /// How many things about it deserve a look.
+    pub warnings: i32,
+}
+
+/// Is told of a map of channels.
+pub type wn_fold_row_function = Option<unsafe extern "C" fn(*mut c_void, *const wn_fold_row)>;
+
+/// The sums.
+#[repr(C)]
+pub struct wn_fold_summary {
+    /// BatchNormalization nodes.
+    pub batch_norms: u64,
+    /// How many of them are gone.
+    pub folded: u64,
+    /// How many are part of another one.
+    pub merged: u64,
+    /// How many stay.
+    pub refused: u64,
+    /// Maps of other operators that are gone.
+    pub other_maps: u64,
+    pub nodes_before: u64,
+    pub nodes_after: u64,
+    /// Bytes of activations that are saved for each image.
+    pub bytes_saved_per_image: u64,
+    /// Bytes of the file.
+    pub file_before: u64,
+    pub file_after: u64,
 }

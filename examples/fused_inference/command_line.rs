@@ -22,7 +22,12 @@ pub trait Demonstration {
 
 /// Runs it where it was told to, by default on the GPU if there is one and else on the CPU.
 pub fn run(choice: Option<Choice>, demonstration: &impl Demonstration) -> ExitCode {
-    match run_on(choice, demonstration) {
+    ended(run_on(choice, demonstration))
+}
+
+/// How the program ends.
+pub fn ended(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has had enough, as in `… | head`.
         Err(error) if error.downcast_ref().is_some_and(|io: &io::Error| io.kind() == io::ErrorKind::BrokenPipe) => {

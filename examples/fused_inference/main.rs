@@ -12,9 +12,13 @@ mod command_line;
 mod measure;
 #[expect(dead_code, reason = "the example `reestimation` has the network too, and does more with it")]
 mod network;
+#[cfg(feature = "models")]
+mod onnx;
 mod report;
 
 use std::io::{self, Write};
+#[cfg(feature = "models")]
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -36,6 +40,10 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', value_name = "N", default_values_t = [1, 16, 64, 256])]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: Vec<u16>,
+    /// An ONNX model to fold instead, and to evaluate before and after, in f64 on the CPU
+    #[cfg(feature = "models")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["device", "batch", "json"])]
+    onnx: Option<PathBuf>,
     /// Print one JSON object instead, with the latencies for the largest batch
     #[arg(long)]
     json: bool,
@@ -43,6 +51,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    #[cfg(feature = "models")]
+    if let Some(path) = &arguments.onnx {
+        return command_line::ended(onnx::run(path));
+    }
     command_line::run(arguments.device, &arguments)
 }
 

@@ -52,10 +52,15 @@ fn version_name((major, minor): (i32, i32)) -> String {
 }
 
 pub(super) fn old_driver(needed: String) -> Error {
+    Error::OldDriver { found: version(), needed }
+}
+
+/// The newest version of CUDA that the driver knows. It must have been loaded.
+pub(super) fn version() -> String {
     let mut version = 0;
     // SAFETY: as above; left at 0 if the call fails.
     let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
-    Error::OldDriver { found: version_name((version / 1000, version % 1000 / 10)), needed }
+    version_name((version / 1000, version % 1000 / 10))
 }
 
 /// A driver's error as ours. The text is fetched now, while the driver is known to be there: cudarc's own error panics

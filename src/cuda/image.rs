@@ -20,6 +20,11 @@ const ARCHITECTURES: &str = env!("WARPNORM_IMAGE_ARCHS");
 /// Why there is nothing, if so.
 const BUILD_NOTE: &str = env!("WARPNORM_BUILD_NOTE");
 
+/// The architectures that there is code for.
+pub(super) fn architectures() -> Result<&'static str> {
+    if ARCHITECTURES.is_empty() { Err(Error::NoKernels { note: BUILD_NOTE }) } else { Ok(ARCHITECTURES) }
+}
+
 /// The oldest chip that nvcc 13 compiles for.
 const LEAST_CAPABILITY: (i32, i32) = (7, 5);
 

@@ -46,6 +46,24 @@ pub struct Cuda {
 }
 
 impl Cuda {
+    /// The architectures that this build has kernels for, as in `sm_80 sm_90 compute_120`.
+    ///
+    /// # Errors
+    /// [`NoKernels`](crate::Error::NoKernels), which says why, where there are none.
+    pub fn architectures() -> Result<&'static str> {
+        image::architectures()
+    }
+
+    /// How many devices the driver has, and the newest CUDA version that it knows.
+    ///
+    /// # Errors
+    /// [`NoDriver`](crate::Error::NoDriver), [`OldDriver`](crate::Error::OldDriver), and
+    /// [`Driver`](crate::Error::Driver) if it fails.
+    pub fn driver() -> Result<(usize, String)> {
+        let devices = driver::init()?;
+        Ok((devices, driver::version()))
+    }
+
     /// The default stream of a device.
     ///
     /// # Errors

@@ -1,12 +1,14 @@
 //! A layer absorbs the maps beside it.
 
+use std::ops::Range;
+
 use super::{
     affine::{Affine, check_length},
     error::{FoldError, Side},
     layer::{Geometry, Layer, Padding, Taps},
     report::{FoldReport, RoundingReport},
     rounding::RoundingSurvey,
-    values::{Values, Widen, with_slice},
+    values::{Values, Widen, first_non_finite, with_slice},
 };
 use crate::element::Element;
 
@@ -141,11 +143,14 @@ impl<'a> LinearOp<'a> {
     }
 }
 
+/// After so many elements a survey says how far it is.
+const SEEN_AT_ONCE: usize = 1 << 21;
+
 /// A fold whose shapes fit.
-struct Absorption<'a> {
-    weight: Values<'a>,
+pub(super) struct Absorption<'a> {
+    pub(super) weight: Values<'a>,
     bias: Option<Values<'a>>,
-    geometry: Geometry,
+    pub(super) geometry: Geometry,
     before: Option<&'a Affine>,
     after: Option<&'a Affine>,
     /// Whether the map before the layer changes its bias.
@@ -153,7 +158,7 @@ struct Absorption<'a> {
 }
 
 impl<'a> Absorption<'a> {
-    fn new(
+    pub(super) fn new(
         op: &LinearOp<'a>,
         before: Option<(&'a Affine, Padding)>,
         after: Option<&'a Affine>,
@@ -165,15 +170,7 @@ impl<'a> Absorption<'a> {
         let mut shifts = false;
         if let Some((before, padding)) = before {
             check_channels(Side::Before, before, geometry.input_channels())?;
-            if let Some((channel, shift)) = before.intercepts().enumerate().find(|&(_, shift)| shift != 0.0) {
-                if op.layer.is_transposed() {
-                    return Err(FoldError::TransposedShift { channel, shift });
-                }
-                if padding == Padding::Zeros {
-                    return Err(FoldError::PaddedShift { channel, shift });
-                }
-                shifts = true;
-            }
+            shifts = check_shift(op.layer, before, padding)?;
         }
         if let Some(after) = after {
             check_channels(Side::After, after, geometry.output_channels())?;
@@ -183,14 +180,14 @@ impl<'a> Absorption<'a> {
     }
 
     /// What the weights between these channels are multiplied by: first by one, then by the other.
-    fn factors(&self, taps: Taps) -> (f64, f64) {
+    pub(super) fn factors(&self, taps: Taps) -> (f64, f64) {
         let before = self.before.map_or(1.0, |before| before.scale()[taps.input]);
         let after = self.after.map_or(1.0, |after| after.scale()[taps.output]);
         (before, after)
     }
 
     /// The new value of the bias of an output channel.
-    fn bias_of(&self, channel: usize) -> f64 {
+    pub(super) fn bias_of(&self, channel: usize) -> f64 {
         let mut bias = self.bias.map_or(0.0, |bias| bias.at(channel));
         if self.shifts {
             bias += with_slice!(self.weight, weight => self.shifted_input(weight, channel));
@@ -198,22 +195,28 @@ impl<'a> Absorption<'a> {
         self.after.map_or(bias, |after| after.apply(channel, bias))
     }
 
-    /// What the layer, which is not transposed, makes of the shift of the map before it.
+    /// What the layer, which is no transposed convolution, makes of the shift of the map before it.
     fn shifted_input<I: Widen>(&self, weight: &[I], channel: usize) -> f64 {
         let Some(before) = self.before else { return 0.0 };
-        let Geometry { row_len, kernel_len, .. } = self.geometry;
-        let row = &weight[channel * row_len..][..row_len];
-        let taps = self.geometry.taps_of_row(channel).zip(row.chunks_exact(kernel_len));
-        taps.map(|(taps, weight)| {
-            weight.iter().map(|weight| weight.widen()).sum::<f64>() * before.intercept(taps.input)
-        })
-        .sum()
+        let sum =
+            |start: usize| weight[start..][..self.geometry.kernel_len].iter().map(|weight| weight.widen()).sum::<f64>();
+        self.geometry.stretches_to(channel).map(|(start, taps)| sum(start) * before.intercept(taps.input)).sum()
     }
 
     /// Checks every number that goes in and comes out, and counts what the rounding does.
-    fn survey<W: Element, B: Element>(&self) -> Result<FoldReport, FoldError> {
-        self.check_inputs()?;
-        let weight = with_slice!(self.weight, weight => self.survey_weight::<_, W>(weight))?;
+    pub(super) fn survey<W: Element, B: Element>(&self) -> Result<FoldReport, FoldError> {
+        self.survey_and::<W, B>(&|_| ())
+    }
+
+    /// As [`Self::survey`]; `seen` is told which elements of the weight it is done with.
+    pub(super) fn survey_and<W: Element, B: Element>(
+        &self,
+        seen: &dyn Fn(Range<usize>),
+    ) -> Result<FoldReport, FoldError> {
+        if let Some((channel, value)) = self.bias.and_then(|bias| bias.first_non_finite()) {
+            return Err(FoldError::NonFinite { argument: "layer.bias", channel, index: channel, value });
+        }
+        let weight = with_slice!(self.weight, weight => self.survey_weight::<_, W>(weight, seen))?;
         let mut bias = RoundingSurvey::<B>::new("folded.bias");
         for channel in 0..self.geometry.output_channels() {
             bias.add(channel, self.bias_of(channel))?;
@@ -226,29 +229,43 @@ impl<'a> Absorption<'a> {
         })
     }
 
-    fn check_inputs(&self) -> Result<(), FoldError> {
-        if let Some((index, value)) = self.weight.first_non_finite() {
-            let channel = self.geometry.output_of(index);
-            return Err(FoldError::NonFinite { argument: "layer.weight", channel, index, value });
-        }
-        if let Some((channel, value)) = self.bias.and_then(|bias| bias.first_non_finite()) {
-            return Err(FoldError::NonFinite { argument: "layer.bias", channel, index: channel, value });
-        }
-        Ok(())
-    }
-
-    fn survey_weight<I: Widen, W: Element>(&self, weight: &[I]) -> Result<RoundingReport, FoldError> {
-        let Geometry { row_len, kernel_len, .. } = self.geometry;
+    fn survey_weight<I: Widen, W: Element>(
+        &self,
+        weight: &[I],
+        seen: &dyn Fn(Range<usize>),
+    ) -> Result<RoundingReport, FoldError> {
+        let row_len = self.geometry.row_len;
         let mut survey = RoundingSurvey::<W>::new("folded.weight");
+        let mut unseen = 0;
         for (row, weight) in weight.chunks_exact(row_len).enumerate() {
-            for (taps, weight) in self.geometry.taps_of_row(row).zip(weight.chunks_exact(kernel_len)) {
+            let start = row * row_len;
+            if let Some((index, value)) = first_non_finite(weight) {
+                let channel = self.geometry.output_of(start + index);
+                return Err(FoldError::NonFinite { argument: "layer.weight", channel, index: start + index, value });
+            }
+            for (taps, weight) in self.runs(row, weight) {
                 let (before, after) = self.factors(taps);
-                for weight in weight {
-                    survey.add(taps.output, weight.widen() * before * after)?;
-                }
+                survey.add_all(taps.output, weight.iter().map(|weight| weight.widen() * before * after))?;
+            }
+            if start + row_len - unseen >= SEEN_AT_ONCE {
+                seen(unseen..start + row_len);
+                unseen = start + row_len;
             }
         }
+        seen(unseen..self.weight.len());
         Ok(survey.report())
+    }
+
+    /// The stretches of one row of axis 0 whose elements are multiplied by the same, with channels that say by what.
+    pub(super) fn runs<'w, I>(
+        &self,
+        row: usize,
+        weight: &'w [I],
+    ) -> impl Iterator<Item = (Taps, &'w [I])> + use<'w, I> {
+        // Where only the output counts, and the row ends in one, the stretches are as one.
+        let is_one = self.before.is_none() && !self.geometry.input_first;
+        let len = if is_one { self.geometry.row_len } else { self.geometry.kernel_len };
+        self.geometry.taps_of_row(row).zip(weight.chunks_exact(len))
     }
 
     /// The slices must have the lengths of the result, and [`Self::survey`] must have passed.
@@ -260,16 +277,28 @@ impl<'a> Absorption<'a> {
     }
 
     fn write_weight<I: Widen, W: Element>(&self, weight: &[I], folded: &mut [W]) {
-        let Geometry { row_len, kernel_len, .. } = self.geometry;
+        let row_len = self.geometry.row_len;
         for (row, (weight, folded)) in weight.chunks_exact(row_len).zip(folded.chunks_exact_mut(row_len)).enumerate() {
-            let chunks = weight.chunks_exact(kernel_len).zip(folded.chunks_exact_mut(kernel_len));
-            for (taps, (weight, folded)) in self.geometry.taps_of_row(row).zip(chunks) {
+            let mut folded = folded.iter_mut();
+            for (taps, weight) in self.runs(row, weight) {
                 let (before, after) = self.factors(taps);
-                for (weight, folded) in weight.iter().zip(folded) {
+                for (weight, folded) in weight.iter().zip(&mut folded) {
                     *folded = W::from_f64(weight.widen() * before * after);
                 }
             }
         }
+    }
+}
+
+/// Whether the map before a layer shifts any channel, which not every layer allows.
+pub(super) fn check_shift(layer: Layer, before: &Affine, padding: Padding) -> Result<bool, FoldError> {
+    match before.intercepts().enumerate().find(|&(_, shift)| shift != 0.0) {
+        None => Ok(false),
+        Some((channel, shift)) if layer.is_transposed_convolution() => {
+            Err(FoldError::TransposedShift { channel, shift })
+        }
+        Some((channel, shift)) if padding == Padding::Zeros => Err(FoldError::PaddedShift { channel, shift }),
+        Some(_) => Ok(true),
     }
 }
 

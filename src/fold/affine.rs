@@ -191,6 +191,25 @@ impl Affine {
         Ok(composed)
     }
 
+    /// The map whose channels are those of this one, as listed; each must be less than [`Affine::channels`].
+    #[cfg(feature = "models")]
+    pub(super) fn gather(&self, channels: impl Iterator<Item = usize>) -> Self {
+        let mut gathered = Self { min_var_plus_eps: self.min_var_plus_eps, ..Self::with_capacity(0) };
+        for (channel, from) in channels.enumerate() {
+            gathered.push(self.scale[from], self.center[from], self.shift[from]);
+            let warnings = self.variance_warnings.iter().filter_map(|warning| warning.moved(from, channel));
+            gathered.variance_warnings.extend(warnings);
+        }
+        gathered
+    }
+
+    /// The map without what it adds: of a sum, one term takes the whole map and the others this.
+    #[cfg(feature = "models")]
+    pub(super) fn without_shift(&self) -> Self {
+        let zeros = vec![0.0; self.channels()];
+        Self { center: zeros.clone(), shift: zeros, ..self.clone() }
+    }
+
     /// The number of channels.
     #[must_use]
     pub const fn channels(&self) -> usize {

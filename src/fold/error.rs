@@ -196,6 +196,20 @@ impl FoldError {
         }
     }
 
+    /// The channel that stands in the way, where it is one.
+    #[must_use]
+    pub const fn channel(&self) -> Option<usize> {
+        match self {
+            Self::InvalidVariance { channel, .. }
+            | Self::ZeroVariance { channel }
+            | Self::NonFinite { channel, .. }
+            | Self::Overflow { channel, .. }
+            | Self::PaddedShift { channel, .. }
+            | Self::TransposedShift { channel, .. } => Some(*channel),
+            _ => None,
+        }
+    }
+
     /// `value` where it is finite, or else the refusal of a result beyond f64 itself.
     pub(super) fn finite_f64(argument: &'static str, channel: usize, value: f64) -> Result<f64, Self> {
         if value.is_finite() {

@@ -21,8 +21,10 @@ pub enum Layer {
         /// Into how many groups the channels are split.
         groups: usize,
     },
-    /// `Linear`: weight `[O, I]`.
+    /// `Linear`, and ONNX's `Gemm` with `transB`: weight `[O, I]`.
     Linear,
+    /// ONNX's `MatMul` and `Gemm`: weight `[I, O]`.
+    MatMul,
 }
 
 impl Layer {
@@ -31,10 +33,23 @@ impl Layer {
             Self::Conv { .. } => "Conv",
             Self::ConvTranspose { .. } => "ConvTranspose",
             Self::Linear => "Linear",
+            Self::MatMul => "MatMul",
         }
     }
 
-    pub(super) const fn is_transposed(self) -> bool {
+    /// What it is, with the axes of its weight and its groups, as in `Conv2d g4`.
+    #[cfg(feature = "models")]
+    pub(super) fn kind(self, weight_rank: usize) -> String {
+        let spatial = weight_rank.saturating_sub(2);
+        let grouped = |groups: usize| if groups == 1 { String::new() } else { format!(" g{groups}") };
+        match self {
+            Self::Conv { groups } => format!("Conv{spatial}d{}", grouped(groups)),
+            Self::ConvTranspose { groups } => format!("ConvT{spatial}d{}", grouped(groups)),
+            Self::Linear | Self::MatMul => self.name().to_owned(),
+        }
+    }
+
+    pub(super) const fn is_transposed_convolution(self) -> bool {
         matches!(self, Self::ConvTranspose { .. })
     }
 }
@@ -69,7 +84,8 @@ pub(super) struct Geometry {
     rows_per_group: usize,
     /// The channels that axis 1 stands for: `columns` times the groups.
     across: usize,
-    transposed: bool,
+    /// Whether axis 0 is the input.
+    pub(super) input_first: bool,
 }
 
 /// The channels that a stretch of `kernel_len` elements connects.
@@ -83,7 +99,7 @@ impl Geometry {
     pub(super) fn new(layer: Layer, shape: &[usize], weight_len: usize) -> Result<Self, FoldError> {
         let (groups, ranks, expected) = match layer {
             Layer::Conv { groups } | Layer::ConvTranspose { groups } => (groups, 3..=5, "3, 4 or 5"),
-            Layer::Linear => (1, 2..=2, "2"),
+            Layer::Linear | Layer::MatMul => (1, 2..=2, "2"),
         };
         let &[rows, columns, ..] = shape else {
             return Err(FoldError::WeightRank { layer: layer.name(), shape: shape.to_vec(), expected });
@@ -105,7 +121,7 @@ impl Geometry {
         if len != weight_len {
             return Err(FoldError::WeightLength { shape: shape.to_vec(), found: weight_len, expected: len });
         }
-        let transposed = layer.is_transposed();
+        let input_first = matches!(layer, Layer::ConvTranspose { .. } | Layer::MatMul);
         let geometry = Self {
             rows,
             columns,
@@ -113,7 +129,7 @@ impl Geometry {
             kernel_len: row_len.checked_div(columns).unwrap_or(0).max(1),
             rows_per_group: rows / groups,
             across,
-            transposed,
+            input_first,
         };
         // Also keeps every loop over channels no longer than the arrays that the caller holds.
         if len == 0 && geometry.output_channels() != 0 {
@@ -123,19 +139,39 @@ impl Geometry {
     }
 
     pub(super) const fn input_channels(&self) -> usize {
-        if self.transposed { self.rows } else { self.across }
+        if self.input_first { self.rows } else { self.across }
     }
 
     pub(super) const fn output_channels(&self) -> usize {
-        if self.transposed { self.across } else { self.rows }
+        if self.input_first { self.across } else { self.rows }
     }
 
     /// The channels of each stretch of one row of axis 0, in the order of memory.
     pub(super) fn taps_of_row(&self, row: usize) -> impl Iterator<Item = Taps> + use<> {
-        let Self { columns, transposed, .. } = *self;
+        let Self { columns, input_first, .. } = *self;
         let first_across = row / self.rows_per_group * columns;
         (first_across..first_across + columns).map(move |across| {
-            if transposed { Taps { input: row, output: across } } else { Taps { input: across, output: row } }
+            if input_first { Taps { input: row, output: across } } else { Taps { input: across, output: row } }
+        })
+    }
+
+    /// The stretches that end in an output channel, each with where it starts.
+    pub(super) fn stretches_to(&self, channel: usize) -> impl Iterator<Item = (usize, Taps)> + use<> {
+        let Self { rows, rows_per_group, columns, row_len, kernel_len, input_first, .. } = *self;
+        let (group, of_rows) = if input_first {
+            (channel / columns, channel / columns * rows_per_group..(channel / columns + 1) * rows_per_group)
+        } else {
+            (channel / rows_per_group, channel..channel + 1)
+        };
+        debug_assert!(of_rows.end <= rows, "a channel of the layer");
+        of_rows.flat_map(move |row| {
+            let of_columns = if input_first { channel % columns..channel % columns + 1 } else { 0..columns };
+            of_columns.map(move |column| {
+                let across = group * columns + column;
+                let taps =
+                    if input_first { Taps { input: row, output: across } } else { Taps { input: across, output: row } };
+                (row * row_len + column * kernel_len, taps)
+            })
         })
     }
 
@@ -143,7 +179,7 @@ impl Geometry {
     pub(super) fn output_of(&self, index: usize) -> usize {
         let row = index / self.row_len;
         let column = index % self.row_len / self.kernel_len;
-        if self.transposed { row / self.rows_per_group * self.columns + column } else { row }
+        if self.input_first { row / self.rows_per_group * self.columns + column } else { row }
     }
 }
 
@@ -173,6 +209,28 @@ mod tests {
         let expected = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (2, 3), (3, 2), (3, 3)];
         assert_eq!(channels(&geometry, 4), expected);
         assert_eq!((geometry.output_of(2), geometry.output_of(3), geometry.output_of(12)), (0, 1, 2));
+    }
+
+    #[test]
+    fn stretches_to_an_output_are_those_that_end_in_it() {
+        for (layer, shape) in [
+            (Layer::Conv { groups: 2 }, &[4, 2, 3][..]),
+            (Layer::ConvTranspose { groups: 2 }, &[4, 2, 3]),
+            (Layer::Linear, &[3, 4]),
+            (Layer::MatMul, &[3, 4]),
+        ] {
+            let geometry = geometry(layer, shape);
+            let starts = (0..shape[0]).flat_map(|row| {
+                let Geometry { row_len, kernel_len, .. } = geometry;
+                geometry.taps_of_row(row).enumerate().map(move |(at, taps)| (row * row_len + at * kernel_len, taps))
+            });
+            let all: Vec<_> = starts.collect();
+            for channel in 0..geometry.output_channels() {
+                let found: Vec<_> = geometry.stretches_to(channel).collect();
+                let expected: Vec<_> = all.iter().filter(|(_, taps)| taps.output == channel).copied().collect();
+                assert_eq!(found, expected, "{layer:?} {channel}");
+            }
+        }
     }
 
     #[test]

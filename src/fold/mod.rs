@@ -65,17 +65,27 @@
 
 mod absorb;
 mod affine;
+#[cfg(feature = "models")]
+pub mod checkpoint;
 mod error;
 mod layer;
+#[cfg(feature = "models")]
+mod models;
+#[cfg(feature = "models")]
+pub mod onnx;
+mod refusal;
 #[cfg(test)]
 mod refusals;
 mod report;
 mod rounding;
+#[cfg(feature = "models")]
+mod stream;
 mod values;
 
 pub use absorb::{Folded, LinearOp};
 pub use affine::{Affine, BatchNormParams};
 pub use error::{FoldError, Side};
 pub use layer::{Layer, Padding};
+pub use refusal::Refusal;
 pub use report::{AffineReport, FoldReport, RoundingReport, Warning};
-pub use values::Values;
+pub use values::{Le, Values};

@@ -37,6 +37,18 @@ impl Warning {
         }
     }
 
+    /// The warning, if it is about channel `from`, about channel `to`.
+    #[cfg(feature = "models")]
+    pub(super) fn moved(&self, from: usize, to: usize) -> Option<Self> {
+        match *self {
+            Self::SmallVariance { channel, var_plus_eps } if channel == from => {
+                Some(Self::SmallVariance { channel: to, var_plus_eps })
+            }
+            Self::LargeScale { channel, scale } if channel == from => Some(Self::LargeScale { channel: to, scale }),
+            _ => None,
+        }
+    }
+
     pub(super) fn of_variance(channel: usize, var_plus_eps: f64) -> Option<Self> {
         (var_plus_eps < SMALL_VARIANCE).then_some(Self::SmallVariance { channel, var_plus_eps })
     }
@@ -81,6 +93,18 @@ pub struct RoundingReport {
     pub subnormal: usize,
     /// How many elements are stored as 0 although they were not 0 before the rounding.
     pub underflowed: usize,
+}
+
+impl RoundingReport {
+    /// That of both arrays.
+    #[cfg(feature = "models")]
+    pub(super) fn with(self, other: Self) -> Self {
+        Self {
+            max_abs: self.max_abs.max(other.max_abs),
+            subnormal: self.subnormal + other.subnormal,
+            underflowed: self.underflowed + other.underflowed,
+        }
+    }
 }
 
 /// What a fold did to the numbers.

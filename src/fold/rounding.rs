@@ -72,6 +72,33 @@ impl<T: Element> RoundingSurvey<T> {
         Ok(())
     }
 
+    /// As [`Self::add`], of values of one channel. Their order is only looked at when one of them is refused.
+    #[inline]
+    pub(super) fn add_all(
+        &mut self,
+        channel: usize,
+        values: impl Iterator<Item = f64> + Clone,
+    ) -> Result<(), FoldError> {
+        let Thresholds { infinite, normal, zero } = self.thresholds;
+        let (mut max_abs, mut beyond, mut below_normal, mut below_subnormal, mut zeros) = (0.0_f64, 0, 0, 0, 0);
+        for value in values.clone() {
+            let magnitude = value.abs();
+            max_abs = if magnitude > max_abs { magnitude } else { max_abs };
+            beyond += u64::from(magnitude >= infinite) + u64::from(magnitude.is_nan());
+            below_normal += u64::from(magnitude < normal);
+            below_subnormal += u64::from(magnitude <= zero);
+            zeros += u64::from(magnitude == 0.0);
+        }
+        if beyond > 0 {
+            return values.into_iter().try_for_each(|value| self.add(channel, value));
+        }
+        self.max_abs = self.max_abs.max(max_abs);
+        self.below_normal += below_normal as usize;
+        self.below_subnormal += below_subnormal as usize;
+        self.underflowed += (below_subnormal - zeros) as usize;
+        Ok(())
+    }
+
     pub(super) fn report(&self) -> RoundingReport {
         RoundingReport {
             max_abs: T::from_f64(self.max_abs).to_f64(),

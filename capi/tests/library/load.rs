@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::types::{wn_affine, wn_fold_report, wn_layer, wn_linear, wn_signature, wn_status, wn_tensors};
+use crate::types::{
+    wn_affine, wn_fold_options, wn_fold_report, wn_fold_row_function, wn_fold_summary, wn_layer, wn_linear,
+    wn_signature, wn_status, wn_tensors,
+};
 
 /// Opaque here too.
 pub enum Device {}
@@ -61,6 +64,9 @@ library! {
     wn_fold(
         *const wn_linear, *const wn_affine, u64, *const wn_affine, u64, i32,
         *mut c_void, i64, *mut c_void, i64, *mut wn_fold_report
+    ) -> i32;
+    wn_fold_onnx(
+        *const c_char, *const c_char, *const wn_fold_options, wn_fold_row_function, *mut c_void, *mut wn_fold_summary
     ) -> i32;
 }
 

@@ -7,9 +7,11 @@ mod heads;
 mod hostile;
 mod layers;
 mod load;
+mod models;
 mod post_norm;
 mod quantized;
 mod reference;
 #[path = "../../src/types.rs"]
 #[allow(dead_code, reason = "a test need not name every code")]
+#[allow(non_camel_case_types, reason = "the names are those of the header")]
 mod types;

@@ -1,0 +1,147 @@
+//! Folding whole models.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+
+use warpnorm_rs::fold::onnx::{Forward, Model, ModelError, Options, Plan, Report};
+
+use crate::device::{given, put};
+use crate::status::{Refusal, Result, guarded, wn_status};
+use crate::types::{wn_fold_forward, wn_fold_options, wn_fold_row, wn_fold_row_function, wn_fold_summary};
+
+/// Decides what can be folded of the ONNX model in the file `input`, and writes the folded one to `output` unless that is
+/// null; paths are UTF-8. `options` may be null, which is all zeros. `row`, if it is not null, is called with `context` for
+/// each per-channel map that was found, before anything is written. `summary` may be null. If the folded model is verified
+/// and found to differ, the status is `WN_STATUS_NOT_VERIFIED` and nothing is left of it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wn_fold_onnx(
+    input: *const c_char,
+    output: *const c_char,
+    options: *const wn_fold_options,
+    row: wn_fold_row_function,
+    context: *mut c_void,
+    summary: *mut wn_fold_summary,
+) -> wn_status {
+    let body = || {
+        // SAFETY: as the caller promised.
+        let (input, output, options) = unsafe {
+            let input = path(input, "input")?.ok_or_else(|| Refusal::null("input"))?;
+            (input, path(output, "output")?, options.as_ref().copied().unwrap_or_default())
+        };
+        let model = Model::open(input)?;
+        let plan = Plan::new(&model, &wishes(&options)?)?;
+        if let Some(row) = row {
+            tell(plan.report(), row, context);
+        }
+        let mut verified = true;
+        let mut check = |folded: &Model| {
+            if options.verify > 0 {
+                let samples = usize::try_from(options.verify).unwrap_or(usize::MAX);
+                verified = plan.verify(folded, samples, None)?.passed();
+            }
+            Ok(verified)
+        };
+        match output {
+            Some(output) => _ = plan.save_if(output, &|_| (), check)?,
+            None if options.verify > 0 => _ = check(&Model::from_bytes(plan.to_bytes()?)?)?,
+            None => {}
+        }
+        if !summary.is_null() {
+            // SAFETY: as the caller promised.
+            unsafe { put(summary, sums(plan.report()), "summary")? };
+        }
+        if verified {
+            Ok(())
+        } else {
+            let message =
+                "the folded model was not verified: it differs, or could not be evaluated as a whole".to_owned();
+            Err(Refusal { status: wn_status::NotVerified, message })
+        }
+    };
+    guarded(body)
+}
+
+/// # Safety
+/// Null or a string that ends in a zero.
+unsafe fn path<'a>(text: *const c_char, argument: &str) -> Result<Option<&'a str>> {
+    if text.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: as the caller promised.
+    let text = unsafe { CStr::from_ptr(given(text, argument)?) };
+    text.to_str().map(Some).map_err(|_| Refusal::value(format!("`{argument}` is not UTF-8")))
+}
+
+fn wishes(options: &wn_fold_options) -> Result<Options> {
+    const EXACT: i32 = wn_fold_forward::Exact as i32;
+    const SCALE: i32 = wn_fold_forward::Scale as i32;
+    const OFF: i32 = wn_fold_forward::Off as i32;
+    if options.reserved != [0; 3] {
+        return Err(Refusal::value("`reserved` of the options is not zero"));
+    }
+    let forward = match options.forward {
+        EXACT => Forward::Exact,
+        SCALE => Forward::Scale,
+        OFF => Forward::Off,
+        code => return Err(Refusal::value(format!("`forward` is {code}, which is none"))),
+    };
+    Ok(Options {
+        forward,
+        merge_branches: options.merge_branches != 0,
+        duplicate_shared: options.duplicate_shared != 0,
+        freeze_inputs: options.freeze_inputs != 0,
+        ..Options::default()
+    })
+}
+
+fn tell(report: &Report, function: unsafe extern "C" fn(*mut c_void, *const wn_fold_row), context: *mut c_void) {
+    // A name that holds a zero cannot be told.
+    let text = |text: &str| CString::new(text).unwrap_or_default();
+    for row in &report.rows {
+        let (node, op) = (text(&row.node), text(&row.op));
+        let (code, sentence) = (text(row.verdict.code()), text(&row.verdict.to_string()));
+        let told = wn_fold_row {
+            node: node.as_ptr(),
+            op: op.as_ptr(),
+            code: code.as_ptr(),
+            sentence: sentence.as_ptr(),
+            channels: row.channels.map_or(-1, |channels| i64::try_from(channels).unwrap_or(i64::MAX)),
+            channel: row.verdict.refusal().and_then(|refusal| refusal.channel()).map_or(-1, |channel| channel as i64),
+            max_abs_scale: row.max_abs_scale.unwrap_or(f64::NAN),
+            min_var_plus_eps: row.min_var_plus_eps.unwrap_or(f64::NAN),
+            is_refused: i32::from(row.verdict.refusal().is_some()),
+            warnings: i32::try_from(row.warnings.len()).unwrap_or(i32::MAX),
+        };
+        // SAFETY: the caller's own function, with what it gave us for it.
+        unsafe { function(context, &raw const told) };
+    }
+}
+
+fn sums(report: &Report) -> wn_fold_summary {
+    let sums = &report.summary;
+    wn_fold_summary {
+        batch_norms: sums.batch_norms as u64,
+        folded: sums.folded as u64,
+        merged: sums.merged as u64,
+        refused: sums.refused as u64,
+        other_maps: sums.other_maps as u64,
+        nodes_before: sums.nodes_before as u64,
+        nodes_after: sums.nodes_after as u64,
+        bytes_saved_per_image: sums.bytes_saved_per_image,
+        file_before: sums.file_before,
+        file_after: sums.file_after,
+    }
+}
+
+impl From<ModelError> for Refusal {
+    fn from(error: ModelError) -> Self {
+        let status = match &error {
+            ModelError::Io { .. } => wn_status::ModelIo,
+            ModelError::Malformed { .. } => wn_status::ModelMalformed,
+            ModelError::Unsupported { .. } => wn_status::ModelUnsupported,
+            ModelError::Outside { .. } => wn_status::ModelOutside,
+            ModelError::TensorLength { .. } => wn_status::ModelTensorLength,
+            _ => wn_status::Internal,
+        };
+        Self { status, message: error.to_string() }
+    }
+}

@@ -1,0 +1,15 @@
+//! What files of models have in common: the report, the errors, and how a file is written.
+
+mod error;
+mod patterns;
+mod report;
+mod unfinished;
+mod verification;
+
+pub use error::ModelError;
+pub use report::{Report, Row, Summary, Verdict};
+pub use verification::{PairCheck, Verification, Whole};
+
+pub(super) use patterns::selects;
+pub(super) use unfinished::Unfinished;
+pub(super) use verification::Random;

@@ -1,0 +1,311 @@
+//! The proof that a folded model computes what the model did, without any other runtime.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    evaluate::{Array, EvaluationError, Given, Mode, evaluate},
+    file::Model,
+    graph::Graph,
+    node::ValueId,
+    pass::Unit,
+    plan::Plan,
+    shapes::Shapes,
+    tensor::ElementType,
+};
+use crate::fold::models::{ModelError, PairCheck, Random, Verification, Whole};
+use crate::{element::DType, fold::Side};
+
+impl Plan<'_> {
+    /// Compares the model with its folded form, which is read from the file that was written.
+    ///
+    /// Each stretch that was changed is evaluated alone, and then the whole model on `samples` random inputs. `tolerance` is
+    /// how far the whole may be off, as a part of the largest magnitude of an output; by default 1e-4 where all folded
+    /// weights are f32, 0.05 with f16 and 0.2 with bf16.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] where the folded model cannot be read.
+    pub fn verify(&self, folded: &Model, samples: usize, tolerance: Option<f64>) -> Result<Verification, ModelError> {
+        let before = Graph::read(self.model())?;
+        let after = Graph::read(folded)?;
+        let shapes = Shapes::of(&before);
+        let compared = Comparison { plan: self, before: &before, after: &after, shapes: &shapes };
+        let pairs = self.pass().units.iter().map(|unit| compared.pair(unit)).collect();
+        let tolerance = tolerance.unwrap_or_else(|| self.tolerance());
+        Ok(Verification { pairs, whole: compared.whole(samples.max(1), tolerance) })
+    }
+
+    fn tolerance(&self) -> f64 {
+        let of = |dtype| match dtype {
+            Some(DType::F16) => 0.05,
+            Some(DType::Bf16) => 0.2,
+            Some(DType::F32) | None => 1e-4,
+        };
+        self.pass().layers.values().map(|linear| of(linear.weight.element().dtype())).fold(1e-4, f64::max)
+    }
+}
+
+struct Comparison<'a> {
+    plan: &'a Plan<'a>,
+    before: &'a Graph<'a>,
+    after: &'a Graph<'a>,
+    shapes: &'a Shapes,
+}
+
+impl Comparison<'_> {
+    fn pair(&self, unit: &Unit) -> PairCheck {
+        let pass = self.plan.pass();
+        let nodes = unit.members.iter().filter(|&&id| !pass.graph.node(id).is_removed).map(|&id| pass.graph.label(id));
+        // A small input is enough, unless something between has the model's own sizes in it.
+        let attempts = [true, false].map(|small| self.inputs_of(unit, small));
+        let mut error = Err("the shapes of its inputs are not known".to_owned());
+        for inputs in attempts.into_iter().flatten() {
+            error = self.compare_unit(unit, &inputs).map_err(|error| error.to_string());
+            if error.is_ok() {
+                break;
+            }
+        }
+        PairCheck { nodes: nodes.collect(), error }
+    }
+
+    /// Random inputs of a unit, by the names of the values.
+    fn inputs_of(&self, unit: &Unit, small: bool) -> Option<BTreeMap<String, Array>> {
+        let mut random = Random::new(7);
+        let size = self.small_size(unit);
+        let shape = |value: ValueId| {
+            let (rank, axis, channels) = self.channels_of(unit, value)?;
+            let known = |axis: usize| self.shapes.dim(value, axis);
+            let spatial = |at: usize| if small { Some(size) } else { known(at) };
+            let dim = |at: usize| {
+                if at == axis {
+                    Some(channels)
+                } else if at == 0 {
+                    Some(1)
+                } else {
+                    spatial(at)
+                }
+            };
+            (0..rank).map(dim).collect::<Option<Vec<_>>>()
+        };
+        let pass = self.plan.pass();
+        let named = |&value: &ValueId| {
+            Some((pass.graph.value(value).name.to_string(), random_array(&mut random, shape(value)?)?))
+        };
+        unit.inputs.iter().map(named).collect()
+    }
+
+    /// The rank of a unit's input, the axis of its channels, and how many these are.
+    fn channels_of(&self, unit: &Unit, value: ValueId) -> Option<(usize, usize, usize)> {
+        let pass = self.plan.pass();
+        let layers = unit.members.iter().filter_map(|id| Some((pass.graph.node(*id), pass.layers.get(id)?)));
+        for (node, linear) in layers {
+            if node.input(0) == Some(value) {
+                let rank = self.shapes.rank(value).unwrap_or(linear.weight.dims().len());
+                return Some((rank, linear.input_axis, linear.channels(Side::Before)));
+            }
+        }
+        let found = pass.found.values().find(|found| found.data == Some(value))?;
+        let channels = found.channels.or_else(|| self.shapes.dim(value, 1))?;
+        // Of a map of one axis, the rank matters to nobody.
+        Some((self.shapes.rank(value).unwrap_or(4), 1, channels))
+    }
+
+    /// A length at which every window of the unit has a few positions.
+    fn small_size(&self, unit: &Unit) -> usize {
+        let pass = self.plan.pass();
+        let sizes = unit.members.iter().filter_map(|id| {
+            let (node, linear) = (pass.graph.node(*id), pass.layers.get(id)?);
+            let most =
+                |name: &str| node.ints(name).and_then(|list| list.iter().copied().max()).unwrap_or(1).clamp(1, 64);
+            let kernel = linear.weight.dims().get(2..)?.iter().copied().max().unwrap_or(1);
+            Some((kernel - 1) * most("dilations") as usize + 1 + 2 * most("strides") as usize)
+        });
+        sizes.max().unwrap_or(4).max(4)
+    }
+
+    /// The largest error, as a part of the bound.
+    fn compare_unit(&self, unit: &Unit, inputs: &BTreeMap<String, Array>) -> Result<f64, EvaluationError> {
+        let names: Vec<String> =
+            unit.outputs.iter().map(|&value| self.plan.pass().graph.value(value).name.to_string()).collect();
+        let run = |graph: &Graph<'_>, mode| {
+            let given = given(graph, inputs, mode)?;
+            evaluate(graph, &given, &find(graph, names.iter())?, mode, |_, _| ())
+        };
+        let (before, after) = (run(self.before, Mode::Values)?, run(self.after, Mode::Values)?);
+        let (terms, terms_before) = (run(self.after, Mode::Magnitudes)?, run(self.before, Mode::Magnitudes)?);
+        let (unit_roundoff, least) = self.roundoff(unit);
+        let mut worst = 0.0_f64;
+        for index in 0..names.len() {
+            if before[index].dims != after[index].dims {
+                return Ok(f64::INFINITY);
+            }
+            let values = before[index].data.iter().zip(&after[index].data);
+            let bounds = terms[index].data.iter().zip(&terms_before[index].data);
+            for ((before, after), (terms, terms_before)) in values.zip(bounds) {
+                let bound = 2.0 * unit_roundoff * terms + least + 1e-13 * terms_before;
+                let error = (before - after).abs();
+                let part = if error == 0.0 { 0.0 } else { error / bound };
+                worst = if part.is_nan() { f64::INFINITY } else { worst.max(part) };
+            }
+        }
+        Ok(worst)
+    }
+
+    /// Half the spacing of the coarsest type in the unit, and what its smallest numbers may add to an output.
+    fn roundoff(&self, unit: &Unit) -> (f64, f64) {
+        let pass = self.plan.pass();
+        let of = |element: ElementType| match element {
+            ElementType::F16 => (2.0_f64.powi(-11), 2.0_f64.powi(-25)),
+            ElementType::Bf16 => (2.0_f64.powi(-8), 2.0_f64.powi(-134)),
+            _ => (2.0_f64.powi(-24), 2.0_f64.powi(-150)),
+        };
+        let layers = unit.members.iter().filter_map(|id| pass.layers.get(id));
+        let parts = layers.map(|linear| {
+            let (roundoff, least) = of(linear.weight.element());
+            let taps: usize = linear.weight.dims().iter().skip(1).product();
+            (roundoff, least * (taps + 1) as f64)
+        });
+        let maps = unit.members.iter().filter(|id| !pass.layers.contains_key(id));
+        let maps =
+            maps.filter_map(|&id| pass.graph.node(id).input(1)).filter_map(|value| self.after_element(value)).map(of);
+        parts
+            .chain(maps)
+            .fold((2.0_f64.powi(-24), 0.0), |(most, sum), (roundoff, least)| (most.max(roundoff), sum + least))
+    }
+
+    fn after_element(&self, value: ValueId) -> Option<ElementType> {
+        let name = &self.plan.pass().graph.value(value).name;
+        self.after.find(name).and_then(|value| self.after.initializer(value)).map(|tensor| tensor.element)
+    }
+
+    fn whole(&self, samples: usize, tolerance: f64) -> Whole {
+        let (mut max_error, mut relative_l2, mut same, mut rows) = (0.0_f64, 0.0_f64, 0, 0);
+        for sample in 0..samples {
+            let inputs = match self.model_inputs(sample as u64) {
+                Ok(inputs) => inputs,
+                Err(reason) => return Whole::NotVerified { reason },
+            };
+            let run = |graph: &Graph<'_>| {
+                let given = given(graph, &inputs, Mode::Values)?;
+                evaluate(graph, &given, &graph.outputs, Mode::Values, |_, _| ())
+            };
+            let (before, after) = match run(self.before).and_then(|before| Ok((before, run(self.after)?))) {
+                Ok(both) => both,
+                Err(error) => return Whole::NotVerified { reason: error.to_string() },
+            };
+            for (before, after) in before.iter().zip(&after) {
+                let (error, l2) = difference(before, after);
+                (max_error, relative_l2) = (max_error.max(error), relative_l2.max(l2));
+                if let [_, columns] = before.dims[..]
+                    && columns > 0
+                {
+                    let pairs = before.data.chunks_exact(columns).zip(after.data.chunks_exact(columns));
+                    rows += before.dims[0];
+                    same += pairs.filter(|(before, after)| largest(before) == largest(after)).count();
+                }
+            }
+            if max_error > tolerance {
+                let first_different = self.first_different(&inputs, tolerance);
+                return Whole::Compared {
+                    max_error,
+                    relative_l2,
+                    same_largest: (same, rows),
+                    tolerance,
+                    first_different,
+                };
+            }
+        }
+        Whole::Compared { max_error, relative_l2, same_largest: (same, rows), tolerance, first_different: None }
+    }
+
+    /// Random inputs of the model.
+    fn model_inputs(&self, seed: u64) -> Result<BTreeMap<String, Array>, String> {
+        let mut random = Random::new(seed);
+        let mut inputs = BTreeMap::new();
+        for &id in &self.before.inputs {
+            let value = self.before.value(id);
+            if value.initializer.is_some() {
+                continue;
+            }
+            let dims =
+                self.shapes.get(id).ok_or_else(|| format!("the shape of the input {} is not known", value.name))?;
+            let element = value.value_info.and_then(|info| super::shapes::stated_type(info).ok().flatten());
+            if element.is_none_or(|(element, _)| element.dtype().is_none() && element != ElementType::F64) {
+                return Err(format!("the input {} is not floating-point", value.name));
+            }
+            // One sample, and of what else is open as much as an image of a small size.
+            let dims =
+                dims.iter().enumerate().map(|(axis, &dim)| dim.unwrap_or(if axis == 0 { 1 } else { 64 })).collect();
+            let array =
+                random_array(&mut random, dims).ok_or_else(|| format!("the input {} is too large", value.name))?;
+            inputs.insert(value.name.to_string(), array);
+        }
+        Ok(inputs)
+    }
+
+    /// The first value that is in both models, has kept its meaning, and differs.
+    fn first_different(&self, inputs: &BTreeMap<String, Array>, tolerance: f64) -> Option<String> {
+        let pass = self.plan.pass();
+        let inside = pass.units.iter().flat_map(|unit| &unit.inside);
+        let inside: Vec<_> = inside.map(|&value| pass.graph.value(value).name.to_string()).collect();
+        let mut seen = BTreeMap::new();
+        let of_before = given(self.before, inputs, Mode::Values).ok()?;
+        let watch = |value: ValueId, array: &Array| {
+            let name = self.before.value(value).name.to_string();
+            if self.after.find(&name).is_some() && !inside.contains(&name) {
+                seen.insert(name, array.clone());
+            }
+        };
+        evaluate(self.before, &of_before, &self.before.outputs, Mode::Values, watch).ok()?;
+        let mut first = None;
+        let of_after = given(self.after, inputs, Mode::Values).ok()?;
+        let watch = |value: ValueId, array: &Array| {
+            let name = &*self.after.value(value).name;
+            let differs = seen.get(name).is_some_and(|before| difference(before, array).0 > tolerance);
+            if first.is_none() && differs {
+                first = Some(name.to_owned());
+            }
+        };
+        evaluate(self.after, &of_after, &self.after.outputs, Mode::Values, watch).ok()?;
+        first
+    }
+}
+
+fn find<'n>(graph: &Graph<'_>, names: impl Iterator<Item = &'n String>) -> Result<Vec<ValueId>, EvaluationError> {
+    let missing = |name: &String| EvaluationError::Missing { value: name.clone() };
+    names.map(|name| graph.find(name).ok_or_else(|| missing(name))).collect()
+}
+
+fn given(graph: &Graph<'_>, inputs: &BTreeMap<String, Array>, mode: Mode) -> Result<Given, EvaluationError> {
+    let values = find(graph, inputs.keys())?;
+    let arrays =
+        inputs.values().map(|array| if mode == Mode::Magnitudes { array.map(f64::abs) } else { array.clone() });
+    Ok(values.into_iter().zip(arrays.map(Arc::new)).collect())
+}
+
+/// The largest difference, as a part of the largest magnitude, and the same of the norms.
+fn difference(before: &Array, after: &Array) -> (f64, f64) {
+    if before.dims != after.dims {
+        return (f64::INFINITY, f64::INFINITY);
+    }
+    let pairs = || before.data.iter().zip(&after.data);
+    let largest = before.data.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+    let error = pairs().fold(0.0_f64, |most, (before, after)| {
+        let error = (before - after).abs();
+        if error.is_nan() { f64::INFINITY } else { most.max(error) }
+    });
+    let square: f64 = before.data.iter().map(|value| value * value).sum();
+    let error_square: f64 = pairs().map(|(before, after)| (before - after).powi(2)).sum();
+    let part = |error: f64, of: f64| if error == 0.0 { 0.0 } else { error / of };
+    (part(error, largest), part(error_square.sqrt(), square.sqrt()))
+}
+
+fn largest(values: &[f64]) -> Option<usize> {
+    (0..values.len()).max_by(|&left, &right| values[left].total_cmp(&values[right]))
+}
+
+/// Numbers between -1 and 1.
+fn random_array(random: &mut Random, dims: Vec<usize>) -> Option<Array> {
+    let zeros = Array::zeros(dims)?;
+    Some(Array { data: zeros.data.iter().map(|_| 2.0 * random.next() - 1.0).collect(), ..zeros })
+}

@@ -1,0 +1,227 @@
+//! Files that are damaged or made to do harm: every one is read or refused, and none crashes or takes much memory.
+
+use std::{fs, path::PathBuf};
+
+use warpnorm::fold::{
+    checkpoint::{self, Checkpoint},
+    onnx::{Forward, Model, ModelError, Options, Plan},
+};
+
+use crate::{
+    onnx::conv,
+    writer::{Builder, FLOAT, INT64, Message, Value, tensor},
+};
+
+/// Numbers from a seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % below.max(1)
+    }
+
+    /// A file with some of its bytes changed, moved, doubled or gone.
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.next(4) {
+            let at = self.next(bytes.len());
+            match self.next(6) {
+                _ if bytes.is_empty() => bytes.push(8),
+                0 => bytes[at] ^= 1 << self.next(8),
+                1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][self.next(5)],
+                2 => bytes.truncate(at),
+                3 => drop(bytes.drain(at..(at + 1 + self.next(8)).min(bytes.len()))),
+                4 => bytes.insert(at, self.next(256) as u8),
+                _ => {
+                    let piece = bytes[at..(at + 1 + self.next(32)).min(bytes.len())].to_vec();
+                    let to = self.next(bytes.len());
+                    bytes.splice(to..to, piece);
+                }
+            }
+        }
+    }
+}
+
+/// Does with a model all that may be done with one.
+fn exercise(bytes: Vec<u8>) {
+    let Ok(model) = Model::from_bytes(bytes) else { return };
+    let options = Options {
+        forward: Forward::Scale,
+        merge_branches: true,
+        duplicate_shared: true,
+        freeze_inputs: true,
+        ..Options::default()
+    };
+    for options in [&Options::default(), &options] {
+        let Ok(plan) = Plan::new(&model, options) else { continue };
+        for row in &plan.report().rows {
+            assert!(!row.verdict.to_string().is_empty());
+        }
+        let folded = Model::from_bytes(plan.to_bytes().unwrap()).expect("what is written can be read");
+        plan.verify(&folded, 1, None).expect("what is written can be read");
+    }
+}
+
+/// How many files to damage: a few where it is one test of many, and a million once in a while
+/// (`WARPNORM_DAMAGED_FILES=1000000 cargo test --release --test models -- damaged`).
+fn cases() -> usize {
+    std::env::var("WARPNORM_DAMAGED_FILES").map_or(20_000, |cases| cases.parse().expect("a number"))
+}
+
+/// Models that between them have all that is looked at.
+fn seeds() -> Vec<Vec<u8>> {
+    let shape = |values: &[f64]| tensor("s", INT64, &[values.len()], values);
+    let chain =
+        conv(&[3, 3], 4, 6, 2, true).batch_norm("c", "n", 6).random("k", &[6, 1, 1]).node("Mul", &["n", "k"], "y", &[]);
+    let forward =
+        Builder::default().input("x", &[2, 4, 6, 6]).output("y").batch_norm("x", "n", 4).random("w", &[6, 4, 3, 3]);
+    let forward = forward.node("Conv", &["n", "w"], "y", &[("pads", Value::Ints(&[1, 1, 1, 1]))]);
+    let flat = Builder::default().input("x", &[0, 4, 3, 2]).output("y").batch_norm("x", "n", 4).random("w", &[24, 5]);
+    let flat = flat.initializer(shape(&[0.0, -1.0])).node("Reshape", &["n", "s"], "f", &[]).node(
+        "MatMul",
+        &["f", "w"],
+        "y",
+        &[],
+    );
+    let constant = Builder::default().input("x", &[2, 4, 6, 6]).output("y").initializer(shape(&[6.0, 4.0, 1.0, 1.0]));
+    let fill = tensor("", FLOAT, &[1], &[0.5]);
+    let constant = constant.node("ConstantOfShape", &["s"], "w", &[("value", Value::Tensor(fill))]);
+    let constant = constant.node("Conv", &["x", "w"], "c", &[]).batch_norm("c", "y", 6);
+    let sum =
+        conv(&[1, 1], 4, 4, 1, true).batch_norm("c", "n", 4).batch_norm("x", "m", 4).node("Add", &["n", "m"], "y", &[]);
+    let concat = conv(&[3, 3], 4, 6, 1, true)
+        .node("Concat", &["c", "c"], "d", &[("axis", Value::Int(1))])
+        .batch_norm("d", "y", 12);
+    [chain, forward, flat, constant, sum, concat].iter().map(Builder::build).collect()
+}
+
+#[test]
+fn damaged_models() {
+    let seeds = seeds();
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for index in 0..cases() {
+        let mut bytes = seeds[index % seeds.len()].clone();
+        random.mutate(&mut bytes);
+        exercise(bytes);
+    }
+}
+
+#[test]
+fn models_that_end_early() {
+    for seed in seeds() {
+        for len in 0..seed.len() {
+            exercise(seed[..len].to_vec());
+        }
+    }
+}
+
+/// A state dict of one pair, in two tensors.
+fn dict() -> Vec<u8> {
+    let header = concat!(
+        r#"{"a.conv.weight":{"dtype":"F32","shape":[2,1,1,1],"data_offsets":[0,8]},"#,
+        r#""a.bn.running_mean":{"dtype":"F32","shape":[2],"data_offsets":[8,16]},"#,
+        r#""a.bn.running_var":{"dtype":"F16","shape":[2],"data_offsets":[16,20]}}"#,
+    );
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0x3f; 20]].concat()
+}
+
+fn exercise_dict(bytes: Vec<u8>) {
+    let Ok(checkpoint) = Checkpoint::from_bytes(bytes) else { return };
+    let options = checkpoint::Options { eps: vec![("*".to_owned(), 1e-5)], ..checkpoint::Options::default() };
+    let plan = checkpoint::Plan::new(&checkpoint, &options);
+    let folded = Checkpoint::from_bytes(plan.to_bytes().unwrap()).expect("what is written can be read");
+    assert!(plan.verify(&folded).pairs.iter().all(|pair| pair.error.is_ok()));
+}
+
+#[test]
+fn damaged_state_dicts() {
+    let mut random = Random(99);
+    for _ in 0..cases() {
+        let mut bytes = dict();
+        random.mutate(&mut bytes);
+        exercise_dict(bytes);
+    }
+}
+
+/// A folder that is gone with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("warpnorm-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A convolution whose weight lies in another file.
+fn external(location: &str, offset: &str) -> Vec<u8> {
+    let entry = |key: &str, value: &str| Message::default().bytes(1, key).bytes(2, value);
+    let dims = [6, 4, 1, 1].iter().fold(Message::default(), |message, &dim| message.int(1, dim));
+    let weight = dims.int(2, FLOAT).bytes(8, "w").int(14, 1);
+    let weight = weight.message(13, &entry("location", location)).message(13, &entry("offset", offset));
+    let builder = Builder::default().input("x", &[2, 4, 6, 6]).output("y").initializer(weight);
+    builder.node("Conv", &["x", "w"], "c", &[]).batch_norm("c", "y", 6).build()
+}
+
+#[test]
+fn external_data() {
+    let (from, to) = (Folder::new("from"), Folder::new("to"));
+    let weight: Vec<u8> = (0..24).flat_map(|index| (index as f32 / 8.0 - 1.0).to_le_bytes()).collect();
+    fs::write(from.0.join("weights.bin"), [&[0; 16], &weight[..]].concat()).unwrap();
+    let path = from.0.join("model.onnx");
+    fs::write(&path, external("weights.bin", "16")).unwrap();
+    let model = Model::open(&path).unwrap();
+    let plan = Plan::new(&model, &Options::default()).unwrap();
+    for folder in [&from, &to] {
+        let out = folder.0.join("folded.onnx");
+        plan.save(&out).unwrap();
+        let folded = Model::open(&out).unwrap();
+        assert!(plan.verify(&folded, 1, None).unwrap().passed());
+        assert_eq!(fs::read(folder.0.join("folded.onnx.data")).unwrap().len(), weight.len());
+        let again = Plan::new(&folded, &Options::default()).unwrap();
+        assert_eq!(again.to_bytes().unwrap(), folded.bytes());
+        assert!(
+            fs::read_dir(&folder.0)
+                .unwrap()
+                .all(|entry| { !entry.unwrap().file_name().to_string_lossy().contains("unfinished") })
+        );
+    }
+    // Beyond the end of the file, and no number at all.
+    fs::write(&path, external("weights.bin", "20")).unwrap();
+    let short = Model::open(&path).unwrap();
+    let row = Plan::new(&short, &Options::default()).unwrap().report().rows[0].clone();
+    assert_eq!(row.verdict.code(), "unreadable");
+    fs::write(&path, external("weights.bin", "-4")).unwrap();
+    assert!(matches!(Model::open(&path), Err(ModelError::Malformed { .. })));
+}
+
+#[test]
+fn paths_that_leave_the_folder() {
+    let (inside, outside) = (Folder::new("inside"), Folder::new("outside"));
+    fs::write(outside.0.join("secret"), [0; 96]).unwrap();
+    let path = inside.0.join("model.onnx");
+    let outside_name = outside.0.file_name().unwrap().to_string_lossy().into_owned();
+    let absolute = outside.0.join("secret").to_string_lossy().into_owned();
+    for location in
+        [absolute, format!("../{outside_name}/secret"), format!("a/../../{outside_name}/secret"), String::new()]
+    {
+        fs::write(&path, external(&location, "0")).unwrap();
+        assert!(matches!(Model::open(&path), Err(ModelError::Outside { .. })), "{location}");
+    }
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(outside.0.join("secret"), inside.0.join("link")).unwrap();
+        fs::write(&path, external("link", "0")).unwrap();
+        assert!(matches!(Model::open(&path), Err(ModelError::Outside { .. })));
+    }
+    assert!(matches!(Model::from_bytes(external("weights.bin", "0")), Err(ModelError::Outside { .. })));
+}
