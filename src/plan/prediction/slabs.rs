@@ -1,9 +1,9 @@
-//! Channels last, batch statistics, and pointwise maps.
+//! Channels last and batch statistics.
 
 use super::call::Call;
 use super::time::Job;
 use crate::plan::Launch;
-use crate::plan::params::{self, BatchStatisticsParams, ChannelsLastParams, PointwiseParams};
+use crate::plan::params::{self, BatchStatisticsParams, ChannelsLastParams};
 
 const WARP: f64 = params::WN_WARP as f64;
 /// Vectors that a thread has in flight where it sums, and where it writes.
@@ -17,7 +17,7 @@ struct Tile {
     vectors: f64,
     /// Of a lane, those of other threads that it brings together.
     parts: f64,
-    /// Those that the blocks of a slab leave, and how many of them are brought together at a time.
+    /// Those that the blocks of a slab leave: of a lane, eight at a time, one turn after another.
     tiles: f64,
     turns: f64,
 }
@@ -28,13 +28,21 @@ pub fn channels_last(call: &Call, launch: &Launch, p: &ChannelsLastParams) -> Jo
     let lanes = (threads / slab.groups as f64).log2().floor().exp2().clamp(1.0, WARP);
     let turns = |lanes: f64| (slab.groups as f64 * lanes / threads).ceil();
     let members = rows * f64::from(slab.period) * call.vector() / slab.groups as f64;
-    let lanes_of_tiles = (slab.tiles as f64).log2().ceil().exp2().min(WARP);
+    let most = f64::from(params::WN_CLUSTER);
+    let tiles = slab.tiles as f64;
+    let (tiles, turns_of_tiles) = if tiles <= most {
+        (1.0, turns(tiles.log2().ceil().exp2()))
+    } else {
+        // Each thread has a group, and so many of its tiles.
+        let slices = (threads / slab.groups as f64).floor().max(1.0);
+        ((tiles / slices).ceil(), (slab.groups as f64 / threads).ceil())
+    };
     let tile = Tile {
         warps: threads / WARP,
         vectors: f64::from(slab.strips) * (slab.tile_rounds as f64 / rows).ceil(),
         parts: turns(lanes) * (members / lanes).ceil(),
-        tiles: slab.tiles as f64,
-        turns: turns(lanes_of_tiles),
+        tiles,
+        turns: turns_of_tiles,
     };
     match call.stem(launch) {
         "channels_last_moments" => moments(call, launch, &tile),
@@ -49,7 +57,7 @@ pub fn batch_statistics(call: &Call, launch: &Launch, p: &BatchStatisticsParams)
         warps: threads / WARP,
         vectors: (p.tile_vectors as f64 / threads).ceil(),
         parts: 1.0,
-        tiles: p.tiles as f64,
+        tiles: (p.tiles as f64 / WARP).ceil(),
         turns: 1.0,
     };
     match call.stem(launch) {
@@ -74,8 +82,14 @@ fn of_block(call: &Call, tile: &Tile) -> f64 {
 /// By the last block of a slab: a fence, a counter and a fence, and then what all have left.
 fn of_slab(call: &Call, tile: &Tile) -> f64 {
     let arrival = 3.0 * call.chip.cycles(call.chip.l2_latency);
-    arrival + tile.turns * together(call, tile.warps, tile.tiles / WARP, call.chip.l2_latency)
+    arrival
+        + tile.turns
+            * ((tile.tiles / AT_ONCE).ceil()
+                * together(call, tile.warps, AT_ONCE.min(tile.tiles), call.chip.l2_latency))
 }
+
+/// `see_tiles`.
+const AT_ONCE: f64 = 8.0;
 
 fn moments(call: &Call, launch: &Launch, tile: &Tile) -> Job {
     let (chip, of, warps) = (call.chip, call.instructions(launch), tile.warps);
@@ -135,33 +149,5 @@ fn resident(call: &Call, launch: &Launch, tile: &Tile) -> Job {
         executed,
         block,
         ..call.reading(launch, call.warmth())
-    }
-}
-
-/// `is_second`: behind the launch that has read the same.
-pub fn pointwise(call: &Call, launch: &Launch, p: &PointwiseParams, is_second: bool) -> Job {
-    let (chip, of) = (call.chip, call.instructions(launch));
-    let warps = f64::from(launch.block) / WARP;
-    let warmth = if is_second { call.warmth_of_second(false) } else { call.warmth() };
-    let instructions = of.vector + call.residual(&of) + call.activation();
-    // The numbers of one channel after another: those of the next lie beside them.
-    let constants = |channels: f64| chip.cycles(chip.l2_latency + (channels - 1.0) * chip.l1_latency);
-    let (at_once, steps, constants) = if call.stem(launch) == "pointwise_planes" {
-        (f64::from(params::WN_POINTWISE_VECTORS), 1.0, constants(f64::from(params::WN_POINTWISE_VECTORS)))
-    } else {
-        let vectors = (p.length as f64 / call.vector()).ceil();
-        (1.0, (vectors / p.stride as f64).ceil(), constants(call.vector()))
-    };
-    let executed = chip.execute(at_once * instructions, warps);
-    let step =
-        chip.latency(warmth) + 2.0 * chip.through_port(warps * WARP * 16.0 * at_once * call.tensors()) + executed;
-    let begin = chip.start + constants + chip.execute(of.once, warps);
-    Job {
-        written: call.bytes(),
-        instructions: f64::from(launch.grid) * warps * (of.once + steps * at_once * instructions),
-        first: begin + step,
-        executed,
-        block: begin + steps * step,
-        ..call.reading(launch, warmth)
     }
 }
