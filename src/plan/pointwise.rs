@@ -47,7 +47,8 @@ pub(super) fn plan(map: &Pointwise, limits: &Limits) -> Option<Launch> {
     let stride = stride_of_periods(map, per_vector, vectors, limits);
     let threads = stride.min(vectors);
     let block = block(threads, limits);
-    let params = PointwiseParams { stride, rounds: vectors.div_ceil(stride) as u32, ..params };
+    let rounds = vectors.div_ceil(stride) as u32; // of any memory: a stride is thousands of vectors
+    let params = PointwiseParams { stride, rounds, ..params };
     let launch = Launch::plain(
         POINTWISE_CHANNELS_LAST.of(map.dtype),
         limits.grid(threads, u64::from(block)),
