@@ -261,13 +261,12 @@ typedef struct WnPointwiseParams {
     WnShortDivisor plane;  // planes: the same as `spatial`, or 2^30 if that is more
     uint64_t tiles;        // planes: of a block's threads, with `vectors` each
     uint64_t stride;       // channels last: vectors between a thread's vectors, a whole number of periods
-    uint64_t rounds;       // channels last: vectors of a thread, or one more than it has
+    uint32_t rounds;       // channels last: vectors of a thread, or one more than it has
     uint32_t vectors;      // planes: up to WN_POINTWISE_VECTORS
     uint32_t activation;
     uint32_t flags;
     float eps;
     uint32_t y_type;  // one of WnElement
-    uint32_t reserved;
 } WnPointwiseParams;
 
 // kernels/pointwise.cu: makes the table of WnPointwiseParams.

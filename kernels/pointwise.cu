@@ -242,7 +242,7 @@ struct MapsOfBlock {
     }
 };
 
-// A thread's vectors, the last ones first: `rounds` of them, a stride apart.
+// A thread's vectors, a stride apart, the last one first.
 template <class T, class Way>
 __device__ __forceinline__ void map_rounds(const WnPointwiseParams& p, const MapsOfBlock& maps) {
     const uint64_t block = static_cast<uint64_t>(blockIdx.x) * blockDim.x;
@@ -251,17 +251,21 @@ __device__ __forceinline__ void map_rounds(const WnPointwiseParams& p, const Map
     const uint32_t room = threads * kVector<T>;
     const uint32_t first = threadIdx.x * kVector<T>;
     const uint64_t step = p.stride * kVector<T>;
-    const uint64_t vectors = (p.length + kVector<T> - 1) / kVector<T>;
-    const uint64_t mine = block + threadIdx.x;
-    uint64_t rounds = mine + (p.rounds - 1) * p.stride < vectors ? p.rounds : p.rounds - 1;
-    if (threadIdx.x >= threads) rounds = 0;
-    uint64_t start = (block + (rounds == 0 ? 0 : rounds - 1) * p.stride) * kVector<T>;
+    // Whole vectors need no tile around them.
+    const uint32_t inside = Way::kWhole ? 0 : first;
+    uint64_t start = block * kVector<T> + (p.rounds - 1) * step + (first - inside);
+    uint32_t rounds = threadIdx.x < threads ? p.rounds : 0;
+    if (rounds != 0 && start + inside >= p.length) {
+        start -= step;
+        rounds--;
+    }
 
     InFlight<T, Way> vector[Way::kAtOnce];
     const auto load = [&] {
+        uint64_t from = start;
 #pragma unroll
-        for (uint32_t k = 0; k < Way::kAtOnce; k++) {
-            if (k < rounds) vector[k].load(Tile<T, Way>(p, start - k * step, room), first);
+        for (uint32_t k = 0; k < Way::kAtOnce; k++, from -= step) {
+            if (k < rounds) vector[k].load(Tile<T, Way>(p, from, room), inside);
         }
     };
     load();
@@ -272,20 +276,19 @@ __device__ __forceinline__ void map_rounds(const WnPointwiseParams& p, const Map
     maps.take(p, phase + first, map);
     for (;; load()) {
 #pragma unroll
-        for (uint32_t k = 0; k < Way::kAtOnce; k++) {
-            if (k >= rounds) continue;
-            const Tile<T, Way> tile(p, start - k * step, room);
+        for (uint32_t k = 0; k < Way::kAtOnce; k++, start -= step) {
+            if (k >= rounds) return;
+            const Tile<T, Way> tile(p, start, room);
             float value[kVector<T>];
             vector[k].arrive(p, value);
-            tile.write_sum(first, value);
+            tile.write_sum(inside, value);
 #pragma unroll
             for (uint32_t e = 0; e < kVector<T>; e++) value[e] = map[e].of(value[e]);
             activate(value, p.activation);
-            tile.write(first, value);
+            tile.write(inside, value);
         }
         if (rounds <= Way::kAtOnce) return;
         rounds -= Way::kAtOnce;
-        start -= Way::kAtOnce * step;
     }
 }
 

@@ -116,7 +116,10 @@ pub(super) fn groups(
         }
     }
     let rows = group_rows(layer, signature, groups, channels, layout)?;
-    Ok(Problem::Rows(Rows { modulation, eps, activation, ..rows }))
+    // Without spatial axes a group of all channels is a row as LayerNorm has them.
+    let is_layer_norm = groups == 1 && rows.length == channels && modulation == Modulation::default();
+    let affine = if is_layer_norm { Affine::PerElement { rows_of_sample: 1 } } else { rows.affine };
+    Ok(Problem::Rows(Rows { affine, modulation, eps, activation, ..rows }))
 }
 
 /// In NCHW a group of channels is one contiguous stretch: a row for each sample and group.

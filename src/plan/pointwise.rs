@@ -47,7 +47,8 @@ pub(super) fn plan(map: &Pointwise, limits: &Limits) -> Option<Launch> {
     let stride = stride_of_periods(map, per_vector, vectors, limits);
     let threads = stride.min(vectors);
     let block = block(threads, limits);
-    let params = PointwiseParams { stride, rounds: vectors.div_ceil(stride), ..params };
+    let rounds = vectors.div_ceil(stride) as u32; // of any memory: a stride is thousands of vectors
+    let params = PointwiseParams { stride, rounds, ..params };
     let launch = Launch::plain(
         POINTWISE_CHANNELS_LAST.of(map.dtype),
         limits.grid(threads, u64::from(block)),
@@ -185,7 +186,8 @@ mod tests {
             assert_eq!(params.stride * 8 % (channels * spatial) as u64, 0, "{channels}");
             let vectors = (length as u64).div_ceil(8);
             assert!(u64::from(launch.grid) * u64::from(launch.block) >= params.stride.min(vectors), "{channels}");
-            assert!((params.rounds - 1) * params.stride < vectors && vectors <= params.rounds * params.stride);
+            let rounds = u64::from(params.rounds);
+            assert!((rounds - 1) * params.stride < vectors && vectors <= rounds * params.stride);
             let planes = (u64::from(launch.block) * 8 + spatial as u64 - 2) / spatial as u64 + 1;
             let last = planes.min(channels as u64) - 1;
             assert!(u64::from(launch.shared) > (last + last / 8) * 16 && launch.shared <= 48 * 1024, "{channels}");

@@ -16,7 +16,7 @@ use super::call::{self, Call};
 use super::chip::Chip;
 use super::record::MachineCode;
 use super::time::{Bound, Time, time};
-use super::{copy, rows, slabs};
+use super::{copy, pointwise, rows, slabs};
 use crate::Cpu;
 use crate::norm::Activation;
 use crate::plan::{Launch, Limits, Params, plan, tests};
@@ -84,7 +84,7 @@ pub fn predict(case: &Case, chip: &Chip, code: &MachineCode) -> Prediction {
             Params::HeadRows(p) => rows::heads(&call, launch, p),
             Params::ChannelsLast(p) => slabs::channels_last(&call, launch, p),
             Params::BatchStatistics(p) => slabs::batch_statistics(&call, launch, p),
-            Params::Pointwise(p) => slabs::pointwise(&call, launch, p, number > 0),
+            Params::Pointwise(p) => pointwise::pointwise(&call, launch, p, number > 0),
             Params::ChannelTable(_) | Params::Convolution(_) => panic!("no cell is planned so"),
         };
         time(&job, chip)

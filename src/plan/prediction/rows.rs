@@ -1,7 +1,7 @@
 //! Rows: kernels/rows.cuh.
 
 use super::call::Call;
-use super::instructions::{IRREGULAR, OfWidth};
+use super::instructions::{CHANNEL, IRREGULAR, OF_CHANNEL, OfWidth, SAVED_BY_MAP};
 use super::record::l1_left;
 use super::time::Job;
 use crate::plan::Launch;
@@ -24,7 +24,8 @@ pub fn job(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
 /// Heads are rows.
 pub fn heads(call: &Call, launch: &Launch, p: &HeadRowsParams) -> Job {
     let length = u64::from(p.length);
-    let rows = RowsParams { length, x_stride: length, lanes: p.lanes, flags: p.flags, ..RowsParams::default() };
+    let rows =
+        RowsParams { rows: p.rows, length, x_stride: length, lanes: p.lanes, flags: p.flags, ..RowsParams::default() };
     held(call, launch, &rows)
 }
 
@@ -55,7 +56,7 @@ impl Held {
             (length / call.vector() / f64::from(p.lanes)).ceil()
         };
         let bytes = rows * call.tensors() * length * call.size() / f64::from(launch.cluster);
-        let of_rows = rows / call.case.extents[0] as f64 / f64::from(launch.cluster);
+        let of_rows = rows / p.rows as f64 / f64::from(launch.cluster);
         let bytes_written = of_rows * call.case.written_bytes() as f64;
         Self { is_shared, warps: f64::from(launch.block) / WARP, rows, chunks, vectors, bytes, bytes_written }
     }
@@ -65,7 +66,7 @@ fn held(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
     let (chip, held) = (call.chip, Held::new(call, launch, p));
     let of = call.instructions(launch);
     let irregular = part_irregular(call, p);
-    let instructions = of.once + held.vectors * (of_vector(call, &of, p) + irregular * IRREGULAR);
+    let instructions = of.once + held.vectors * (of_vector(call, launch, &of, p) + irregular * IRREGULAR);
     let coefficients = Coefficients::new(call, launch, p, &held);
     let executed = chip.execute(instructions, held.warps);
     let block = chip.start
@@ -87,11 +88,22 @@ fn held(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
     }
 }
 
-fn of_vector(call: &Call, of: &OfWidth, p: &RowsParams) -> f64 {
+/// Weight and bias go by the channel, and a vector has one.
+fn is_plain_by_channel(call: &Call, launch: &Launch, p: &RowsParams) -> bool {
+    p.affine == params::WN_AFFINE_PER_CHANNEL && call.stem(launch).starts_with("rows_")
+}
+
+fn of_vector(call: &Call, launch: &Launch, of: &OfWidth, p: &RowsParams) -> f64 {
     let mean = if p.flags & params::WN_FLAG_MEAN_SQUARE == 0 { of.mean } else { 0.0 };
     // A coefficient of f32 beside 16-bit elements is two words.
     let words = (call.case.weight.size() as f64 / call.size()).max(1.0);
-    let coefficients = call.coefficients() * words * of.coefficient;
+    let coefficients = if is_plain_by_channel(call, launch, p) {
+        let kept = call.stem(launch) == "rows_shared";
+        let of_channel = if kept { 0.0 } else { call.coefficients() * OF_CHANNEL };
+        CHANNEL + of_channel - call.vector() * SAVED_BY_MAP
+    } else {
+        call.coefficients() * words * of.coefficient
+    };
     of.vector + mean + coefficients + call.residual(of) + call.activation() + call.around()
 }
 
@@ -147,8 +159,11 @@ impl Coefficients {
         // What is copied to shared memory passes the L1 by; loads do not.
         let passing = if held.is_shared { bytes } else { blocks * held.bytes };
         let fits = bytes + passing <= l1_left(1024.0 * chip.l1_bytes, blocks, launch.shared);
-        // Vectors whose coefficients a warp asks for together.
+        // Vectors whose coefficients a warp asks for together, or that have those of the one before.
         let unrolled = match call.stem(launch) {
+            "rows_shared" if is_plain_by_channel(call, launch, p) => {
+                (p.spatial.divisor as f64 / (WARP * call.vector())).clamp(1.0, held.vectors / held.chunks)
+            }
             "rows_shared" => 2.0,
             "fused_rows_shared" | "fused_rows_warp" => 1.0,
             _ => held.vectors,
@@ -190,7 +205,7 @@ fn apply(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
     let warmth = call.warmth_of_second(true);
     let (warps, chunks) = (f64::from(launch.block) / WARP, f64::from(1 << p.leaf_shift));
     let vectors = chunks * CHUNK / WARP / call.vector();
-    let instructions = of_vector(call, &of, p);
+    let instructions = of_vector(call, launch, &of, p);
     let merged = PARTS * chip.cycles(chip.l2_latency) + call.merges(PARTS) + call.merges(WARP) + call.merges(warps);
     let executed = chip.execute(instructions, warps);
     let step = chip.latency(warmth) + 2.0 * chip.through_port(warps * WARP * 16.0 * call.tensors()) + executed;

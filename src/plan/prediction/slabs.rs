@@ -1,10 +1,10 @@
-//! Channels last, batch statistics, and pointwise maps.
+//! Channels last and batch statistics.
 
 use super::call::Call;
 use super::instructions::MERGE;
 use super::time::Job;
 use crate::plan::Launch;
-use crate::plan::params::{self, BatchStatisticsParams, ChannelsLastParams, PointwiseParams, SlabGeometry};
+use crate::plan::params::{self, BatchStatisticsParams, ChannelsLastParams, SlabGeometry};
 
 const WARP: f64 = params::WN_WARP as f64;
 /// Vectors that a thread of a slab has in flight, `kRoundsInFlight`.
@@ -103,33 +103,5 @@ fn plane_moments(call: &Call, launch: &Launch, slab: &SlabGeometry) -> Job {
         block: chip.start + vectors * step + merged,
         last: arrival(call) + over_groups(call, 1.0, slab.tiles as f64, chip.cycles(chip.l2_latency)),
         ..call.reading(launch, call.warmth())
-    }
-}
-
-/// `is_second`: behind the launch that has read the same.
-pub fn pointwise(call: &Call, launch: &Launch, p: &PointwiseParams, is_second: bool) -> Job {
-    let (chip, of) = (call.chip, call.instructions(launch));
-    let warps = f64::from(launch.block) / WARP;
-    let warmth = if is_second { call.warmth_of_second(false) } else { call.warmth() };
-    let instructions = of.vector + call.residual(&of) + call.activation();
-    // The numbers of one channel after another: those of the next lie beside them.
-    let constants = |channels: f64| chip.cycles(chip.l2_latency + (channels - 1.0) * chip.l1_latency);
-    let (at_once, steps, constants) = if call.stem(launch) == "pointwise_planes" {
-        (f64::from(params::WN_POINTWISE_VECTORS), 1.0, constants(f64::from(params::WN_POINTWISE_VECTORS)))
-    } else {
-        let vectors = (p.length as f64 / call.vector()).ceil();
-        (1.0, (vectors / p.stride as f64).ceil(), constants(call.vector()))
-    };
-    let executed = chip.execute(at_once * instructions, warps);
-    let step =
-        chip.latency(warmth) + 2.0 * chip.through_port(warps * WARP * 16.0 * at_once * call.tensors()) + executed;
-    let begin = chip.start + constants + chip.execute(of.once, warps);
-    Job {
-        written: call.bytes(),
-        instructions: f64::from(launch.grid) * warps * (of.once + steps * at_once * instructions),
-        first: begin + step,
-        executed,
-        block: begin + steps * step,
-        ..call.reading(launch, warmth)
     }
 }
