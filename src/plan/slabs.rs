@@ -27,7 +27,8 @@ const LARGEST_TILE: u64 = 184 << 10;
 /// The same of planes, which need little else.
 const SMALL_PLANE_TILE: u64 = 72 << 10;
 const LARGEST_PLANE_TILE: u64 = 208 << 10;
-/// Blocks without which it is not worth it to hold planes: from the L2 two launches read at more multiprocessors.
+/// Blocks without which it is not worth it to hold larger tiles of planes: two launches read from the L2 on more
+/// multiprocessors.
 const LEAST_RESIDENT_BLOCKS: u64 = 64;
 
 /// Bytes of a tile of what is not held.
@@ -360,8 +361,10 @@ fn resident_tiles(vectors: u64, channels: u64) -> Option<u64> {
     while !vectors.div_ceil(vectors.div_ceil(tiles)).is_power_of_two() {
         tiles /= 2;
     }
-    let fits = vectors.div_ceil(tiles) * WORD <= LARGEST_PLANE_TILE;
-    (fits && channels * tiles >= LEAST_RESIDENT_BLOCKS.min(bytes.div_ceil(SMALL_PLANE_TILE))).then_some(tiles)
+    let tile = vectors.div_ceil(tiles) * WORD;
+    let is_small = tile <= SMALL_PLANE_TILE;
+    let is_worth_it = tile <= LARGEST_PLANE_TILE && channels * tiles >= LEAST_RESIDENT_BLOCKS;
+    (is_small || is_worth_it).then_some(tiles)
 }
 
 #[cfg(test)]

@@ -155,6 +155,9 @@ fn batches_are_held_where_they_fit() {
     assert_eq!(kernels(&batch(32, 56 * 56, 64, nchw), &H200), held);
     assert_eq!(kernels(&batch(32, 56 * 56, 64, nchw), &SM_86), planes);
     assert_eq!(kernels(&batch(256, 112 * 112, 64, nchw), &H200), planes);
+    // By too few blocks, each with as much as it can hold.
+    assert_eq!(kernels(&batch(14, 224 * 224, 3, nchw), &H200), planes);
+    assert_eq!(kernels(&batch(14, 224 * 224, 8, nchw), &H200), held);
     assert_eq!(kernels(&batch(32, 14 * 14, 256, nhwc), &H200), [Kernel::channels_last_resident_f32]);
     assert_eq!(kernels(&batch(256, 112 * 112, 64, nhwc), &H200), slabs);
     // Planes that do not end with a vector, and no planes at all.
