@@ -40,6 +40,7 @@ bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 main() {
     read_arguments "$@"
     check_glibc
+    unpack
     mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
     work=$(mktemp -d) || exit 2
     trap 'rm -rf "$work"' EXIT
@@ -58,6 +59,18 @@ main() {
     done
     count_verdicts
     [ "$published" = yes ] && [ $((reds + reds_before)) = 0 ]
+}
+
+# Once: what is there stays.
+unpack() {
+    local packed program
+    for packed in "$bundle"/*.gz "$bundle"/python/*.gz; do
+        program=${packed%.gz}
+        if [ -e "$packed" ] && [ ! -e "$program" ]; then
+            gunzip --stdout "$packed" >"$program.unpacking" && chmod 755 "$program.unpacking" &&
+                mv "$program.unpacking" "$program" || exit 2
+        fi
+    done
 }
 
 read_arguments() {
