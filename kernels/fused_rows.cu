@@ -1,4 +1,5 @@
-// Rows with whatever can be around them, GroupNorm and InstanceNorm in NCHW, and rows that are too long to be held.
+// Rows with whatever can be around them, GroupNorm and InstanceNorm in NCHW where vectors have several channels, and rows that
+// are too long to be held.
 //
 //     u = x + input_bias
 //     v = u, or with a norm of the input (u - mean(u)) / sqrt(var(u) + eps) * post_weight + post_bias

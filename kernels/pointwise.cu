@@ -12,7 +12,6 @@
 //                               over to the next
 //     pointwise_channels_last   NHWC, and smaller planes: a thread's vectors lie whole periods apart, after which the channels
 //                               repeat, so that their maps stay in registers
-#include "moments.cuh"
 #include "stages.cuh"
 
 namespace wn {

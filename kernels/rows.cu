@@ -1,13 +1,14 @@
-// LayerNorm and RMSNorm with what most calls have: a residual, weight and bias, all of whose rows begin on a 16-byte word and
-// end with a vector. Rows elsewhere, and whatever else may surround a norm, are in fused_rows.cu: what every vector would have
-// to ask for their sake costs more than the norm.
+// LayerNorm and RMSNorm, GroupNorm and InstanceNorm in NCHW, with what most calls have: a residual, weight and bias, an
+// activation. All rows begin on a 16-byte word and end with a vector, and where weight and bias go by the channel, a vector has
+// one. Rows elsewhere, and whatever else may surround a norm, are in fused_rows.cu: what every vector would have to ask for
+// their sake costs more than the norm.
 //
 //     s = x + residual                                 (f32; written out as `sum` if asked)
-//     y = (s - mean(s)) / sqrt(var(s) + eps) * weight + bias
+//     y = activation((s - mean(s)) / sqrt(var(s) + eps) * weight + bias)
 //     RMSNorm: the same with s / sqrt(mean(s^2) + eps)
 //
 // A row is [length] elements at x + row * x_stride; each byte of x, residual, sum and y moves once, as 16-byte words. Weight
-// and bias, [length], come from L2 after the first rows. The regimes differ in who holds a row:
+// and bias, [length] or [channels], come from L2 after the first rows. The regimes differ in who holds a row:
 //
 //     rows_group_E   1..32 lanes of a warp, E elements a lane, in registers: rows of one chunk; shuffles only, no barrier
 //     rows_block     a block, a chunk a warp, in registers; one barrier
@@ -172,6 +173,7 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
         const uint64_t row = present ? base + slot : 0;
         const uint32_t count = present ? static_cast<uint32_t>(p.length) : 0;
         HeldInRegisters<T, kElements> held;
+        // With one vector a lane, no zeros to fill save nothing, and cost registers (nvcc 13.0).
         fill<T, (kElements > 8)>(held, team, 0, count, PlainInput<T>(p, row));
         const Moments moments = moments_of_held<T, true>(held, team, count, p.inverse_length, mean_square);
         PlainOutput<T> output(p, row, moments);
