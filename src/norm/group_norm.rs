@@ -133,8 +133,9 @@ fn group_rows(
     let overflow = || Error::ShapeOverflow { shape: signature.shape };
     let channels_per_group = channels / groups;
     let length = channels_per_group.checked_mul(spatial).ok_or_else(overflow)?;
-    // A single group without spatial axes is a row of LayerNorm, to the last bit.
-    let affine = if groups == 1 && spatial == 1 && signature.channel_bias.is_none() {
+    // A single group without spatial axes is a row of LayerNorm, to the last bit; what that has besides, this has not.
+    let has_foreign = signature.channel_bias.is_some() || signature.input_bias.is_some() || signature.gate.is_some();
+    let affine = if groups == 1 && spatial == 1 && !has_foreign {
         Affine::PerElement { rows_of_sample: 1 }
     } else {
         Affine::PerChannel { groups, channels_per_group, spatial }
