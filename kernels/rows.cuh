@@ -188,7 +188,7 @@ struct Leaf {
     }
 };
 
-// Of which there are at most WN_ROWS_LEAVES in a row.
+// Of which there are at most WN_ROWS_LEAVES in a row, and WN_ROWS_SUBTREES times as many where blocks share it.
 __device__ __forceinline__ uint32_t leaves_of(const Chunks& chunks, uint32_t shift) {
     return static_cast<uint32_t>((chunks.count() + (1ull << shift) - 1) >> shift);
 }

@@ -84,7 +84,7 @@ struct Cut {
 }
 
 impl Slabs {
-    /// Where blocks could hold the sample's sections, so small that they can; else as large as a strip.
+    /// Where blocks could hold sections of the sample, so small that they can; else wider ones.
     fn cut(&self) -> Cut {
         self.held().unwrap_or_else(|| self.streamed())
     }

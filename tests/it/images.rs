@@ -7,7 +7,7 @@ use crate::call::{
     BATCHES_BEFORE, Call, Coefficient, Inputs, Layer, Modulation, Outputs, Residual, expected, run, spatial_of,
     verify_cpu, verify_cuda,
 };
-use crate::data::bits;
+use crate::data::{bits, normal, stored};
 use crate::device::{self, Device};
 use crate::place::{Place, Real};
 
@@ -370,6 +370,31 @@ fn statistics_of_parts_merge_on_cuda() {
 #[test]
 fn statistics_of_parts_merge_on_cpu() {
     concatenation(&Cpu);
+}
+
+/// By whichever kernels: the average of all batches is asked for, and there are no running statistics that it would be of.
+#[test]
+fn batches_without_running_statistics_on_cuda() {
+    let Device { cuda, .. } = &device::cuda();
+    for (shape, layout) in [
+        ([2, 64, 56, 56], Layout::Nchw),
+        ([2, 2, 700, 704], Layout::Nchw),
+        ([8, 5, 7, 7], Layout::Nchw),
+        ([2, 9, 9, 8], NHWC),
+        ([1, 512, 260, 8], NHWC),
+    ] {
+        let elements: usize = shape.iter().product();
+        let x = cuda.put(&stored::<f32>(normal(elements, 5)));
+        let run = |momentum| {
+            let layer = BatchNorm::new(if layout == NHWC { shape[3] } else { shape[1] }).unwrap();
+            let layer = layer.layout(layout).batch_statistics(true).momentum(momentum).unwrap();
+            let mut y = cuda.put(&vec![f32::NAN; elements]);
+            let mut workspace = Workspace::init(cuda, 1 << 20).unwrap();
+            layer.forward(Args::new(cuda, shape).input(&x).output(&mut y).workspace(&mut workspace)).unwrap();
+            bits(&cuda.get(&y))
+        };
+        assert_eq!(run(None), run(Some(0.1)), "{shape:?}");
+    }
 }
 
 #[test]

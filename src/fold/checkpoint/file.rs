@@ -1,13 +1,15 @@
 //! A safetensors file, as it lies there.
 
-use std::{collections::BTreeMap, fs::File, ops::Deref, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::{
     element::DType,
-    fold::{Values, models::ModelError},
+    fold::{
+        Values,
+        models::{Bytes, ModelError, map},
+    },
 };
 
 /// A state dict in a safetensors file, which is mapped and not read.
@@ -18,23 +20,6 @@ pub struct Checkpoint {
     /// Names in the order in which the data lies.
     order: Vec<String>,
     metadata: BTreeMap<String, String>,
-}
-
-#[derive(Debug)]
-enum Bytes {
-    Mapped(Mmap),
-    Owned(Vec<u8>),
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Owned(bytes) => bytes,
-        }
-    }
 }
 
 /// A tensor: its type, its shape, and where its data lies in the file.
@@ -67,11 +52,7 @@ impl Checkpoint {
     ///
     /// [`ModelError::Io`], and [`ModelError::Malformed`] where the file is no safetensors file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
-        let path = path.as_ref();
-        let file = File::open(path).map_err(ModelError::io(path))?;
-        // SAFETY: the documentation asks that nobody changes the file.
-        let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))?;
-        Self::new(Bytes::Mapped(map))
+        Self::new(Bytes::Mapped(map(path.as_ref())?))
     }
 
     /// A file's content that is in memory already.

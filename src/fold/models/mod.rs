@@ -1,5 +1,6 @@
 //! What files of models have in common: the report, the errors, and how a file is written.
 
+mod bytes;
 mod error;
 mod patterns;
 mod report;
@@ -10,6 +11,7 @@ pub use error::ModelError;
 pub use report::{Report, Row, Summary, Verdict};
 pub use verification::{PairCheck, Verification, Whole};
 
+pub(super) use bytes::{Bytes, map};
 pub(super) use patterns::selects;
 pub(super) use unfinished::Unfinished;
 pub(super) use verification::Random;

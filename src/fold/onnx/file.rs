@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    ops::Deref,
     path::{Component, Path, PathBuf},
 };
 
@@ -13,31 +11,13 @@ use super::{
     tensor::{ExternalData, TensorHeader},
     wire::{Field, Fields},
 };
-use crate::fold::models::ModelError;
+use crate::fold::models::{Bytes, ModelError, map};
 
 /// An ONNX model as it lies in its file. Files are mapped, not read.
 #[derive(Debug)]
 pub struct Model {
     bytes: Bytes,
     externals: Externals,
-}
-
-/// A file's content.
-#[derive(Debug)]
-enum Bytes {
-    Mapped(Mmap),
-    Owned(Vec<u8>),
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Owned(bytes) => bytes,
-        }
-    }
 }
 
 /// The files that hold the data of tensors, by what the model calls them.
@@ -167,10 +147,4 @@ impl Externals {
         let folder = self.folder.as_deref()?;
         Some((folder, self.files.keys().map(String::as_str)))
     }
-}
-
-fn map(path: &Path) -> Result<Mmap, ModelError> {
-    let file = File::open(path).map_err(ModelError::io(path))?;
-    // SAFETY: the documentation of `Model::open` asks that nobody changes the file.
-    unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))
 }

@@ -195,16 +195,9 @@ impl<'m> Graph<'m> {
     fn read_node(&mut self, message: &'m [u8]) -> Result<Part, ModelError> {
         let id = NodeId(self.nodes.len());
         let node = Node::read(message, |name| self.intern(name))?;
-        for (slot, input) in node.inputs.iter().enumerate() {
-            if let Some(input) = input {
-                self.values[input.0].uses.push((id, slot));
-            }
-        }
-        for (slot, output) in node.outputs.iter().enumerate() {
-            if let Some(output) = output {
-                self.values[output.0].producer = Some((id, slot));
-                self.values[output.0].was_made = true;
-            }
+        self.link(id, &node);
+        for output in node.outputs.iter().flatten() {
+            self.values[output.0].was_made = true;
         }
         for subgraph in node.subgraphs() {
             self.read_subgraph(subgraph, node.name(), 0)?;
@@ -395,6 +388,14 @@ impl<'m> Graph<'m> {
     /// Adds a node to be written right behind another.
     fn add_node_behind(&mut self, behind: NodeId, node: Node<'m>) -> NodeId {
         let id = NodeId(self.nodes.len());
+        self.link(id, &node);
+        self.nodes.push(node);
+        self.added.push((behind, id));
+        id
+    }
+
+    /// Tells the values that a node reads and makes them.
+    fn link(&mut self, id: NodeId, node: &Node<'m>) {
         for (slot, input) in node.inputs.iter().enumerate() {
             if let Some(input) = input {
                 self.values[input.0].uses.push((id, slot));
@@ -405,9 +406,6 @@ impl<'m> Graph<'m> {
                 self.values[output.0].producer = Some((id, slot));
             }
         }
-        self.nodes.push(node);
-        self.added.push((behind, id));
-        id
     }
 
     /// Adds a copy of a node, with another output.

@@ -136,14 +136,8 @@ impl Pass<'_> {
 
     fn forth(&self, value: ValueId, map: &Map, depth: usize, route: &mut Route) -> Result<(), Refusal> {
         route.inside.push(value);
+        self.check_inner(value)?;
         let of = self.graph.value(value);
-        let name = || of.name.to_string();
-        if of.is_output {
-            return Err(Refusal::IsOutput { value: name() });
-        }
-        if of.is_captured {
-            return Err(Refusal::IsCaptured { value: name() });
-        }
         for &(user, slot) in &of.uses {
             let node = self.graph.node(user);
             let before = || Refusal::Behind { node: self.graph.label(user), op: node.op.to_owned() };
@@ -162,26 +156,30 @@ impl Pass<'_> {
             let given = self.through(node, value, output, map, Side::After).ok_or_else(before)?;
             self.forth(output, &given, depth + 1, route)?;
         }
-        if of.uses.is_empty() { Err(Refusal::BehindInput { value: name() }) } else { Ok(()) }
+        if of.uses.is_empty() { Err(Refusal::BehindInput { value: of.name.to_string() }) } else { Ok(()) }
+    }
+
+    /// That a value is known to the nodes of its own graph alone.
+    fn check_inner(&self, value: ValueId) -> Result<(), Refusal> {
+        let of = self.graph.value(value);
+        match () {
+            () if of.is_output => Err(Refusal::IsOutput { value: of.name.to_string() }),
+            () if of.is_captured => Err(Refusal::IsCaptured { value: of.name.to_string() }),
+            () => Ok(()),
+        }
     }
 
     /// That nobody but `reader` reads a value, once.
     pub(super) fn check_unshared(&self, value: ValueId, reader: NodeId) -> Result<(), Refusal> {
+        self.check_inner(value)?;
         let of = self.graph.value(value);
-        let name = || of.name.to_string();
-        if of.is_output {
-            return Err(Refusal::IsOutput { value: name() });
-        }
-        if of.is_captured {
-            return Err(Refusal::IsCaptured { value: name() });
-        }
         if of.uses.len() > 1 {
             let others = of.uses.iter().filter(|&&(user, _)| user != reader);
             let mut readers: Vec<_> = others.map(|&(user, _)| self.graph.label(user)).collect();
             if readers.is_empty() {
                 readers.push(self.graph.label(reader));
             }
-            return Err(Refusal::ReadElsewhere { value: name(), readers });
+            return Err(Refusal::ReadElsewhere { value: of.name.to_string(), readers });
         }
         Ok(())
     }
