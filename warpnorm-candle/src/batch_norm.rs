@@ -13,8 +13,8 @@ use crate::op::{Affine, Running, norm_by_batch, norm_by_running};
 /// operations, by one launch.
 ///
 /// The input is `[N, C, …]`, with any number of spatial axes. In evaluation mean and variance are the running ones. In
-/// training they are those of the batch, and the running ones are moved towards them; on a GPU that takes two launches, and
-/// copies of the `2 C` statistics. Running statistics of another type than f32 are converted at each call.
+/// training they are those of the batch, and the running ones are moved towards them; on a GPU that takes one launch where a
+/// channel fits the chip's shared memory, else two, and copies of the `2 C` statistics. Running statistics of another type than f32 are converted at each call.
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
     running_mean: Var,

@@ -85,7 +85,7 @@ fn rows_a_stride_apart_are_not_copied() -> Result<()> {
     Ok(())
 }
 
-/// Two launches, the workspace cleared, and the running statistics copied: before, and back.
+/// One launch, as blocks hold so small a batch, and the running statistics copied: before, and back.
 #[test]
 fn training() -> Result<()> {
     let gpu = gpu();
@@ -94,7 +94,7 @@ fn training() -> Result<()> {
     let x = normal(&[3, CHANNELS, 5], DType::F32, 8)?.to_device(gpu.device())?;
     layer.forward_train(&x)?;
     let made = calls_of(&gpu, || layer.forward_train(&x).map(drop))?;
-    let expected = [("cuLaunchKernelEx", 2), ("cuMemcpyDtoDAsync_v2", 4), ("cuMemsetD8Async", 1)];
+    let expected = [("cuLaunchKernelEx", 1), ("cuMemcpyDtoDAsync_v2", 4)];
     assert!(
         made.as_ref().is_none_or(|made| made.iter().map(|(name, count)| (name.as_str(), *count)).eq(expected)),
         "{made:?}"
