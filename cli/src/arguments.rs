@@ -99,7 +99,7 @@ pub struct Fold {
     /// How far the whole may be off in --verify, as a part of the largest output [default: by the weights' type]
     #[arg(long, value_name = "T", requires = "verify")]
     pub tol: Option<f64>,
-    /// The type to round all of a safetensors file to, after folding
+    /// Fold, and then convert the model to this type; an ONNX model's inputs and outputs keep theirs
     #[arg(long, value_enum, default_value_t = Type::Keep, value_name = "TYPE")]
     pub dtype: Type,
     /// The pairs of a safetensors file and their eps, in a file as scripts/export_pairs.py writes it
@@ -192,6 +192,7 @@ impl Fold {
             merge_branches: self.merge_branches,
             duplicate_shared: self.duplicate_shared,
             freeze_inputs: self.freeze_inputs,
+            dtype: self.dtype.dtype(),
         }
     }
 }

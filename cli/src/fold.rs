@@ -7,12 +7,7 @@ use warpnorm::fold::{
     onnx::{self, Model, ModelError, Report, Verification},
 };
 
-use crate::{
-    arguments::{Fold, Type},
-    json,
-    progress::Progress,
-    table,
-};
+use crate::{arguments::Fold, json, progress::Progress, table};
 
 /// How it ended; the numbers are the exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,9 +55,6 @@ pub fn run(arguments: &Fold) -> Result<Outcome, String> {
             return Err("nothing was written: look at the pairs and say --yes, or give them by --pairs".to_owned());
         }
         return Ok(outcome);
-    }
-    if arguments.dtype != Type::Keep {
-        return Err("--dtype is for safetensors files: in an ONNX model every node states its types".to_owned());
     }
     let model = Model::open(input).map_err(text)?;
     let plan = onnx::Plan::new(&model, &arguments.options()).map_err(text)?;

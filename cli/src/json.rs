@@ -20,6 +20,13 @@ pub fn text(report: &Report, verification: Option<&Verification>) -> String {
             "file_before": sums.file_before,
             "file_after": sums.file_after,
         },
+        "conversion": report.conversion.as_ref().map(|conversion| json!({
+            "dtype": conversion.dtype.name(),
+            "tensors": conversion.tensors,
+            "nodes": conversion.nodes,
+            "casts": conversion.casts,
+            "stored_only": conversion.stored_only,
+        })),
         "verification": verification.map(verified),
     });
     format!("{value:#}\n")

@@ -64,6 +64,9 @@ fn summary(report: &Report) -> String {
         put(&mut text, format_args!("; {} bytes of activations an image saved", sums.bytes_saved_per_image));
     }
     text.push('\n');
+    if let Some(conversion) = &report.conversion {
+        put(&mut text, format_args!("{conversion}\n"));
+    }
     text
 }
 

@@ -2,6 +2,8 @@
 
 use std::marker::PhantomData;
 
+#[cfg(feature = "models")]
+use super::values::{Values, Widen, with_slice};
 use super::{error::FoldError, report::RoundingReport};
 use crate::element::{DType, Element};
 
@@ -31,6 +33,23 @@ impl Thresholds {
             zero: power(min_exponent - bits),
         }
     }
+}
+
+/// Elements that are looked at between two calls of `seen`.
+#[cfg(feature = "models")]
+const SEEN_AT_ONCE: usize = 1 << 20;
+
+/// Whether all finite values stay finite in a type. `seen` is told which elements have been looked at.
+#[cfg(feature = "models")]
+pub(super) fn fits(values: &Values<'_>, dtype: DType, mut seen: impl FnMut(std::ops::Range<usize>)) -> bool {
+    let Thresholds { infinite, .. } = Thresholds::of(dtype);
+    with_slice!(values, values => values.chunks(SEEN_AT_ONCE).enumerate().all(|(index, chunk)| {
+        let start = index * SEEN_AT_ONCE;
+        let beyond = |value: f64| value.abs() >= infinite && value.is_finite();
+        let fits = !chunk.iter().fold(false, |any, value| any | beyond(value.widen()));
+        seen(start..start + chunk.len());
+        fits
+    }))
 }
 
 /// Goes over the values of one array of the result before any of them is stored.

@@ -9,7 +9,7 @@ use super::{
     affine::Affine,
     error::FoldError,
     report::FoldReport,
-    values::{Widen, with_slice},
+    values::{Values, Widen, with_slice},
 };
 use crate::element::{DType, Element};
 
@@ -38,6 +38,21 @@ impl LinearOp<'_> {
     pub(super) fn fold_exactly(&self, after: Option<&Affine>) -> Result<(Vec<f64>, Vec<f64>), FoldError> {
         let absorption = Absorption::new(self, None, after)?;
         Ok((absorption.weights(), absorption.biases().collect()))
+    }
+}
+
+impl Values<'_> {
+    /// Puts the bytes of some of the elements, rounded to a type, in place of what `to` holds.
+    pub(super) fn put_as(&self, range: Range<usize>, dtype: DType, to: &mut Vec<u8>) {
+        with_type!(dtype, T => {
+            to.resize(range.len() * size_of::<T>(), 0);
+            let (elements, _) = to.as_chunks_mut::<{ size_of::<T>() }>();
+            with_slice!(self, values => {
+                for (value, to) in values[range].iter().zip(elements) {
+                    *to = <T as Element>::from_f64(value.widen()).to_le_bytes();
+                }
+            });
+        });
     }
 }
 

@@ -146,10 +146,14 @@ fn damaged_state_dicts() {
 }
 
 /// A folder that is gone with the test.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("warpnorm-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         Self(folder)
@@ -163,7 +167,7 @@ impl Drop for Folder {
 }
 
 /// A convolution whose weight lies in another file.
-fn external(location: &str, offset: &str) -> Vec<u8> {
+pub fn external(location: &str, offset: &str) -> Vec<u8> {
     let entry = |key: &str, value: &str| Message::default().bytes(1, key).bytes(2, value);
     let dims = [6, 4, 1, 1].iter().fold(Message::default(), |message, &dim| message.int(1, dim));
     let weight = dims.int(2, FLOAT).bytes(8, "w").int(14, 1);

@@ -8,7 +8,7 @@ mod unfinished;
 mod verification;
 
 pub use error::ModelError;
-pub use report::{Report, Row, Summary, Verdict};
+pub use report::{Conversion, Report, Row, Summary, Verdict};
 pub use verification::{PairCheck, Verification, Whole};
 
 pub(super) use bytes::{Bytes, map};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::element::DType;
 use crate::fold::{Refusal, RoundingReport, Side, Warning};
 
 /// What became of a per-channel map.
@@ -115,6 +116,36 @@ pub struct Summary {
     pub file_after: u64,
 }
 
+/// How a model came into another type of elements, after it was folded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Conversion {
+    /// The type.
+    pub dtype: DType,
+    /// Constants that are stored in it now and were not before, each rounded once.
+    pub tensors: usize,
+    /// Nodes that compute in it.
+    pub nodes: usize,
+    /// Nodes that were added where it meets another type: at the model's inputs and outputs, which keep theirs, and at
+    /// operators that do not know it.
+    pub casts: usize,
+    /// Why the model's layers do not compute in it, if they do not. Only their weights are stored in it then.
+    pub stored_only: Option<String>,
+}
+
+impl fmt::Display for Conversion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dtype, tensors, nodes, casts, stored_only } = self;
+        match stored_only {
+            Some(reason) => write!(
+                f,
+                "{tensors} constants are stored as {dtype}, and {casts} casts give them back; nothing computes in it: {reason}"
+            ),
+            None => write!(f, "{tensors} constants are stored as {dtype}, {nodes} nodes compute in it; {casts} casts"),
+        }
+    }
+}
+
 /// What a plan says of a model.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
@@ -123,6 +154,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// The sums.
     pub summary: Summary,
+    /// How an ONNX model came into another type, if that was wanted.
+    pub conversion: Option<Conversion>,
 }
 
 impl Summary {

@@ -1,6 +1,9 @@
 //! A model's graph: who makes each value, and who reads it.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+};
 
 use super::{
     file::{Externals, Model},
@@ -61,8 +64,8 @@ pub(super) struct Graph<'m> {
     pub(super) parts: Vec<(Part, &'m [u8])>,
     pub(super) externals: &'m Externals,
     pub(super) hidden: Vec<Hidden>,
-    /// Nodes that are new, each with the one that it is to be written behind.
-    pub(super) added: Vec<(NodeId, NodeId)>,
+    /// Nodes that are new, by the one of the file that they are to be written behind; `None` is before all of them.
+    pub(super) added: BTreeMap<Option<NodeId>, Vec<NodeId>>,
     pub(super) opset: i64,
     pub(super) ir_version: i64,
     /// Whether initializers that are also inputs count as constants.
@@ -80,7 +83,7 @@ impl<'m> Graph<'m> {
             parts: Vec::new(),
             externals: model.externals(),
             hidden: Vec::new(),
-            added: Vec::new(),
+            added: BTreeMap::new(),
             opset: 0,
             ir_version: 0,
             freezes_inputs: false,
@@ -385,13 +388,34 @@ impl<'m> Graph<'m> {
         }
     }
 
-    /// Adds a node to be written right behind another.
-    fn add_node_behind(&mut self, behind: NodeId, node: Node<'m>) -> NodeId {
+    /// Adds a node to be written right behind another, or before all of them.
+    pub(super) fn add_node_behind(&mut self, behind: Option<NodeId>, node: Node<'m>) -> NodeId {
         let id = NodeId(self.nodes.len());
         self.link(id, &node);
         self.nodes.push(node);
-        self.added.push((behind, id));
+        let after = |list: &[NodeId]| list.iter().position(|&added| Some(added) == behind);
+        match self.added.values_mut().find_map(|list| after(list).map(|index| (list, index + 1))) {
+            Some((list, index)) => list.insert(index, id),
+            // Others that are behind the same one may need what this makes.
+            None => self.added.entry(behind).or_default().insert(0, id),
+        }
         id
+    }
+
+    /// The new nodes that are to be written behind one of the file, or before all of them.
+    pub(super) fn added_behind(&self, id: Option<NodeId>) -> &[NodeId] {
+        self.added.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// The nodes as they are to be written.
+    pub(super) fn order(&self) -> Vec<NodeId> {
+        let behind = |id| self.added_behind(id).iter().copied();
+        let given = self.parts.iter().filter_map(|&(part, _)| match part {
+            Part::Node(id) => Some(id),
+            _ => None,
+        });
+        let all = behind(None).chain(given.flat_map(|id| [id].into_iter().chain(behind(Some(id)))));
+        all.filter(|&id| !self.node(id).is_removed).collect()
     }
 
     /// Tells the values that a node reads and makes them.
@@ -413,7 +437,7 @@ impl<'m> Graph<'m> {
         let mut copy = self.node(id).clone();
         copy.outputs = vec![Some(output)];
         copy.rename(&self.value(output).name);
-        self.add_node_behind(id, copy)
+        self.add_node_behind(Some(id), copy)
     }
 
     /// Adds a node with two inputs that makes what another made until now.
@@ -423,7 +447,7 @@ impl<'m> Graph<'m> {
         self.set_output(id, 0, data);
         let mut node = Node::new(op, vec![Some(data), Some(constant)], output);
         node.rename(&self.value(output).name);
-        Some(self.add_node_behind(id, node))
+        Some(self.add_node_behind(Some(id), node))
     }
 
     /// Whether nothing of the model needs the value.

@@ -39,7 +39,7 @@ mod tensor;
 mod verify;
 mod wire;
 
-pub use super::models::{ModelError, PairCheck, Report, Row, Summary, Verdict, Verification, Whole};
+pub use super::models::{Conversion, ModelError, PairCheck, Report, Row, Summary, Verdict, Verification, Whole};
 pub use evaluate::{Array, EvaluationError, ModelInput};
 pub use file::Model;
 pub use options::{Forward, Options};

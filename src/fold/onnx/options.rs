@@ -1,6 +1,6 @@
 //! What a person may wish of a fold.
 
-use crate::fold::models::selects;
+use crate::{element::DType, fold::models::selects};
 
 /// What to do with a `BatchNorm` that only the layers behind it could absorb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,6 +31,10 @@ pub struct Options {
     pub duplicate_shared: bool,
     /// Whether to take initializers that are also inputs of the model for constants.
     pub freeze_inputs: bool,
+    /// The type that the model is to compute in after the fold, or at least to store its weights in: see
+    /// [`Conversion`](super::Conversion).
+    /// `None` keeps each tensor's own.
+    pub dtype: Option<DType>,
 }
 
 impl Options {

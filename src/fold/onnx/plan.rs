@@ -162,10 +162,10 @@ fn report_of(decided: &Decided<'_>) -> Report {
         });
     }
     let mut summary = Summary::of(&rows);
-    let (given, added) = pass.graph.nodes.split_at(pass.graph.nodes.len() - pass.graph.added.len());
-    summary.nodes_before = given.len();
-    summary.nodes_after = given.iter().filter(|node| !node.is_removed).count() + added.len();
-    Report { rows, summary }
+    let added: usize = pass.graph.added.values().map(Vec::len).sum();
+    summary.nodes_before = pass.graph.nodes.len() - added;
+    summary.nodes_after = pass.graph.nodes.iter().filter(|node| !node.is_removed).count();
+    Report { rows, summary, conversion: decided.conversion.clone() }
 }
 
 fn row(decided: &Decided<'_>, id: NodeId, found: &Found) -> Row {

@@ -12,10 +12,11 @@ use super::{
     graph::Part,
     node::{NodeId, ValueId},
     pass::{Contents, Decided, Payload},
+    shapes::stated_type,
     tensor::{ElementType, TensorHeader, is_data_field},
     wire::{self, Field, Fields},
 };
-use crate::fold::models::ModelError;
+use crate::{element::DType, fold::models::ModelError};
 
 /// Folded bytes that a thread computes at a time; they should stay in its cache until they are written.
 const CHUNK: usize = 256 << 10;
@@ -32,7 +33,9 @@ enum Piece<'p> {
     Copied(&'p [u8]),
     New(Vec<u8>),
     /// The folded weight of a layer.
-    Weight(NodeId, usize),
+    Weight(NodeId, DType, usize),
+    /// An initializer of the file in another type.
+    Converted(ValueId, DType, usize),
 }
 
 impl Piece<'_> {
@@ -40,7 +43,7 @@ impl Piece<'_> {
         match self {
             Self::Copied(bytes) => bytes.len(),
             Self::New(bytes) => bytes.len(),
-            Self::Weight(_, len) => *len,
+            Self::Weight(_, _, len) | Self::Converted(_, _, len) => *len,
         }
     }
 }
@@ -127,16 +130,22 @@ impl<'p> Splice<'p> {
         match piece {
             Piece::Copied(bytes) => to.write_all(bytes)?,
             Piece::New(bytes) => to.write_all(bytes)?,
-            Piece::Weight(layer, _) => self.write_weight(*layer, to, buffers)?,
+            Piece::Weight(layer, dtype, _) => self.write_weight(*layer, *dtype, to, buffers)?,
+            Piece::Converted(value, dtype, _) => self.write_converted(*value, *dtype, to, &mut buffers[0][0])?,
         }
         wrote(piece.len());
         Ok(())
     }
 
-    fn write_weight(&self, layer: NodeId, to: &mut (impl Write + Send), buffers: &mut Buffers) -> io::Result<()> {
+    fn write_weight(
+        &self,
+        layer: NodeId,
+        dtype: DType,
+        to: &mut (impl Write + Send),
+        buffers: &mut Buffers,
+    ) -> io::Result<()> {
         let pass = &self.decided.pass;
         let Some(linear) = pass.layers.get(&layer) else { return Ok(()) };
-        let Some(dtype) = linear.weight.element().dtype() else { return Ok(()) };
         // Both have succeeded when the pass surveyed the layer.
         let after = linear.whole_after().map_err(io::Error::other)?;
         let absorption = linear.absorption(after.as_ref()).map_err(io::Error::other)?;
@@ -167,22 +176,43 @@ impl<'p> Splice<'p> {
     }
 }
 
+impl Splice<'_> {
+    /// The elements of an initializer, each rounded once.
+    fn write_converted(
+        &self,
+        value: ValueId,
+        dtype: DType,
+        to: &mut impl Write,
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let graph = &self.decided.pass.graph;
+        let Some(tensor) = graph.initializer(value) else { return Ok(()) };
+        let Some(values) = tensor.values() else { return Ok(()) };
+        let size = tensor.element.size().unwrap_or(1);
+        for start in (0..tensor.len()).step_by(CHUNK) {
+            let range = start..tensor.len().min(start + CHUNK);
+            values.put_as(range.clone(), dtype, bytes);
+            to.write_all(bytes)?;
+            graph.externals.forget(&tensor.data[range.start * size..range.end * size]);
+        }
+        Ok(())
+    }
+}
+
 impl<'p> Joiner<'p> {
     /// The fields of the graph.
     fn graph(&mut self) -> Result<(), ModelError> {
         let (graph, edits) = (&self.decided.pass.graph, &self.decided.edits);
+        let mut leading = graph.added_behind(None);
         for &(part, raw) in &graph.parts {
             match part {
                 Part::Node(id) => {
+                    std::mem::take(&mut leading).iter().try_for_each(|&added| self.node(added))?;
                     let node = graph.node(id);
                     if !node.is_removed {
                         if node.is_changed { self.node(id)? } else { self.pieces.push(Piece::Copied(raw)) }
                     }
-                    for &(behind, added) in &graph.added {
-                        if behind == id {
-                            self.node(added)?;
-                        }
-                    }
+                    graph.added_behind(Some(id)).iter().try_for_each(|&added| self.node(added))?;
                 }
                 Part::Initializer(value) if edits.dropped.contains(&value) => {}
                 Part::Initializer(value) => match edits.replaced.get(&value) {
@@ -194,6 +224,9 @@ impl<'p> Joiner<'p> {
                     if edits.dropped.contains(&value)
                         || graph.ir_version >= 4 && edits.replaced.contains_key(&value) => {}
                 Part::ValueInfo(value) if self.has_vanished(value) => {}
+                Part::Input(value) | Part::ValueInfo(value) if self.new_type(value).is_some() => {
+                    self.retyped(value, raw)?;
+                }
                 Part::Input(_) | Part::ValueInfo(_) | Part::Other => self.pieces.push(Piece::Copied(raw)),
             }
         }
@@ -210,6 +243,30 @@ impl<'p> Joiner<'p> {
     fn has_vanished(&self, value: ValueId) -> bool {
         let value = self.decided.pass.graph.value(value);
         value.was_made && value.producer.is_none()
+    }
+
+    /// The element type of a value that the file states otherwise.
+    fn new_type(&self, value: ValueId) -> Option<ElementType> {
+        let edits = &self.decided.edits;
+        let stored = edits.replaced.get(&value).map(|payload| payload.element);
+        let stated = self.decided.pass.graph.value(value).value_info?;
+        let new = edits.retyped.get(&value).copied().or(stored)?;
+        stated_type(stated).ok().flatten().is_some_and(|(element, _)| element != new).then_some(new)
+    }
+
+    /// A field that describes a value, with the value's new type.
+    fn retyped(&mut self, value: ValueId, raw: &'p [u8]) -> Result<(), ModelError> {
+        let Some(element) = self.new_type(value) else { return Ok(()) };
+        for field in Fields::of(raw) {
+            let Field { number, value, .. } = field?;
+            let info = with_field(value.bytes()?, 2, &|of_type| {
+                with_field(of_type, 1, &|tensor| with_element(tensor, element))
+            })?;
+            let mut field = Vec::new();
+            wire::put_bytes(&mut field, number, &info);
+            self.pieces.push(Piece::New(field));
+        }
+        Ok(())
     }
 
     fn node(&mut self, id: NodeId) -> Result<(), ModelError> {
@@ -243,9 +300,13 @@ impl<'p> Joiner<'p> {
             None => wire::put_bytes(&mut head, 8, of.name.as_bytes()),
         }
         let len = payload.dims.iter().product::<usize>() * payload.element.size().unwrap_or(0);
-        let data = match &payload.contents {
-            Contents::Bytes(bytes) => Piece::Copied(bytes),
-            Contents::Weight(layer) => Piece::Weight(*layer, len),
+        let data = match (&payload.contents, payload.element.dtype()) {
+            (Contents::Bytes(bytes), _) => Piece::Copied(bytes),
+            (Contents::Weight(layer), Some(dtype)) => Piece::Weight(*layer, dtype, len),
+            (Contents::Converted(value), Some(dtype)) => Piece::Converted(*value, dtype, len),
+            (Contents::Weight(_) | Contents::Converted(_), None) => {
+                return Err(ModelError::unsupported(format!("{} is stored as {}", of.name, payload.element.name())));
+            }
         };
         let mut field = Vec::new();
         match self.location.filter(|_| was_external) {
@@ -272,6 +333,37 @@ impl<'p> Joiner<'p> {
         let name = &self.decided.pass.graph.value(value).name;
         self.pieces.push(Piece::New(input_of(name, payload.element, &payload.dims)));
     }
+}
+
+/// A message with one of its fields, a message too, edited.
+fn with_field<'m>(
+    message: &'m [u8],
+    wanted: u64,
+    edit: &dyn Fn(&'m [u8]) -> Result<Vec<u8>, ModelError>,
+) -> Result<Vec<u8>, ModelError> {
+    let mut edited = Vec::new();
+    for field in Fields::of(message) {
+        let Field { number, value, raw } = field?;
+        if number == wanted {
+            wire::put_bytes(&mut edited, number, &edit(value.bytes()?)?);
+        } else {
+            edited.extend_from_slice(raw);
+        }
+    }
+    Ok(edited)
+}
+
+/// A `TypeProto.Tensor` of another element type.
+fn with_element(message: &[u8], element: ElementType) -> Result<Vec<u8>, ModelError> {
+    let mut edited = Vec::new();
+    wire::put_int(&mut edited, 1, element.code());
+    for field in Fields::of(message) {
+        let Field { number, raw, .. } = field?;
+        if number != 1 {
+            edited.extend_from_slice(raw);
+        }
+    }
+    Ok(edited)
 }
 
 fn put_external(to: &mut Vec<u8>, location: &str, offset: u64, len: usize) {

@@ -21,6 +21,16 @@ pub(super) enum ElementType {
     Other(i64),
 }
 
+impl From<DType> for ElementType {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => Self::F32,
+            DType::F16 => Self::F16,
+            DType::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 impl ElementType {
     pub(super) const fn of(code: i64) -> Self {
         match code {

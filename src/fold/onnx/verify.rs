@@ -6,7 +6,7 @@ use super::{
     evaluate::{Array, EvaluationError, Given, Mode, evaluate},
     file::Model,
     graph::Graph,
-    node::ValueId,
+    node::{Node, ValueId},
     pass::Unit,
     plan::Plan,
     shapes::Shapes,
@@ -20,7 +20,8 @@ impl Plan<'_> {
     ///
     /// Each stretch that was changed is evaluated alone, and then the whole model on `samples` random inputs. `tolerance` is
     /// how far the whole may be off, as a part of the largest magnitude of an output; by default 1e-4 where all folded
-    /// weights are f32, 0.05 with f16 and 0.2 with bf16.
+    /// weights are f32 before and after, 0.05 with f16 and 0.2 with bf16. What activations lose in a type is not looked at:
+    /// all is evaluated in f64.
     ///
     /// # Errors
     ///
@@ -41,7 +42,8 @@ impl Plan<'_> {
             Some(DType::Bf16) => 0.2,
             Some(DType::F32) | None => 1e-4,
         };
-        self.pass().layers.values().map(|linear| of(linear.weight.element().dtype())).fold(1e-4, f64::max)
+        let stored = self.pass().layers.values().map(|linear| linear.weight.element().dtype());
+        stored.chain([self.pass().dtype()]).map(of).fold(1e-4, f64::max)
     }
 }
 
@@ -99,7 +101,7 @@ impl Comparison<'_> {
         let pass = self.plan.pass();
         let layers = unit.members.iter().filter_map(|id| Some((pass.graph.node(*id), pass.layers.get(id)?)));
         for (node, linear) in layers {
-            if node.input(0) == Some(value) {
+            if self.reads(node, value) {
                 let rank = self.shapes.rank(value).unwrap_or(linear.weight.dims().len());
                 return Some((rank, linear.input_axis, linear.channels(Side::Before)));
             }
@@ -108,6 +110,32 @@ impl Comparison<'_> {
         let channels = found.channels.or_else(|| self.shapes.dim(value, 1))?;
         // Of a map of one axis, the rank matters to nobody.
         Some((self.shapes.rank(value).unwrap_or(4), 1, channels))
+    }
+
+    /// Whether a node of the folded graph reads a value, perhaps in another type.
+    fn reads(&self, node: &Node<'_>, value: ValueId) -> bool {
+        let pass = self.plan.pass();
+        let Some(input) = node.input(0) else { return false };
+        let is_cast_of = |id| pass.graph.node(id).is(&["Cast"]) && pass.graph.node(id).input(0) == Some(value);
+        input == value || pass.twins.get(&value) == Some(&input) || pass.graph.producer(input).is_some_and(is_cast_of)
+    }
+
+    /// Inputs by names, as values of one of the graphs.
+    fn given(&self, graph: &Graph<'_>, inputs: &BTreeMap<String, Array>, mode: Mode) -> Result<Given, EvaluationError> {
+        let values = find(graph, inputs.keys())?;
+        let arrays =
+            inputs.values().map(|array| if mode == Mode::Magnitudes { array.map(f64::abs) } else { array.clone() });
+        let mut given: Given = values.into_iter().zip(arrays.map(Arc::new)).collect();
+        if std::ptr::eq(graph, self.after) {
+            // Some are read under another name, in another type.
+            let pass = self.plan.pass();
+            let name = |value: ValueId| &*pass.graph.value(value).name;
+            for (&value, &twin) in &pass.twins {
+                let found = self.after.find(name(value)).and_then(|value| given.get(&value)).cloned();
+                given.extend(self.after.find(name(twin)).zip(found));
+            }
+        }
+        Ok(given)
     }
 
     /// A length at which every window of the unit has a few positions.
@@ -128,7 +156,7 @@ impl Comparison<'_> {
         let names: Vec<String> =
             unit.outputs.iter().map(|&value| self.plan.pass().graph.value(value).name.to_string()).collect();
         let run = |graph: &Graph<'_>, mode| {
-            let given = given(graph, inputs, mode)?;
+            let given = self.given(graph, inputs, mode)?;
             evaluate(graph, &given, &find(graph, names.iter())?, mode, |_, _| ())
         };
         let (before, after) = (run(self.before, Mode::Values)?, run(self.after, Mode::Values)?);
@@ -161,13 +189,13 @@ impl Comparison<'_> {
         };
         let layers = unit.members.iter().filter_map(|id| pass.layers.get(id));
         let parts = layers.map(|linear| {
-            let (roundoff, least) = of(linear.weight.element());
+            let (roundoff, least) = of(pass.stored(linear.weight.element()));
             let taps: usize = linear.weight.dims().iter().skip(1).product();
             (roundoff, least * (taps + 1) as f64)
         });
         let maps = unit.members.iter().filter(|id| !pass.layers.contains_key(id));
-        let maps =
-            maps.filter_map(|&id| pass.graph.node(id).input(1)).filter_map(|value| self.after_element(value)).map(of);
+        let maps = maps.filter_map(|&id| pass.graph.node(id).input(1)).filter_map(|value| self.after_element(value));
+        let maps = maps.map(|element| of(pass.stored(element)));
         parts
             .chain(maps)
             .fold((2.0_f64.powi(-24), 0.0), |(most, sum), (roundoff, least)| (most.max(roundoff), sum + least))
@@ -186,7 +214,7 @@ impl Comparison<'_> {
                 Err(reason) => return Whole::NotVerified { reason },
             };
             let run = |graph: &Graph<'_>| {
-                let given = given(graph, &inputs, Mode::Values)?;
+                let given = self.given(graph, &inputs, Mode::Values)?;
                 evaluate(graph, &given, &graph.outputs, Mode::Values, |_, _| ())
             };
             let (before, after) = match run(self.before).and_then(|before| Ok((before, run(self.after)?))) {
@@ -249,7 +277,7 @@ impl Comparison<'_> {
         let inside = pass.units.iter().flat_map(|unit| &unit.inside);
         let inside: Vec<_> = inside.map(|&value| pass.graph.value(value).name.to_string()).collect();
         let mut seen = BTreeMap::new();
-        let of_before = given(self.before, inputs, Mode::Values).ok()?;
+        let of_before = self.given(self.before, inputs, Mode::Values).ok()?;
         let watch = |value: ValueId, array: &Array| {
             let name = self.before.value(value).name.to_string();
             if self.after.find(&name).is_some() && !inside.contains(&name) {
@@ -258,7 +286,7 @@ impl Comparison<'_> {
         };
         evaluate(self.before, &of_before, &self.before.outputs, Mode::Values, watch).ok()?;
         let mut first = None;
-        let of_after = given(self.after, inputs, Mode::Values).ok()?;
+        let of_after = self.given(self.after, inputs, Mode::Values).ok()?;
         let watch = |value: ValueId, array: &Array| {
             let name = &*self.after.value(value).name;
             let differs = seen.get(name).is_some_and(|before| difference(before, array).0 > tolerance);
@@ -274,13 +302,6 @@ impl Comparison<'_> {
 fn find<'n>(graph: &Graph<'_>, names: impl Iterator<Item = &'n String>) -> Result<Vec<ValueId>, EvaluationError> {
     let missing = |name: &String| EvaluationError::Missing { value: name.clone() };
     names.map(|name| graph.find(name).ok_or_else(|| missing(name))).collect()
-}
-
-fn given(graph: &Graph<'_>, inputs: &BTreeMap<String, Array>, mode: Mode) -> Result<Given, EvaluationError> {
-    let values = find(graph, inputs.keys())?;
-    let arrays =
-        inputs.values().map(|array| if mode == Mode::Magnitudes { array.map(f64::abs) } else { array.clone() });
-    Ok(values.into_iter().zip(arrays.map(Arc::new)).collect())
 }
 
 /// The largest difference, as a part of the largest magnitude, and the same of the norms.

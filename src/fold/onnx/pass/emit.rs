@@ -38,6 +38,8 @@ pub(in crate::fold::onnx) enum Contents {
     Bytes(Vec<u8>),
     /// Those of the folded weight of a layer, which are computed when they are written.
     Weight(NodeId),
+    /// Those of an initializer of the file, rounded to the tensor's type when they are written.
+    Converted(ValueId),
 }
 
 /// What is new among the initializers.
@@ -46,6 +48,15 @@ pub(in crate::fold::onnx) struct Edits {
     pub(in crate::fold::onnx) replaced: BTreeMap<ValueId, Payload>,
     pub(in crate::fold::onnx) added: Vec<(ValueId, Payload)>,
     pub(in crate::fold::onnx) dropped: BTreeSet<ValueId>,
+    /// Values that nodes make in another type than they did.
+    pub(in crate::fold::onnx) retyped: BTreeMap<ValueId, ElementType>,
+}
+
+impl Edits {
+    /// The tensors that are to be written.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (&ValueId, &Payload)> {
+        self.replaced.iter().chain(self.added.iter().map(|(value, payload)| (value, payload)))
+    }
 }
 
 type Refused = Vec<(NodeId, Refusal)>;
@@ -72,9 +83,9 @@ impl Linear<'_> {
         matches!(self.weight, Weight::Sum { .. }) || scales(self.before.as_ref()) || scales(after)
     }
 
-    fn survey(&self, externals: &Externals) -> Result<FoldReport, Refusal> {
+    /// `element` is what weight and bias are to be stored in.
+    fn survey(&self, element: ElementType, externals: &Externals) -> Result<FoldReport, Refusal> {
         let after = self.whole_after()?;
-        let element = self.weight.element();
         let refused = || Refusal::ElementType { value: "the weight".to_owned(), found: element.name() };
         // The standard has weight and bias of one type.
         let dtype = element.dtype().ok_or_else(refused)?;
@@ -87,8 +98,7 @@ impl<'m> Pass<'m> {
     /// Changes the graph and lists the tensors that are new. Where the numbers forbid it: which maps to leave out.
     pub(super) fn emit(&mut self) -> Result<(Edits, BTreeMap<NodeId, FoldReport>), Refused> {
         let changed: Vec<_> = self.layers.iter().filter(|(_, linear)| linear.has_changed()).collect();
-        let surveyed: Vec<_> =
-            changed.par_iter().map(|(id, linear)| (**id, linear.survey(self.graph.externals))).collect();
+        let surveyed: Vec<_> = changed.par_iter().map(|(id, linear)| (**id, self.survey(linear))).collect();
         let mut reports = BTreeMap::new();
         let mut refused = Vec::new();
         for (id, report) in surveyed {
@@ -118,6 +128,10 @@ impl<'m> Pass<'m> {
         Ok((edits, reports))
     }
 
+    fn survey(&self, linear: &Linear<'_>) -> Result<FoldReport, Refusal> {
+        linear.survey(self.stored(linear.weight.element()), self.graph.externals)
+    }
+
     /// The map that a layer has absorbed last.
     fn latest(&self, layer: NodeId) -> Option<NodeId> {
         self.layers.get(&layer)?.absorbed.last().copied()
@@ -138,7 +152,7 @@ impl<'m> Pass<'m> {
     fn emit_layer(&mut self, id: NodeId, edits: &mut Edits, released: &mut Vec<ValueId>) -> Result<(), Refusal> {
         let Some(linear) = self.layers.get(&id) else { return Ok(()) };
         let after = linear.whole_after()?;
-        let element = linear.weight.element();
+        let element = self.stored(linear.weight.element());
         let (dims, changes_weight) = (linear.weight.dims().to_vec(), linear.changes_weight(after.as_ref()));
         let had_bias = self.graph.node(id).input(2).is_some();
         let absorption = linear.absorption(after.as_ref())?;
@@ -232,7 +246,7 @@ impl<'m> Pass<'m> {
     ) -> Result<(), Refusal> {
         let map = &leftover.at.map;
         if !leftover.at.is_batch_norm {
-            let element = leftover.at.element;
+            let element = self.stored(leftover.at.element);
             let (op, values): (_, Vec<f64>) = if map.is_scale() {
                 ("Mul", map.affine.scale().to_vec())
             } else {
@@ -251,8 +265,11 @@ impl<'m> Pass<'m> {
         let new_weight: Vec<f64> =
             affine.scale().iter().zip(deviations).map(|(scale, deviation)| scale * deviation).collect();
         let mut put = |slot, what, values: &[f64], as_was: &Tensor<'_>| {
-            let contents = Contents::Bytes(encoded(what, values, as_was.element)?);
-            let payload = Payload { element: as_was.element, dims: as_was.dims.clone(), contents };
+            // Statistics have had a type of their own since opset 14.
+            let is_data = slot < 3 || self.graph.opset < 14;
+            let element = if is_data { self.stored(as_was.element) } else { as_was.element };
+            let contents = Contents::Bytes(encoded(what, values, element)?);
+            let payload = Payload { element, dims: as_was.dims.clone(), contents };
             self.put(id, slot, what, payload, edits, released);
             Ok::<_, FoldError>(())
         };
@@ -276,7 +293,7 @@ impl<'m> Pass<'m> {
         let rank = self.shapes.rank(data).unwrap_or(4);
         // The element type of the data is that of the weights it meets.
         let layers = self.layers.values().find(|linear| linear.absorbed.contains(&id));
-        let element = layers.map_or(ElementType::F32, |linear| linear.weight.element());
+        let element = self.stored(layers.map_or(ElementType::F32, |linear| linear.weight.element()));
         let mut dims = vec![shift.len()];
         if self.graph.opset >= 7 {
             dims.extend(vec![1; rank.saturating_sub(2)]);
@@ -311,8 +328,8 @@ impl<'m> Pass<'m> {
         edits.added.push((value, payload));
     }
 
-    /// Drops initializers and constant nodes that nobody reads any more.
-    fn drop_unused(&mut self, mut released: Vec<ValueId>, edits: &mut Edits) {
+    /// Drops initializers, constant nodes and casts that nobody reads any more.
+    pub(super) fn drop_unused(&mut self, mut released: Vec<ValueId>, edits: &mut Edits) {
         while let Some(value) = released.pop() {
             if !self.graph.is_unused(value) {
                 continue;
@@ -320,7 +337,7 @@ impl<'m> Pass<'m> {
             if self.graph.value(value).initializer.is_some() {
                 edits.dropped.insert(value);
             } else if let Some(node) = self.graph.producer(value)
-                && self.graph.is_constant(value)
+                && (self.graph.is_constant(value) || self.graph.node(node).is(&["Cast"]))
                 && self.graph.node(node).has_one_output()
             {
                 released.extend(self.graph.node(node).inputs.iter().flatten());

@@ -4,6 +4,7 @@
 //! turn out to forbid a fold, that map is left out and the pass begins again.
 
 mod branches;
+mod convert;
 mod emit;
 mod layers;
 mod maps;
@@ -21,7 +22,7 @@ use super::{
     node::{NodeId, ValueId},
     shapes::Shapes,
 };
-use crate::fold::models::ModelError;
+use crate::fold::models::{Conversion, ModelError};
 use layers::Linear;
 use maps::{MapNode, map_of};
 use routes::{Landing, Route};
@@ -72,6 +73,8 @@ pub(super) struct Pass<'m> {
     leftovers: BTreeMap<NodeId, Leftover>,
     /// The additions that stay before layers which have absorbed the scale.
     shifts: BTreeMap<NodeId, Vec<f64>>,
+    /// Values that stay as they were, each with one of another type that the model reads in its place.
+    pub(super) twins: BTreeMap<ValueId, ValueId>,
 }
 
 /// What the pass has decided, and computed as far as sizes go.
@@ -80,6 +83,7 @@ pub(super) struct Decided<'m> {
     pub(super) pass: Pass<'m>,
     pub(super) edits: Edits,
     pub(super) reports: BTreeMap<NodeId, FoldReport>,
+    pub(super) conversion: Option<Conversion>,
 }
 
 impl<'m> Decided<'m> {
@@ -89,7 +93,10 @@ impl<'m> Decided<'m> {
             let mut pass = Pass::new(model, options)?;
             pass.run(&excluded);
             match pass.emit() {
-                Ok((edits, reports)) => return Ok(Self { pass, edits, reports }),
+                Ok((mut edits, reports)) => {
+                    let conversion = options.dtype.map(|dtype| pass.convert(&mut edits, dtype)).transpose()?;
+                    return Ok(Self { pass, edits, reports, conversion });
+                }
                 Err(refused) => excluded.extend(refused),
             }
         }
@@ -110,6 +117,7 @@ impl<'m> Pass<'m> {
             options: options.clone(),
             leftovers: BTreeMap::new(),
             shifts: BTreeMap::new(),
+            twins: BTreeMap::new(),
         })
     }
 
