@@ -6,8 +6,8 @@ use super::{
     evaluate::{Array, EvaluationError, Given, Mode, evaluate},
     file::Model,
     graph::Graph,
-    node::{Node, ValueId},
-    pass::Unit,
+    node::{Node, NodeId, ValueId},
+    pass::{Unit, batch_norm_tensors, epsilon},
     plan::Plan,
     shapes::Shapes,
     tensor::ElementType,
@@ -194,11 +194,28 @@ impl Comparison<'_> {
             (roundoff, least * (taps + 1) as f64)
         });
         let maps = unit.members.iter().filter(|id| !pass.layers.contains_key(id));
-        let maps = maps.filter_map(|&id| pass.graph.node(id).input(1)).filter_map(|value| self.after_element(value));
-        let maps = maps.map(|element| of(pass.stored(element)));
+        let maps = maps.filter_map(|&id| {
+            let constant = pass.graph.node(id).input(1)?;
+            // One that is cast has a type that the wish alone tells.
+            let element = self.after_element(constant).or(pass.dtype().map(ElementType::from))?;
+            let (roundoff, least) = of(pass.stored(element));
+            Some((roundoff, least * (1.0 + self.gain(id))))
+        });
         parts
             .chain(maps)
             .fold((2.0_f64.powi(-24), 0.0), |(most, sum), (roundoff, least)| (most.max(roundoff), sum + least))
+    }
+
+    /// What the weight of a `BatchNormalization` is multiplied by at most, where its input is at most 1.
+    fn gain(&self, id: NodeId) -> f64 {
+        let is_given = id.0 < self.before.nodes.len() && self.before.node(id).is(&["BatchNormalization"]);
+        let Some([_, _, mean, var]) = is_given.then(|| batch_norm_tensors(self.before, id).ok()).flatten() else {
+            return 1.0;
+        };
+        let (Some(mean), Some(var)) = (mean.values(), var.values()) else { return 1.0 };
+        let eps = epsilon(self.before.node(id));
+        let gains = mean.to_vec().into_iter().zip(var.to_vec());
+        gains.map(|(mean, var)| (1.0 + mean.abs()) / (var + eps).sqrt()).fold(1.0, f64::max)
     }
 
     fn after_element(&self, value: ValueId) -> Option<ElementType> {

@@ -90,7 +90,7 @@ pub(super) fn needed<'m>(graph: &Graph<'m>, value: ValueId) -> Result<Tensor<'m>
 }
 
 /// The tensors of `scale`, `B`, `mean` and `var` of a `BatchNormalization` that is in inference mode.
-pub(super) fn batch_norm_tensors<'m>(graph: &Graph<'m>, id: NodeId) -> Result<[Tensor<'m>; 4], Refusal> {
+pub(in crate::fold::onnx) fn batch_norm_tensors<'m>(graph: &Graph<'m>, id: NodeId) -> Result<[Tensor<'m>; 4], Refusal> {
     let node = graph.node(id);
     let invalid = |what: &str| Refusal::Invalid { node: graph.label(id), what: what.to_owned() };
     let input = |slot: usize| {
@@ -101,7 +101,7 @@ pub(super) fn batch_norm_tensors<'m>(graph: &Graph<'m>, id: NodeId) -> Result<[T
 }
 
 /// `epsilon` is stored as an f32, and so is the standard's default.
-pub(super) fn epsilon(node: &Node<'_>) -> f64 {
+pub(in crate::fold::onnx) fn epsilon(node: &Node<'_>) -> f64 {
     f64::from(node.float("epsilon", 1e-5))
 }
 

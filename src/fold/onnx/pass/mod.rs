@@ -29,6 +29,7 @@ use routes::{Landing, Route};
 use units::note;
 
 pub(super) use emit::{Contents, Edits, Payload};
+pub(super) use maps::{batch_norm_tensors, epsilon};
 pub(super) use units::Unit;
 
 /// What became of a map.
