@@ -93,6 +93,9 @@ pub struct Fold {
     /// Take initializers that are also inputs of the model for constants
     #[arg(long)]
     pub freeze_inputs: bool,
+    /// Also take out of an ONNX model what computes nothing: Identity, Dropout at inference, arithmetic on known shapes
+    #[arg(long)]
+    pub tidy: bool,
     /// Evaluate the model before and after in f64, each changed layer alone and then the whole, on N random inputs
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     pub verify: Option<usize>,
@@ -192,6 +195,7 @@ impl Fold {
             merge_branches: self.merge_branches,
             duplicate_shared: self.duplicate_shared,
             freeze_inputs: self.freeze_inputs,
+            tidy: self.tidy,
             dtype: self.dtype.dtype(),
         }
     }

@@ -5,4 +5,5 @@ mod convert;
 mod graphs;
 mod hostile;
 mod onnx;
+mod tidy;
 mod writer;

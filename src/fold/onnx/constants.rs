@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use half::{bf16, f16};
 
 use super::{
-    graph::Graph,
+    graph::{Graph, Integers},
     node::{Node, NodeId, ValueId},
     tensor::{ElementType, Tensor, count},
 };
@@ -54,7 +54,7 @@ impl<'m> Graph<'m> {
     fn is_constant_at_depth(&self, value: ValueId, depth: usize) -> bool {
         let of = self.value(value);
         match of.producer {
-            _ if of.initializer.is_some() => true,
+            _ if of.initializer.is_some() || self.computed.contains_key(&value) => true,
             Some((node, _)) if depth < LONGEST_CHAIN && self.makes_constants(node) => {
                 self.node(node).inputs.iter().flatten().all(|&input| self.is_constant_at_depth(input, depth + 1))
             }
@@ -75,6 +75,9 @@ impl<'m> Graph<'m> {
         }
         if let Some(message) = of.initializer {
             return Ok(Tensor::read(message, self.externals)?);
+        }
+        if let Some(integers) = self.computed.get(&value) {
+            return Ok(integers.tensor());
         }
         let Some((id, 0)) = of.producer.filter(|_| depth < LONGEST_CHAIN) else { return Err(NotConstant::Computed) };
         let node = self.node(id);
@@ -110,6 +113,16 @@ impl<'m> Graph<'m> {
                 Ok(Tensor { dims: dims.ok_or(NotConstant::Computed)?, ..data })
             }
         }
+    }
+}
+
+impl Integers {
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        self.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn tensor<'m>(&self) -> Tensor<'m> {
+        Tensor { element: ElementType::I64, dims: self.dims.clone(), data: Cow::Owned(self.bytes()) }
     }
 }
 

@@ -53,6 +53,13 @@ pub(super) struct Hidden {
     pub(super) inside: String,
 }
 
+/// A tensor of integers.
+#[derive(Debug, Clone)]
+pub(super) struct Integers {
+    pub(super) dims: Vec<usize>,
+    pub(super) values: Vec<i64>,
+}
+
 /// The graph of a model.
 #[derive(Debug)]
 pub(super) struct Graph<'m> {
@@ -64,6 +71,8 @@ pub(super) struct Graph<'m> {
     pub(super) parts: Vec<(Part, &'m [u8])>,
     pub(super) externals: &'m Externals,
     pub(super) hidden: Vec<Hidden>,
+    /// Integers that nodes made until it was seen that they are known.
+    pub(super) computed: BTreeMap<ValueId, Integers>,
     /// Nodes that are new, by the one of the file that they are to be written behind; `None` is before all of them.
     pub(super) added: BTreeMap<Option<NodeId>, Vec<NodeId>>,
     pub(super) opset: i64,
@@ -83,6 +92,7 @@ impl<'m> Graph<'m> {
             parts: Vec::new(),
             externals: model.externals(),
             hidden: Vec::new(),
+            computed: BTreeMap::new(),
             added: BTreeMap::new(),
             opset: 0,
             ir_version: 0,

@@ -31,6 +31,9 @@ pub struct Options {
     pub duplicate_shared: bool,
     /// Whether to take initializers that are also inputs of the model for constants.
     pub freeze_inputs: bool,
+    /// Whether to also take out what computes nothing: `Identity`, `Dropout` at inference, and arithmetic on shapes that are
+    /// known.
+    pub tidy: bool,
     /// The type that the model is to compute in after the fold, or at least to store its weights in: see
     /// [`Conversion`](super::Conversion).
     /// `None` keeps each tensor's own.

@@ -22,12 +22,13 @@ impl Shapes {
         for (id, value) in graph.values.iter().enumerate() {
             let stated = value.value_info.and_then(|message| stated_type(message).ok().flatten());
             let own = value.initializer.and_then(|message| TensorHeader::read(message).ok()?.shape().ok());
+            let own = own.map(|(dims, _)| dims).or_else(|| Some(graph.computed.get(&ValueId(id))?.dims.clone()));
             shapes.0[id] = match own {
-                Some((dims, _)) => Some(dims.into_iter().map(Some).collect()),
+                Some(dims) => Some(dims.into_iter().map(Some).collect()),
                 None => stated.and_then(|(_, dims)| dims),
             };
         }
-        for node in &graph.nodes {
+        for node in graph.nodes.iter().filter(|node| !node.is_removed) {
             if let Some(output) = node.output()
                 && let Some(inferred) = shapes.infer(graph, node)
             {

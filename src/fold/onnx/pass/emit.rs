@@ -125,6 +125,11 @@ impl<'m> Pass<'m> {
             self.emit_layer(*id, &mut edits, &mut released).map_err(|refusal| vec![(*id, refusal)])?;
         }
         self.drop_unused(released, &mut edits);
+        let needed = self.graph.computed.iter().filter(|&(&value, _)| !self.graph.is_unused(value));
+        edits.added.extend(needed.map(|(&value, integers)| {
+            let contents = Contents::Bytes(integers.bytes());
+            (value, Payload { element: ElementType::I64, dims: integers.dims.clone(), contents })
+        }));
         Ok((edits, reports))
     }
 

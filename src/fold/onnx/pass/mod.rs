@@ -9,6 +9,7 @@ mod emit;
 mod layers;
 mod maps;
 mod routes;
+mod tidy;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,6 +109,9 @@ impl<'m> Pass<'m> {
     fn new(model: &'m Model, options: &Options) -> Result<Self, ModelError> {
         let mut graph = Graph::read(model)?;
         graph.freezes_inputs = options.freeze_inputs;
+        if options.tidy {
+            tidy::tidy(&mut graph);
+        }
         let shapes = Shapes::of(&graph);
         Ok(Self {
             graph,
@@ -124,6 +128,9 @@ impl<'m> Pass<'m> {
 
     fn run(&mut self, excluded: &BTreeMap<NodeId, Refusal>) {
         for id in self.graph.node_ids() {
+            if self.graph.node(id).is_removed {
+                continue;
+            }
             if self.options.merge_branches && !excluded.contains_key(&id) {
                 self.merge_branches(id);
             }

@@ -5,6 +5,7 @@ use crate::fold::{Affine, Refusal, Side, absorb::check_shift};
 use super::{
     super::{
         constants::{axis_of, permutation},
+        graph::Graph,
         node::{Node, NodeId, ValueId},
         shapes::Dims,
     },
@@ -214,7 +215,7 @@ impl Pass<'_> {
         }
         match node.op {
             op if NEUTRAL.contains(&op) => Some(map.clone()),
-            "Dropout" if self.drops_nothing(node) => Some(map.clone()),
+            "Dropout" if drops_nothing(&self.graph, node) => Some(map.clone()),
             "Transpose" => self.through_transpose(node, from, map, to_side),
             "AveragePool" => averages(node, map).then(|| map.clone()),
             "GlobalAveragePool" => (map.is_uniform || map.axis == 1).then(|| map.clone()),
@@ -232,15 +233,6 @@ impl Pass<'_> {
             "DepthToSpace" if to_side == Side::Before => depth_to_space(node, map),
             _ => None,
         }
-    }
-
-    fn drops_nothing(&self, node: &Node<'_>) -> bool {
-        if self.graph.opset < 7 {
-            return node.int("is_test", 0) != 0;
-        }
-        let Some(mode) = node.input(2) else { return true };
-        let is_false = |tensor: super::super::tensor::Tensor<'_>| tensor.data.iter().all(|&byte| byte == 0);
-        self.graph.constant(mode).is_ok_and(is_false)
     }
 
     fn through_transpose(&self, node: &Node<'_>, from: ValueId, map: &Map, to_side: Side) -> Option<Map> {
@@ -287,6 +279,16 @@ impl Pass<'_> {
         let data = self.graph.node(id).input(0);
         self.graph.opset >= 7 && data.and_then(|data| self.shapes.rank(data)) == Some(2)
     }
+}
+
+/// Whether a `Dropout` is one at inference.
+pub(super) fn drops_nothing(graph: &Graph<'_>, node: &Node<'_>) -> bool {
+    if graph.opset < 7 {
+        return node.int("is_test", 0) != 0;
+    }
+    let Some(mode) = node.input(2) else { return true };
+    let is_false = |tensor: super::super::tensor::Tensor<'_>| tensor.data.iter().all(|&byte| byte == 0);
+    graph.constant(mode).is_ok_and(is_false)
 }
 
 /// Whether zeros that pad an average would be missed by the map.
