@@ -136,8 +136,8 @@ fn bf16_by_version() {
     assert_eq!(new.report.conversion.unwrap().nodes, 2);
     let oldest = Model::from_bytes(relu_network().opset(12).build()).unwrap();
     let refused = Plan::new(&oldest, &options(DType::Bf16)).unwrap_err();
-    assert_eq!(refused.code(), "unsupported");
-    assert!(refused.to_string().contains("opset 12"), "{refused}");
+    assert_eq!(refused.code(), "unconvertible");
+    assert!(refused.to_string().contains("it uses opset 12, and casts to it are known from 13 on"), "{refused}");
 }
 
 #[test]

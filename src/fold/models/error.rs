@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::element::DType;
+
 /// Why a model's file cannot be read, or the folded one not be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -25,6 +27,18 @@ pub enum ModelError {
     Unsupported {
         /// What is not supported.
         what: String,
+    },
+    /// The model cannot be brought into the type of elements that was wished.
+    #[error(
+        "this model cannot be brought into {dtype}: it uses opset {opset}, and casts to it are known from {known} on"
+    )]
+    Unconvertible {
+        /// The type.
+        dtype: DType,
+        /// The version of the standard's operators that the model uses.
+        opset: i64,
+        /// The first version that would do.
+        known: i64,
     },
     /// A tensor's data lies in another file, outside the folder of the model.
     #[error("the tensor {tensor} has its data in {location:?}, which is not inside the model's folder; it is not read")]
@@ -54,6 +68,7 @@ impl ModelError {
             Self::Io { .. } => "io",
             Self::Malformed { .. } => "malformed",
             Self::Unsupported { .. } => "unsupported",
+            Self::Unconvertible { .. } => "unconvertible",
             Self::Outside { .. } => "outside",
             Self::TensorLength { .. } => "tensor-length",
         }

@@ -28,8 +28,13 @@ use super::{
 const ALL: u32 = u32::MAX;
 /// The first input.
 const DATA: u32 = 1;
-/// Casts to bf16 are known from here on.
-const BF16_CASTS: i64 = 13;
+/// From which opset on there are casts to a type, as they are understood here.
+const fn casts_since(dtype: DType) -> i64 {
+    match dtype {
+        DType::F32 | DType::F16 => 6,
+        DType::Bf16 => 13,
+    }
+}
 
 /// The operators that compute in any floating-point type: which of their inputs are of it, a bit for each, and from which
 /// opset on it may be bf16. f16 is known to all of them.
@@ -207,14 +212,9 @@ impl<'m> Pass<'m> {
     /// Brings what the fold has left into another type.
     pub(super) fn convert(&mut self, edits: &mut Edits, dtype: DType) -> Result<Conversion, ModelError> {
         let opset = self.graph.opset;
-        if opset < 6 {
-            return Err(ModelError::unsupported(format!(
-                "it uses opset {opset}, and casts are understood from opset 6 on"
-            )));
-        }
-        if dtype == DType::Bf16 && opset < BF16_CASTS {
-            let what = format!("it uses opset {opset}, and bf16 is known from opset {BF16_CASTS} on");
-            return Err(ModelError::unsupported(what));
+        let known = casts_since(dtype);
+        if opset < known {
+            return Err(ModelError::Unconvertible { dtype, opset, known });
         }
         let order = self.graph.order();
         let own = self.types(&order);
