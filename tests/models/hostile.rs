@@ -2,9 +2,12 @@
 
 use std::{fs, path::PathBuf};
 
-use warpnorm::fold::{
-    checkpoint::{self, Checkpoint},
-    onnx::{Forward, Model, ModelError, Options, Plan},
+use warpnorm::{
+    DType,
+    fold::{
+        checkpoint::{self, Checkpoint},
+        onnx::{Forward, Model, ModelError, Options, Plan},
+    },
 };
 
 use crate::{
@@ -54,7 +57,9 @@ fn exercise(bytes: Vec<u8>) {
         freeze_inputs: true,
         ..Options::default()
     };
-    for options in [&Options::default(), &options] {
+    let half = Options { tidy: true, dtype: Some(DType::F16), ..Options::default() };
+    let brain = Options { dtype: Some(DType::Bf16), ..options.clone() };
+    for options in [&Options::default(), &options, &half, &brain] {
         let Ok(plan) = Plan::new(&model, options) else { continue };
         for row in &plan.report().rows {
             assert!(!row.verdict.to_string().is_empty());
