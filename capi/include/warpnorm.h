@@ -139,6 +139,22 @@ typedef enum wn_status {
     WN_STATUS_MODEL_TENSOR_LENGTH = 84,
     // Folding a model: the folded one differs, or could not be evaluated as a whole.
     WN_STATUS_NOT_VERIFIED = 85,
+    // Folding a state dict: its pairs were found by names, and nobody has accepted them.
+    WN_STATUS_NOT_ACCEPTED = 86,
+    // Merging branches: none of them is a convolution.
+    WN_STATUS_FOLD_NOTHING_TO_MERGE = 90,
+    // Merging branches: one is another layer than a convolution.
+    WN_STATUS_FOLD_NOT_A_CONVOLUTION = 91,
+    // Merging branches: channels, groups or axes differ.
+    WN_STATUS_FOLD_UNEQUAL_BRANCHES = 92,
+    // Merging branches: an identity beside convolutions to another number of channels.
+    WN_STATUS_FOLD_IDENTITY_CHANNELS = 93,
+    // Merging branches: a stride or a dilation of 0.
+    WN_STATUS_FOLD_ZERO_STEP = 94,
+    // Merging branches: strides differ.
+    WN_STATUS_FOLD_UNEQUAL_STRIDES = 95,
+    // Merging branches: a kernel whose taps do not lie on those of the largest, or that has other outputs.
+    WN_STATUS_FOLD_KERNEL_OUTSIDE = 96,
     // Something that should not happen; a fault of the library. Please report it.
     WN_STATUS_INTERNAL = 99,
 } wn_status;
@@ -276,6 +292,14 @@ typedef enum wn_affine_kind {
     // weight · x + bias, of which one may be absent.
     WN_AFFINE_KIND_SCALE_SHIFT = 1,
 } wn_affine_kind;
+
+// What a branch computes before its maps.
+typedef enum wn_branch_kind {
+    // A convolution.
+    WN_BRANCH_KIND_CONV = 1,
+    // The input itself; `linear` has no arrays, and the lists count for nothing.
+    WN_BRANCH_KIND_IDENTITY = 2,
+} wn_branch_kind;
 
 // What to do with a BatchNorm that only the layers behind it could absorb.
 typedef enum wn_fold_forward {
@@ -477,6 +501,27 @@ typedef struct wn_fold_report {
     struct wn_rounding bias;
 } wn_fold_report;
 
+// One of the terms of a sum that becomes one convolution.
+typedef struct wn_branch {
+    // One of `wn_branch_kind`.
+    int32_t kind;
+    // Zero.
+    int32_t reserved;
+    // Of `WN_LINEAR_KIND_CONV`. How it pads must be the same in all branches.
+    struct wn_linear linear;
+    // Of each list as many numbers count as the kernel has axes. From one position of the kernel to the next.
+    int64_t strides[3];
+    // From one tap to the next.
+    int64_t dilations[3];
+    // Inputs that are added before the first one.
+    int64_t pads_begin[3];
+    // Inputs that are added behind the last one.
+    int64_t pads_end[3];
+    // The maps behind it, in the order in which they apply.
+    const struct wn_affine *after;
+    uint64_t after_count;
+} wn_branch;
+
 // What to fold of a model.
 typedef struct wn_fold_options {
     // One of `wn_fold_forward`.
@@ -539,6 +584,35 @@ typedef struct wn_fold_summary {
     uint64_t file_before;
     uint64_t file_after;
 } wn_fold_summary;
+
+// The `eps` of some BatchNorms.
+typedef struct wn_fold_eps {
+    // A pattern of their names, with `*` for any text and `?` for any character.
+    const char *pattern;
+    double eps;
+} wn_fold_eps;
+
+// What to fold of a state dict. Strings are UTF-8.
+typedef struct wn_fold_safetensors_options {
+    // The pairs of layers and BatchNorms as JSON, as `scripts/export_pairs.py` writes them; null: found by names.
+    const char *pairs;
+    // Where a pair does not say `eps`, the first pattern that fits does; it is never guessed.
+    const struct wn_fold_eps *eps;
+    uint64_t eps_count;
+    // Patterns of the BatchNorms to fold; none: all.
+    const char *const *only;
+    uint64_t only_count;
+    // Patterns of the BatchNorms not to fold.
+    const char *const *skip;
+    uint64_t skip_count;
+    // The type, of `wn_dtype` but f64, that all floating-point tensors are rounded to; `WN_DTYPE_NONE`: their own.
+    int32_t dtype;
+    // Not 0: pairs that were found by names are good enough to be written.
+    int32_t accept_names;
+    // Not 0: each folded layer is verified.
+    int32_t verify;
+    int32_t reserved[5];
+} wn_fold_safetensors_options;
 
 #ifdef __cplusplus
 extern "C" {
@@ -632,6 +706,20 @@ enum wn_status wn_fold(const struct wn_linear *linear,
                        int64_t bias_len,
                        struct wn_fold_report *report);
 
+// Merges parallel branches, whose outputs are added, into one convolution: a block of RepVGG or MobileOne, say. Its weight
+// has the shape, and it computes by the strides, dilations and pads, of the branch with the most taps, whose place among
+// the branches `largest` is told, unless that is null. Types, arrays and `report` are as with `wn_fold`. Nothing is written
+// where the merge is refused.
+enum wn_status wn_fold_branches(const struct wn_branch *branches,
+                                uint64_t branch_count,
+                                int32_t dtype,
+                                void *weight,
+                                int64_t weight_len,
+                                void *bias,
+                                int64_t bias_len,
+                                uint64_t *largest,
+                                struct wn_fold_report *report);
+
 // Decides what can be folded of the ONNX model in the file `input`, and writes the folded one to `output` unless that is
 // null; paths are UTF-8. `options` may be null, which is all zeros. `row`, if it is not null, is called with `context` for
 // each per-channel map that was found, before anything is written. `summary` may be null. If the folded model is verified
@@ -642,6 +730,19 @@ enum wn_status wn_fold_onnx(const char *input,
                             wn_fold_row_function row,
                             void *context,
                             struct wn_fold_summary *summary);
+
+// Decides what can be folded of the state dict in the safetensors file `input`, and writes the folded one to `output` unless
+// that is null; paths are UTF-8. `options` may be null, which is all zeros. `row`, if it is not null, is called with
+// `context` for each BatchNorm that was found, before anything is written. `summary` may be null. A pair that was found by
+// names may be a wrong one: unless `options` has the pairs, or accepts those, `output` is not written and the status is
+// `WN_STATUS_NOT_ACCEPTED`, after the rows were told. If the folded layers are verified and one is found to differ, the
+// status is `WN_STATUS_NOT_VERIFIED` and nothing is left of the output.
+enum wn_status wn_fold_safetensors(const char *input,
+                                   const char *output,
+                                   const struct wn_fold_safetensors_options *options,
+                                   wn_fold_row_function row,
+                                   void *context,
+                                   struct wn_fold_summary *summary);
 
 // LayerNorm over the trailing extents `normalized_shape`, with an eps of 1e-5.
 enum wn_status wn_layer_norm(struct wn_layer *layer, int64_t rank, const int64_t *normalized_shape);

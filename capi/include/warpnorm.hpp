@@ -353,6 +353,54 @@ inline Folded fold_conv(wn_array weight, const Shape& shape, std::int64_t groups
     return folded;
 }
 
+// A branch that is a convolution (weight [O, I/groups, k...]) with strides and dilations of 1, padded alike on both
+// sides, and the BatchNorm behind it, which may be null and must live as long as the branch is used.
+inline wn_branch branch_conv(wn_array weight, const Shape& shape, std::int64_t groups, wn_array bias, const Shape& pads,
+                             const wn_affine* batch_norm) {
+    if (shape.size() < 3 || shape.size() > 5) throw Error(WN_STATUS_FOLD_WEIGHT_RANK, "a weight has 3 to 5 axes");
+    if (pads.size() + 2 != shape.size()) throw Error(WN_STATUS_FOLD_LENGTH_MISMATCH, "not a pad for each axis");
+    wn_branch branch = {};
+    branch.kind = WN_BRANCH_KIND_CONV;
+    branch.linear.kind = WN_LINEAR_KIND_CONV;
+    branch.linear.groups = groups;
+    branch.linear.weight = weight;
+    branch.linear.weight_rank = static_cast<std::int64_t>(shape.size());
+    for (std::size_t axis = 0; axis < shape.size(); axis++) branch.linear.weight_shape[axis] = shape[axis];
+    branch.linear.bias = bias;
+    for (std::size_t axis = 0; axis < pads.size(); axis++) {
+        branch.strides[axis] = branch.dilations[axis] = 1;
+        branch.pads_begin[axis] = branch.pads_end[axis] = pads[axis];
+    }
+    branch.after = batch_norm;
+    branch.after_count = batch_norm ? 1 : 0;
+    return branch;
+}
+
+// A branch that is the input itself, and the BatchNorm behind it, likewise.
+inline wn_branch branch_identity(const wn_affine* batch_norm) {
+    wn_branch branch = {};
+    branch.kind = WN_BRANCH_KIND_IDENTITY;
+    branch.after = batch_norm;
+    branch.after_count = batch_norm ? 1 : 0;
+    return branch;
+}
+
+// Branches whose outputs are added, as one convolution: with the kernel, strides, dilations and pads of the branch that
+// has the most taps. In f64, rounded to f32 once.
+inline Folded fold_branches(const std::vector<wn_branch>& branches) {
+    std::int64_t weights = 0, outputs = 0;
+    for (const wn_branch& branch : branches)
+        if (branch.linear.weight.len > weights) {
+            weights = branch.linear.weight.len;
+            outputs = branch.linear.weight_shape[0];
+        }
+    Folded folded{std::vector<float>(static_cast<std::size_t>(weights)),
+                  std::vector<float>(static_cast<std::size_t>(outputs)), {}};
+    check(wn_fold_branches(branches.data(), branches.size(), WN_DTYPE_F32, folded.weight.data(), weights,
+                           folded.bias.data(), outputs, nullptr, &folded.report));
+    return folded;
+}
+
 }  // namespace warpnorm
 
 #endif

@@ -2,14 +2,18 @@
 
 use half::{bf16, f16};
 use std::ffi::c_void;
-use warpnorm_rs::fold::{Affine, BatchNormParams, FoldReport, Layer, LinearOp, Padding, RoundingReport, Values};
+use warpnorm_rs::fold::{
+    Affine, BatchNormParams, Branch, FoldReport, Layer, LinearOp, Padding, Placement, RoundingReport, Values,
+    largest_kernel, merge_branches_into,
+};
 use warpnorm_rs::{Element, Shape};
 
 use crate::device::{given, put};
 use crate::layer::extent;
 use crate::status::{Refusal, Result, guarded, wn_status};
 use crate::types::{
-    wn_affine, wn_affine_kind, wn_array, wn_dtype, wn_fold_report, wn_linear, wn_linear_kind, wn_padding, wn_rounding,
+    wn_affine, wn_affine_kind, wn_array, wn_branch, wn_branch_kind, wn_dtype, wn_fold_report, wn_linear,
+    wn_linear_kind, wn_padding, wn_rounding,
 };
 
 const F32: i32 = wn_dtype::F32 as i32;
@@ -41,23 +45,10 @@ pub unsafe extern "C" fn wn_fold(
             let linear = given(linear, "linear")?;
             (linear, chain(before, before_count, "before")?, chain(after, after_count, "after")?)
         };
-        let (layer, padding) = (layer(linear)?, padding(linear.padding)?);
-        let rank = extent(linear.weight_rank, "weight_rank")?;
-        if rank > Shape::MAX_RANK {
-            return Err(warpnorm_rs::Error::Rank { found: rank, limit: Shape::MAX_RANK }.into());
-        }
-        let mut shape = [0; Shape::MAX_RANK];
-        for (to, &from) in shape.iter_mut().zip(&linear.weight_shape).take(rank) {
-            *to = extent(from, "weight_shape")?;
-        }
+        let padding = padding(linear.padding)?;
         // SAFETY: as the caller promised.
-        let (layers_weight, layers_bias) =
-            unsafe { (values(&linear.weight, "linear.weight")?, values(&linear.bias, "linear.bias")?) };
-        let layers_weight = layers_weight.ok_or_else(|| Refusal::null("linear.weight.data"))?;
-        let mut op = LinearOp::new(layer, layers_weight, &shape[..rank]);
-        if let Some(bias) = layers_bias {
-            op = op.bias(bias);
-        }
+        let parts = unsafe { Parts::of(linear)? };
+        let op = parts.op();
         let (weight_len, bias_len) = (extent(weight_len, "weight_len")?, extent(bias_len, "bias_len")?);
         let before = before.as_ref().map(|before| (before, padding));
         // SAFETY: as the caller promised.
@@ -66,7 +57,7 @@ pub unsafe extern "C" fn wn_fold(
                 F32 => fold::<f32>(&op, before, after.as_ref(), weight, weight_len, bias, bias_len),
                 F16 => fold::<f16>(&op, before, after.as_ref(), weight, weight_len, bias, bias_len),
                 BF16 => fold::<bf16>(&op, before, after.as_ref(), weight, weight_len, bias, bias_len),
-                _ => Err(Refusal::value(format!("`dtype` is {dtype}, which is no type of a folded layer"))),
+                _ => Err(no_type(dtype)),
             }
         }?;
         if !report.is_null() {
@@ -76,6 +67,180 @@ pub unsafe extern "C" fn wn_fold(
         Ok(())
     };
     guarded(body)
+}
+
+/// Merges parallel branches, whose outputs are added, into one convolution: a block of RepVGG or MobileOne, say. Its weight
+/// has the shape, and it computes by the strides, dilations and pads, of the branch with the most taps, whose place among
+/// the branches `largest` is told, unless that is null. Types, arrays and `report` are as with `wn_fold`. Nothing is written
+/// where the merge is refused.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wn_fold_branches(
+    branches: *const wn_branch,
+    branch_count: u64,
+    dtype: i32,
+    weight: *mut c_void,
+    weight_len: i64,
+    bias: *mut c_void,
+    bias_len: i64,
+    largest: *mut u64,
+    report: *mut wn_fold_report,
+) -> wn_status {
+    let body = || {
+        let count =
+            usize::try_from(branch_count).map_err(|_| Refusal::value(format!("`branch_count` is {branch_count}")))?;
+        // SAFETY: as the caller promised.
+        let given = unsafe { read::<wn_branch>(branches.cast(), count, "branches")? };
+        // SAFETY: as the caller promised.
+        let terms = given.iter().map(|branch| unsafe { Term::of(branch) }).collect::<Result<Vec<_>>>()?;
+        let terms = terms.iter().map(Term::branch).collect::<Vec<_>>();
+        let (weight_len, bias_len) = (extent(weight_len, "weight_len")?, extent(bias_len, "bias_len")?);
+        // SAFETY: as the caller promised.
+        let done = unsafe {
+            match dtype {
+                F32 => merge::<f32>(&terms, weight, weight_len, bias, bias_len),
+                F16 => merge::<f16>(&terms, weight, weight_len, bias, bias_len),
+                BF16 => merge::<bf16>(&terms, weight, weight_len, bias, bias_len),
+                _ => Err(no_type(dtype)),
+            }
+        }?;
+        // SAFETY: as the caller promised.
+        unsafe {
+            if !largest.is_null() {
+                put(largest, largest_kernel(&terms)? as u64, "largest")?;
+            }
+            if !report.is_null() {
+                put(report, summary(&done), "report")?;
+            }
+        }
+        Ok(())
+    };
+    guarded(body)
+}
+
+/// A layer with its arrays.
+struct Parts<'a> {
+    layer: Layer,
+    weight: Values<'a>,
+    shape: [usize; Shape::MAX_RANK],
+    rank: usize,
+    bias: Option<Values<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    /// # Safety
+    /// Its arrays are as long as they say.
+    unsafe fn of(linear: &wn_linear) -> Result<Self> {
+        let layer = layer(linear)?;
+        let rank = extent(linear.weight_rank, "weight_rank")?;
+        if rank > Shape::MAX_RANK {
+            return Err(warpnorm_rs::Error::Rank { found: rank, limit: Shape::MAX_RANK }.into());
+        }
+        let mut shape = [0; Shape::MAX_RANK];
+        for (to, &from) in shape.iter_mut().zip(&linear.weight_shape).take(rank) {
+            *to = extent(from, "weight_shape")?;
+        }
+        // SAFETY: as the caller promised.
+        let (weight, bias) =
+            unsafe { (values(&linear.weight, "linear.weight")?, values(&linear.bias, "linear.bias")?) };
+        let weight = weight.ok_or_else(|| Refusal::null("linear.weight.data"))?;
+        Ok(Self { layer, weight, shape, rank, bias })
+    }
+
+    /// Axes of a convolution's kernel; a weight that has too few or too many is refused by others.
+    fn axes(&self) -> usize {
+        self.rank.saturating_sub(2).min(3)
+    }
+
+    fn op(&self) -> LinearOp<'_> {
+        let op = LinearOp::new(self.layer, self.weight, &self.shape[..self.rank]);
+        self.bias.map_or(op, |bias| op.bias(bias))
+    }
+}
+
+/// A branch.
+struct Term<'a> {
+    /// `None` of an identity.
+    conv: Option<Parts<'a>>,
+    strides: [usize; 3],
+    dilations: [usize; 3],
+    pads_begin: [usize; 3],
+    pads_end: [usize; 3],
+    after: Option<Affine>,
+}
+
+impl<'a> Term<'a> {
+    /// # Safety
+    /// Its arrays and its list of maps are as long as they say.
+    unsafe fn of(branch: &'a wn_branch) -> Result<Self> {
+        const CONV: i32 = wn_branch_kind::Conv as i32;
+        const IDENTITY: i32 = wn_branch_kind::Identity as i32;
+        if branch.reserved != 0 {
+            return Err(Refusal::value("`reserved` of a branch is not zero"));
+        }
+        let linear = &branch.linear;
+        let conv = match branch.kind {
+            CONV => {
+                padding(linear.padding)?;
+                // SAFETY: as the caller promised.
+                Some(unsafe { Parts::of(linear)? })
+            }
+            IDENTITY if !linear.weight.data.is_null() || !linear.bias.data.is_null() => {
+                return Err(Refusal::value("a branch of WN_BRANCH_KIND_IDENTITY has no weight and no bias"));
+            }
+            IDENTITY => None,
+            kind => return Err(Refusal::value(format!("`kind` of a branch is {kind}, which is none"))),
+        };
+        let axes = conv.as_ref().map_or(0, Parts::axes);
+        let list = |from: &[i64; 3], argument: &str| -> Result<[usize; 3]> {
+            let mut list = [0; 3];
+            for (to, &from) in list.iter_mut().zip(from).take(axes) {
+                *to = extent(from, argument)?;
+            }
+            Ok(list)
+        };
+        Ok(Self {
+            strides: list(&branch.strides, "strides")?,
+            dilations: list(&branch.dilations, "dilations")?,
+            pads_begin: list(&branch.pads_begin, "pads_begin")?,
+            pads_end: list(&branch.pads_end, "pads_end")?,
+            // SAFETY: as the caller promised.
+            after: unsafe { chain(branch.after, branch.after_count, "after")? },
+            conv,
+        })
+    }
+
+    fn branch(&self) -> Branch<'_> {
+        let branch = self.conv.as_ref().map_or_else(Branch::identity, |parts| {
+            let axes = parts.axes();
+            let placement = Placement {
+                strides: &self.strides[..axes],
+                dilations: &self.dilations[..axes],
+                pads_begin: &self.pads_begin[..axes],
+                pads_end: &self.pads_end[..axes],
+            };
+            Branch::conv(parts.op(), placement)
+        });
+        self.after.as_ref().map_or(branch, |after| branch.after(after))
+    }
+}
+
+/// # Safety
+/// As of [`fold`].
+unsafe fn merge<T: Element>(
+    branches: &[Branch<'_>],
+    weight: *mut c_void,
+    weight_len: usize,
+    bias: *mut c_void,
+    bias_len: usize,
+) -> Result<FoldReport> {
+    // SAFETY: as the caller promised.
+    let (weight, bias) =
+        unsafe { (written::<T>(weight, weight_len, "weight")?, written::<T>(bias, bias_len, "bias")?) };
+    Ok(merge_branches_into(branches, weight, bias)?)
+}
+
+fn no_type(dtype: i32) -> Refusal {
+    Refusal::value(format!("`dtype` is {dtype}, which is no type of a folded layer"))
 }
 
 /// # Safety
@@ -150,7 +315,7 @@ unsafe fn values<'a>(array: &wn_array, argument: &str) -> Result<Option<Values<'
 
 /// # Safety
 /// The pointer is null or points to as many elements.
-unsafe fn read<'a, T>(pointer: *const c_void, len: usize, argument: &str) -> Result<&'a [T]> {
+pub(crate) unsafe fn read<'a, T>(pointer: *const c_void, len: usize, argument: &str) -> Result<&'a [T]> {
     check::<T>(pointer, len, argument)?;
     if len == 0 {
         return Ok(&[]);

@@ -2,11 +2,16 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 
+use warpnorm_rs::fold::checkpoint::{self, Checkpoint, pairs_from_json};
 use warpnorm_rs::fold::onnx::{Forward, Model, ModelError, Options, Plan, Report};
 
 use crate::device::{given, put};
+use crate::fold::read;
+use crate::layer::optional_type;
 use crate::status::{Refusal, Result, guarded, wn_status};
-use crate::types::{wn_fold_forward, wn_fold_options, wn_fold_row, wn_fold_row_function, wn_fold_summary};
+use crate::types::{
+    wn_fold_forward, wn_fold_options, wn_fold_row, wn_fold_row_function, wn_fold_safetensors_options, wn_fold_summary,
+};
 
 /// Decides what can be folded of the ONNX model in the file `input`, and writes the folded one to `output` unless that is
 /// null; paths are UTF-8. `options` may be null, which is all zeros. `row`, if it is not null, is called with `context` for
@@ -24,8 +29,8 @@ pub unsafe extern "C" fn wn_fold_onnx(
     let body = || {
         // SAFETY: as the caller promised.
         let (input, output, options) = unsafe {
-            let input = path(input, "input")?.ok_or_else(|| Refusal::null("input"))?;
-            (input, path(output, "output")?, options.as_ref().copied().unwrap_or_default())
+            let input = text(input, "input")?.ok_or_else(|| Refusal::null("input"))?;
+            (input, text(output, "output")?, options.as_ref().copied().unwrap_or_default())
         };
         let model = Model::open(input)?;
         let plan = Plan::new(&model, &wishes(&options)?)?;
@@ -49,25 +54,119 @@ pub unsafe extern "C" fn wn_fold_onnx(
             // SAFETY: as the caller promised.
             unsafe { put(summary, sums(plan.report()), "summary")? };
         }
-        if verified {
-            Ok(())
-        } else {
-            let message =
-                "the folded model was not verified: it differs, or could not be evaluated as a whole".to_owned();
-            Err(Refusal { status: wn_status::NotVerified, message })
-        }
+        if verified { Ok(()) } else { Err(not_verified("it differs, or could not be evaluated as a whole")) }
     };
     guarded(body)
 }
 
+/// Decides what can be folded of the state dict in the safetensors file `input`, and writes the folded one to `output` unless
+/// that is null; paths are UTF-8. `options` may be null, which is all zeros. `row`, if it is not null, is called with
+/// `context` for each BatchNorm that was found, before anything is written. `summary` may be null. A pair that was found by
+/// names may be a wrong one: unless `options` has the pairs, or accepts those, `output` is not written and the status is
+/// `WN_STATUS_NOT_ACCEPTED`, after the rows were told. If the folded layers are verified and one is found to differ, the
+/// status is `WN_STATUS_NOT_VERIFIED` and nothing is left of the output.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wn_fold_safetensors(
+    input: *const c_char,
+    output: *const c_char,
+    options: *const wn_fold_safetensors_options,
+    row: wn_fold_row_function,
+    context: *mut c_void,
+    summary: *mut wn_fold_summary,
+) -> wn_status {
+    let body = || {
+        // SAFETY: as the caller promised.
+        let (input, output, options) = unsafe {
+            let input = text(input, "input")?.ok_or_else(|| Refusal::null("input"))?;
+            (input, text(output, "output")?, options.as_ref().copied().unwrap_or_default())
+        };
+        // SAFETY: as the caller promised.
+        let wishes = unsafe { wishes_of_a_state_dict(&options)? };
+        let checkpoint = Checkpoint::open(input)?;
+        let plan = checkpoint::Plan::new(&checkpoint, &wishes);
+        if let Some(row) = row {
+            tell(plan.report(), row, context);
+        }
+        if !summary.is_null() {
+            // SAFETY: as the caller promised.
+            unsafe { put(summary, sums(plan.report()), "summary")? };
+        }
+        if output.is_some() && wishes.pairs.is_none() && options.accept_names == 0 {
+            let message = "nothing was written: the pairs were found by names; look at them and set `accept_names`, or give \
+                           them as `pairs`";
+            return Err(Refusal { status: wn_status::NotAccepted, message: message.to_owned() });
+        }
+        let mut verified = true;
+        let mut check = |folded: &Checkpoint| {
+            verified = options.verify == 0 || plan.verify(folded).passed();
+            Ok(verified)
+        };
+        match output {
+            Some(output) => _ = plan.save_if(output, &|_| (), check)?,
+            None if options.verify != 0 => _ = check(&Checkpoint::from_bytes(plan.to_bytes()?)?)?,
+            None => {}
+        }
+        if verified { Ok(()) } else { Err(not_verified("a layer of it differs")) }
+    };
+    guarded(body)
+}
+
+fn not_verified(why: &str) -> Refusal {
+    Refusal { status: wn_status::NotVerified, message: format!("the folded model was not verified: {why}") }
+}
+
+/// # Safety
+/// Its strings are null or end in a zero, and its lists are as long as they say.
+unsafe fn wishes_of_a_state_dict(options: &wn_fold_safetensors_options) -> Result<checkpoint::Options> {
+    if options.reserved != [0; 5] {
+        return Err(Refusal::value("`reserved` of the options is not zero"));
+    }
+    // SAFETY: as the caller promised.
+    unsafe {
+        let pairs = text(options.pairs, "pairs")?.map(pairs_from_json).transpose()?;
+        let eps = list(options.eps, options.eps_count, "eps")?.iter().map(|eps| {
+            let pattern = text(eps.pattern, "eps.pattern")?.ok_or_else(|| Refusal::null("eps.pattern"))?;
+            Ok((pattern.to_owned(), eps.eps))
+        });
+        Ok(checkpoint::Options {
+            pairs,
+            eps: eps.collect::<Result<_>>()?,
+            only: texts(options.only, options.only_count, "only")?,
+            skip: texts(options.skip, options.skip_count, "skip")?,
+            dtype: optional_type(options.dtype, "dtype")?,
+        })
+    }
+}
+
+/// # Safety
+/// Null, or a list of as many elements.
+unsafe fn list<'a, T>(pointer: *const T, count: u64, argument: &str) -> Result<&'a [T]> {
+    let count = usize::try_from(count).map_err(|_| Refusal::value(format!("`{argument}_count` is {count}")))?;
+    // SAFETY: as the caller promised.
+    unsafe { read(pointer.cast(), count, argument) }
+}
+
+/// # Safety
+/// A list of as many strings.
+unsafe fn texts(pointer: *const *const c_char, count: u64, argument: &str) -> Result<Vec<String>> {
+    // SAFETY: as the caller promised.
+    let texts = unsafe { list(pointer, count, argument)? };
+    let owned = |&pointer: &*const c_char| {
+        // SAFETY: as the caller promised.
+        let text = unsafe { text(pointer, argument)? };
+        text.map(str::to_owned).ok_or_else(|| Refusal::null(argument))
+    };
+    texts.iter().map(owned).collect()
+}
+
 /// # Safety
 /// Null or a string that ends in a zero.
-unsafe fn path<'a>(text: *const c_char, argument: &str) -> Result<Option<&'a str>> {
-    if text.is_null() {
+unsafe fn text<'a>(pointer: *const c_char, argument: &str) -> Result<Option<&'a str>> {
+    if pointer.is_null() {
         return Ok(None);
     }
     // SAFETY: as the caller promised.
-    let text = unsafe { CStr::from_ptr(given(text, argument)?) };
+    let text = unsafe { CStr::from_ptr(given(pointer, argument)?) };
     text.to_str().map(Some).map_err(|_| Refusal::value(format!("`{argument}` is not UTF-8")))
 }
 

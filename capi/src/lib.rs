@@ -17,7 +17,7 @@
 //! | `device.rs` | devices and workspaces |
 //! | `layer.rs` | descriptors of layers, and signatures |
 //! | `call.rs` | prepared calls, and calls at once |
-//! | `fold.rs` | folding one layer |
+//! | `fold.rs` | folding one layer, and branches |
 //! | `fold_model.rs` | folding whole models |
 
 #![allow(clippy::missing_safety_doc, reason = "the contract of all exported functions stands above")]

@@ -63,27 +63,40 @@ impl From<warpnorm_rs::Error> for Refusal {
 
 impl From<FoldError> for Refusal {
     fn from(error: FoldError) -> Self {
+        Self { status: wn_status::from(&error), message: error.to_string() }
+    }
+}
+
+impl From<&FoldError> for wn_status {
+    fn from(error: &FoldError) -> Self {
         use FoldError as E;
-        let status = match &error {
-            E::LengthMismatch { .. } => wn_status::FoldLengthMismatch,
-            E::ChannelMismatch { .. } => wn_status::FoldChannelMismatch,
-            E::CompositionMismatch { .. } => wn_status::FoldCompositionMismatch,
-            E::WeightRank { .. } => wn_status::FoldWeightRank,
-            E::WeightLength { .. } => wn_status::FoldWeightLength,
-            E::ShapeOverflow { .. } => wn_status::FoldShapeOverflow,
-            E::EmptyWeight { .. } => wn_status::FoldEmptyWeight,
-            E::ZeroGroups => wn_status::FoldZeroGroups,
-            E::IndivisibleGroups { .. } => wn_status::FoldIndivisibleGroups,
-            E::InvalidEps { .. } => wn_status::FoldInvalidEps,
-            E::InvalidVariance { .. } => wn_status::FoldInvalidVariance,
-            E::ZeroVariance { .. } => wn_status::FoldZeroVariance,
-            E::NonFinite { .. } => wn_status::FoldNonFinite,
-            E::Overflow { .. } => wn_status::FoldOverflow,
-            E::PaddedShift { .. } => wn_status::FoldPaddedShift,
-            E::TransposedShift { .. } => wn_status::FoldTransposedShift,
-            _ => wn_status::Internal,
-        };
-        Self { status, message: error.to_string() }
+        match error {
+            E::LengthMismatch { .. } => Self::FoldLengthMismatch,
+            E::ChannelMismatch { .. } => Self::FoldChannelMismatch,
+            E::CompositionMismatch { .. } => Self::FoldCompositionMismatch,
+            E::WeightRank { .. } => Self::FoldWeightRank,
+            E::WeightLength { .. } => Self::FoldWeightLength,
+            E::ShapeOverflow { .. } => Self::FoldShapeOverflow,
+            E::EmptyWeight { .. } => Self::FoldEmptyWeight,
+            E::ZeroGroups => Self::FoldZeroGroups,
+            E::IndivisibleGroups { .. } => Self::FoldIndivisibleGroups,
+            E::InvalidEps { .. } => Self::FoldInvalidEps,
+            E::InvalidVariance { .. } => Self::FoldInvalidVariance,
+            E::ZeroVariance { .. } => Self::FoldZeroVariance,
+            E::NonFinite { .. } => Self::FoldNonFinite,
+            E::Overflow { .. } => Self::FoldOverflow,
+            E::PaddedShift { .. } => Self::FoldPaddedShift,
+            E::TransposedShift { .. } => Self::FoldTransposedShift,
+            E::Branch { error, .. } => Self::from(&**error),
+            E::NothingToMerge { .. } => Self::FoldNothingToMerge,
+            E::NotAConvolution { .. } => Self::FoldNotAConvolution,
+            E::UnequalBranches { .. } => Self::FoldUnequalBranches,
+            E::IdentityChannels { .. } => Self::FoldIdentityChannels,
+            E::ZeroStep { .. } => Self::FoldZeroStep,
+            E::UnequalStrides { .. } => Self::FoldUnequalStrides,
+            E::KernelOutside { .. } => Self::FoldKernelOutside,
+            _ => Self::Internal,
+        }
     }
 }
 
@@ -195,5 +208,13 @@ names! {
     ModelOutside c"WN_STATUS_MODEL_OUTSIDE"
     ModelTensorLength c"WN_STATUS_MODEL_TENSOR_LENGTH"
     NotVerified c"WN_STATUS_NOT_VERIFIED"
+    NotAccepted c"WN_STATUS_NOT_ACCEPTED"
+    FoldNothingToMerge c"WN_STATUS_FOLD_NOTHING_TO_MERGE"
+    FoldNotAConvolution c"WN_STATUS_FOLD_NOT_A_CONVOLUTION"
+    FoldUnequalBranches c"WN_STATUS_FOLD_UNEQUAL_BRANCHES"
+    FoldIdentityChannels c"WN_STATUS_FOLD_IDENTITY_CHANNELS"
+    FoldZeroStep c"WN_STATUS_FOLD_ZERO_STEP"
+    FoldUnequalStrides c"WN_STATUS_FOLD_UNEQUAL_STRIDES"
+    FoldKernelOutside c"WN_STATUS_FOLD_KERNEL_OUTSIDE"
     Internal c"WN_STATUS_INTERNAL"
 }

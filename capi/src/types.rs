@@ -107,6 +107,22 @@ pub enum wn_status {
     ModelTensorLength = 84,
     /// Folding a model: the folded one differs, or could not be evaluated as a whole.
     NotVerified = 85,
+    /// Folding a state dict: its pairs were found by names, and nobody has accepted them.
+    NotAccepted = 86,
+    /// Merging branches: none of them is a convolution.
+    FoldNothingToMerge = 90,
+    /// Merging branches: one is another layer than a convolution.
+    FoldNotAConvolution = 91,
+    /// Merging branches: channels, groups or axes differ.
+    FoldUnequalBranches = 92,
+    /// Merging branches: an identity beside convolutions to another number of channels.
+    FoldIdentityChannels = 93,
+    /// Merging branches: a stride or a dilation of 0.
+    FoldZeroStep = 94,
+    /// Merging branches: strides differ.
+    FoldUnequalStrides = 95,
+    /// Merging branches: a kernel whose taps do not lie on those of the largest, or that has other outputs.
+    FoldKernelOutside = 96,
     /// Something that should not happen; a fault of the library. Please report it.
     Internal = 99,
 }
@@ -431,6 +447,38 @@ pub struct wn_linear {
     pub bias: wn_array,
 }
 
+/// What a branch computes before its maps.
+#[repr(C)]
+pub enum wn_branch_kind {
+    /// A convolution.
+    Conv = 1,
+    /// The input itself; `linear` has no arrays, and the lists count for nothing.
+    Identity = 2,
+}
+
+/// One of the terms of a sum that becomes one convolution.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct wn_branch {
+    /// One of `wn_branch_kind`.
+    pub kind: i32,
+    /// Zero.
+    pub reserved: i32,
+    /// Of `WN_LINEAR_KIND_CONV`. How it pads must be the same in all branches.
+    pub linear: wn_linear,
+    /// Of each list as many numbers count as the kernel has axes. From one position of the kernel to the next.
+    pub strides: [i64; 3],
+    /// From one tap to the next.
+    pub dilations: [i64; 3],
+    /// Inputs that are added before the first one.
+    pub pads_begin: [i64; 3],
+    /// Inputs that are added behind the last one.
+    pub pads_end: [i64; 3],
+    /// The maps behind it, in the order in which they apply.
+    pub after: *const wn_affine,
+    pub after_count: u64,
+}
+
 /// What rounding has done to an array of the result.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -485,6 +533,39 @@ pub struct wn_fold_options {
     /// On how many random inputs to verify the folded model; 0 for none.
     pub verify: u64,
     pub reserved: [u64; 3],
+}
+
+/// The `eps` of some BatchNorms.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct wn_fold_eps {
+    /// A pattern of their names, with `*` for any text and `?` for any character.
+    pub pattern: *const c_char,
+    pub eps: f64,
+}
+
+/// What to fold of a state dict. Strings are UTF-8.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct wn_fold_safetensors_options {
+    /// The pairs of layers and BatchNorms as JSON, as `scripts/export_pairs.py` writes them; null: found by names.
+    pub pairs: *const c_char,
+    /// Where a pair does not say `eps`, the first pattern that fits does; it is never guessed.
+    pub eps: *const wn_fold_eps,
+    pub eps_count: u64,
+    /// Patterns of the BatchNorms to fold; none: all.
+    pub only: *const *const c_char,
+    pub only_count: u64,
+    /// Patterns of the BatchNorms not to fold.
+    pub skip: *const *const c_char,
+    pub skip_count: u64,
+    /// The type, of `wn_dtype` but f64, that all floating-point tensors are rounded to; `WN_DTYPE_NONE`: their own.
+    pub dtype: i32,
+    /// Not 0: pairs that were found by names are good enough to be written.
+    pub accept_names: i32,
+    /// Not 0: each folded layer is verified.
+    pub verify: i32,
+    pub reserved: [i32; 5],
 }
 
 /// What became of a map of channels. The strings last as long as the call they are given to.

@@ -234,6 +234,41 @@ bool fold() {
     return worst > 0 && worst <= bound;
 }
 
+// A block of RepVGG, a 3x3 and a 1x1 convolution and the input, each with a BatchNorm behind it, as one Conv.
+bool merge() {
+    constexpr std::size_t channels = 8, size = 12;
+    const auto x = noise(channels * size * size, 15), weight = noise(channels * channels * 9, 16);
+    const auto pointwise = noise(channels * channels, 17), mean = noise(channels, 18), gamma = noise(channels, 19);
+    auto var = noise(channels, 20);
+    for (float& value : var) value = value * value + 0.5F;
+    constexpr double eps = 1e-5;
+
+    using warpnorm::array;
+    const auto batch_norm = warpnorm::folding_batch_norm(array(mean), array(var), eps, array(gamma));
+    const auto merged = warpnorm::fold_branches({
+        warpnorm::branch_conv(array(weight), {channels, channels, 3, 3}, 1, {}, {1, 1}, &batch_norm),
+        warpnorm::branch_conv(array(pointwise), {channels, channels, 1, 1}, 1, {}, {0, 0}, &batch_norm),
+        warpnorm::branch_identity(&batch_norm),
+    });
+
+    double worst = 0, largest = 0;
+    for (std::size_t o = 0; o < channels; o++)
+        for (std::size_t row = 0; row + 2 < size; row++)
+            for (std::size_t column = 0; column + 2 < size; column++) {
+                const auto middle = [&](std::size_t c) { return x[(c * size + row + 1) * size + column + 1]; };
+                double sum = convolve(weight, x, channels, size, o, row, column) + middle(o);
+                for (std::size_t c = 0; c < channels; c++)
+                    sum += static_cast<double>(pointwise[o * channels + c]) * middle(c);
+                const double expected = (sum - 3.0 * mean[o]) / std::sqrt(var[o] + eps) * gamma[o];
+                const double found = convolve(merged.weight, x, channels, size, o, row, column) + merged.bias[o];
+                worst = std::fmax(worst, std::abs(found - expected));
+                largest = std::fmax(largest, std::abs(expected));
+            }
+    // As above.
+    std::printf("  %-58s off by %.1e of %.0f\n", "RepVGG block of 8 channels as one Conv, 3x3", worst, largest);
+    return worst > 0 && worst <= 73 * std::ldexp(largest, -24);
+}
+
 // What is wrong is said.
 bool refusal(const warpnorm::Device& device) {
     try {
@@ -263,6 +298,7 @@ int main(int count, char** arguments) try {
     good = post_norm_quantized(device, memory) && good;
     good = group_norm(device, memory) && good;
     good = fold() && good;
+    good = merge() && good;
     good = refusal(device) && good;
     if (!good) std::fprintf(stderr, "something is off\n");
     return good ? 0 : 1;

@@ -3,8 +3,10 @@ __cuda_array_interface__ where there is a driver (see README.md for the emulated
 makes what is absent a failure."""
 
 import ctypes
+import json
 import math
 import os
+import tempfile
 import unittest
 
 import numpy
@@ -403,6 +405,78 @@ class Numpy(Functions):
             numpy.testing.assert_allclose(found[1], (bias.astype(numpy.float64) - mean) * a + beta, rtol=1e-7)
         self.refused("WN_STATUS_INVALID_VALUE", "eps", warpnorm.fold_conv_bn, weight, None, mean, var)
         self.refused("WN_STATUS_FOLD_INVALID_VARIANCE", "channel 0", warpnorm.fold_conv_bn, weight, None, mean, -var, eps=0.1)
+
+    def test_branches(self):
+        x, wide, narrow, bias = noise(4, 9, 11), noise(4, 2, 3, 3, seed=1), noise(4, 2, 1, 1, seed=2), noise(4, seed=3)
+        mean, var = noise(4, seed=4), noise(4, seed=5) ** 2 + numpy.float32(0.1)
+        gamma, beta = noise(4, seed=6), noise(4, seed=7)
+        norm = dict(running_mean=mean, running_var=var, bn_weight=gamma, bn_bias=beta, eps=1e-3)
+
+        def convolve(weight, bias, padding):
+            padded = numpy.pad(x.astype(numpy.float64), ((0, 0), (padding, padding), (padding, padding)))
+            y = numpy.zeros(x.shape) + numpy.asarray(bias, numpy.float64).reshape(-1, 1, 1)
+            for (o, c, row, column), w in numpy.ndenumerate(weight):
+                y[o] += w * padded[o // 2 * 2 + c, row:row + x.shape[1], column:column + x.shape[2]]
+            return y
+
+        def normalize(y):
+            a = gamma / numpy.sqrt(var.astype(numpy.float64) + 1e-3)
+            return (y - mean.reshape(-1, 1, 1)) * a.reshape(-1, 1, 1) + beta.reshape(-1, 1, 1)
+
+        branches = [warpnorm.Branch(narrow, groups=2, **norm), warpnorm.Branch(**norm),
+                    warpnorm.Branch(wide, bias, padding=1, groups=2)]
+        weight, merged_bias, largest = warpnorm.fold_branches(branches)
+        self.assertEqual((weight.shape, str(weight.dtype), largest), (wide.shape, "float32", 2))
+        expected = normalize(convolve(narrow, [0] * 4, 0)) + normalize(x) + convolve(wide, bias, 1)
+        numpy.testing.assert_allclose(convolve(weight, merged_bias, 1), expected, rtol=0, atol=1e-5)
+        self.refused("WN_STATUS_FOLD_NOTHING_TO_MERGE", "2 branches", warpnorm.fold_branches, [warpnorm.Branch()] * 2)
+        unpadded = [warpnorm.Branch(wide, groups=2), warpnorm.Branch()]
+        self.refused("WN_STATUS_FOLD_KERNEL_OUTSIDE", "branch 1", warpnorm.fold_branches, unpadded)
+        self.refused("WN_STATUS_INVALID_VALUE", "eps", warpnorm.Branch, wide, running_mean=mean, running_var=var)
+        self.refused("WN_STATUS_INVALID_VALUE", "2 axes", warpnorm.Branch, wide, padding=[1])
+
+    def test_state_dicts(self):
+        def state_dict(tensors):
+            header, data = {}, b""
+            for name, tensor in tensors.items():
+                end = len(data) + tensor.nbytes
+                header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [len(data), end]}
+                data += tensor.tobytes()
+            header = json.dumps(header).encode()
+            return len(header).to_bytes(8, "little") + header + data
+
+        def tensors(path):
+            with open(path, "rb") as file:
+                data = file.read()
+            start = 8 + int.from_bytes(data[:8], "little")
+            return {name: numpy.frombuffer(data[start:][slice(*tensor["data_offsets"])], numpy.float32)
+                    .reshape(tensor["shape"]) for name, tensor in json.loads(data[8:start]).items()}
+
+        given = {"conv1.weight": noise(4, 3, 3, 3), "bn1.weight": noise(4, seed=1), "bn1.bias": noise(4, seed=2),
+                 "bn1.running_mean": noise(4, seed=3), "bn1.running_var": noise(4, seed=4) ** 2 + numpy.float32(0.1)}
+        with tempfile.TemporaryDirectory() as folder:
+            path, output = os.path.join(folder, "model.safetensors"), os.path.join(folder, "folded.safetensors")
+            with open(path, "wb") as file:
+                file.write(state_dict(given))
+            [row] = warpnorm.fold_safetensors(path)
+            self.assertEqual((row["node"], row["code"], row["channels"]), ("bn1", "unknown-eps", 4))
+            [row] = warpnorm.fold_safetensors(path, eps=1e-3, verify=True)
+            self.assertEqual((row["code"], row["is_refused"]), ("folded", 0))
+            self.refused("WN_STATUS_NOT_ACCEPTED", "accept_names", warpnorm.fold_safetensors, path, output, eps=1e-3)
+            self.assertFalse(os.path.exists(output))
+            warpnorm.fold_safetensors(path, output, eps=[("bn*", 1e-3), ("*", 1)], accept_names=True)
+            weight, bias = warpnorm.fold_conv_bn(*(given.get(name) for name in (
+                "conv1.weight", "conv1.bias", "bn1.running_mean", "bn1.running_var", "bn1.weight", "bn1.bias")), eps=1e-3)
+            found = tensors(output)
+            self.assertEqual(sorted(found), ["conv1.bias", "conv1.weight"])
+            numpy.testing.assert_array_equal(found["conv1.weight"], weight)
+            numpy.testing.assert_array_equal(found["conv1.bias"], bias)
+            pairs = json.dumps({"version": 1, "pairs": [{"conv": "conv1", "bn": "bn1", "eps": 1e-3}]})
+            warpnorm.fold_safetensors(path, output, pairs=pairs)
+            numpy.testing.assert_array_equal(tensors(output)["conv1.weight"], weight)
+            [row] = warpnorm.fold_safetensors(path, eps=1e-3, skip="bn?")
+            self.assertEqual(row["code"], "left-out")
+            self.refused("WN_STATUS_MODEL_MALFORMED", "pairs", warpnorm.fold_safetensors, path, pairs="{")
 
     def test_prepared(self):
         x, y = noise(4, 32), numpy.zeros((4, 32), numpy.float32)

@@ -92,6 +92,36 @@ class _Linear(ctypes.Structure):
     ]
 
 
+class _Branch(ctypes.Structure):
+    _fields_ = [
+        ("kind", c_int32), ("reserved", c_int32), ("linear", _Linear), ("strides", c_int64 * 3),
+        ("dilations", c_int64 * 3), ("pads_begin", c_int64 * 3), ("pads_end", c_int64 * 3),
+        ("after", POINTER(_Affine)), ("after_count", c_uint64),
+    ]
+
+
+class _FoldEps(ctypes.Structure):
+    _fields_ = [("pattern", c_char_p), ("eps", c_double)]
+
+
+class _FoldSafetensorsOptions(ctypes.Structure):
+    _fields_ = [
+        ("pairs", c_char_p), ("eps", POINTER(_FoldEps)), ("eps_count", c_uint64), ("only", POINTER(c_char_p)),
+        ("only_count", c_uint64), ("skip", POINTER(c_char_p)), ("skip_count", c_uint64), ("dtype", c_int32),
+        ("accept_names", c_int32), ("verify", c_int32), ("reserved", c_int32 * 5),
+    ]
+
+
+class _FoldRow(ctypes.Structure):
+    _fields_ = [
+        ("node", c_char_p), ("op", c_char_p), ("code", c_char_p), ("sentence", c_char_p), ("channels", c_int64),
+        ("channel", c_int64), ("max_abs_scale", c_double), ("min_var_plus_eps", c_double), ("is_refused", c_int32),
+        ("warnings", c_int32),
+    ]
+
+
+_FoldRowFunction = ctypes.CFUNCTYPE(None, c_void_p, POINTER(_FoldRow))
+
 _FUNCTIONS = {
     "wn_layer_norm": [POINTER(_Layer), c_int64, POINTER(c_int64)],
     "wn_rms_norm": [POINTER(_Layer), c_int64, POINTER(c_int64), c_double],
@@ -116,6 +146,12 @@ _FUNCTIONS = {
     "wn_fold": [
         POINTER(_Linear), POINTER(_Affine), c_uint64, POINTER(_Affine), c_uint64, c_int32, c_void_p, c_int64,
         c_void_p, c_int64, c_void_p,
+    ],
+    "wn_fold_branches": [
+        POINTER(_Branch), c_uint64, c_int32, c_void_p, c_int64, c_void_p, c_int64, POINTER(c_uint64), c_void_p,
+    ],
+    "wn_fold_safetensors": [
+        c_char_p, c_char_p, POINTER(_FoldSafetensorsOptions), _FoldRowFunction, c_void_p, c_void_p,
     ],
 }
 _library = None
@@ -660,6 +696,31 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
                 moves=training and running_mean is not None, channels_last=channels_last, **options)
 
 
+class _Arrays:
+    """Keeps what the structures of a fold point to."""
+
+    def __init__(self):
+        self.kept = []
+
+    def array(self, value, argument):
+        import numpy
+
+        if value is None:
+            return _Array()
+        value = numpy.ascontiguousarray(value)
+        self.kept.append(value)
+        return _Array(value.ctypes.data, value.size, _code(_DTYPES, str(value.dtype), argument))
+
+    def conv(self, weight, bias, groups, kind=1):
+        rank, shape = _extents(weight.shape)
+        return _Linear(kind, 0, groups, self.array(weight, "weight"), rank, (c_int64 * 8)(*shape),
+                       self.array(bias, "bias"))
+
+    def batch_norm(self, running_mean, running_var, weight, bias, eps):
+        return _Affine(0, 0, self.array(running_mean, "running_mean"), self.array(running_var, "running_var"),
+                       self.array(weight, "bn_weight"), self.array(bias, "bn_bias"), eps)
+
+
 def fold_conv_bn(weight, bias, running_mean, running_var, bn_weight=None, bn_bias=None, eps=None, *, groups=1,
                  transposed=False):
     """The weight and bias of a convolution (or, of two axes, of a linear layer) that has absorbed the BatchNorm behind it:
@@ -669,25 +730,85 @@ def fold_conv_bn(weight, bias, running_mean, running_var, bn_weight=None, bn_bia
 
     if eps is None:
         raise _invalid("fold_conv_bn has no default eps: it is the BatchNorm's")
-    kept = []
-
-    def array(value, argument):
-        if value is None:
-            return _Array()
-        value = numpy.ascontiguousarray(value)
-        kept.append(value)
-        return _Array(value.ctypes.data, value.size, _code(_DTYPES, str(value.dtype), argument))
-
+    arrays = _Arrays()
     weight = numpy.ascontiguousarray(weight)
     kind = 3 if weight.ndim == 2 else 2 if transposed else 1
     channels = weight.shape[1] * groups if kind == 2 else weight.shape[0]
     folded = numpy.empty_like(weight)
     folded_bias = numpy.empty(channels, weight.dtype)
-    rank, shape = _extents(weight.shape)
-    linear = _Linear(kind, 0, groups, array(weight, "weight"), rank, (c_int64 * 8)(*shape), array(bias, "bias"))
-    batch_norm = _Affine(0, 0, array(running_mean, "running_mean"), array(running_var, "running_var"),
-                         array(bn_weight, "bn_weight"), array(bn_bias, "bn_bias"), eps)
+    linear = arrays.conv(weight, bias, groups, kind)
+    batch_norm = arrays.batch_norm(running_mean, running_var, bn_weight, bn_bias, eps)
     dtype = _code(_DTYPES, str(weight.dtype), "weight")
     _check(load().wn_fold(byref(linear), None, 0, byref(batch_norm), 1, dtype, folded.ctypes.data, folded.size,
                           folded_bias.ctypes.data, folded_bias.size, None))
     return folded, folded_bias
+
+
+class Branch:
+    """A term of a sum, for ``fold_branches``: a convolution, or without ``weight`` the input itself, and the BatchNorm behind
+    it where there is ``running_mean``. ``stride``, ``dilation`` and ``padding`` are as torch's: a number, or one an axis."""
+
+    def __init__(self, weight=None, bias=None, running_mean=None, running_var=None, bn_weight=None, bn_bias=None, eps=None,
+                 *, stride=1, dilation=1, padding=0, groups=1):
+        import numpy
+
+        if running_mean is not None and eps is None:
+            raise _invalid("a branch with a BatchNorm has no default eps: it is the BatchNorm's")
+        arrays = _Arrays()
+        self.weight = None if weight is None else numpy.ascontiguousarray(weight)
+        self.raw = _Branch(kind=1 if weight is not None else 2)
+        if weight is not None:
+            axes = min(max(self.weight.ndim - 2, 0), 3)
+            self.raw.linear = arrays.conv(self.weight, bias, groups)
+            for name, value in (("strides", stride), ("dilations", dilation), ("pads_begin", padding),
+                                ("pads_end", padding)):
+                values = [value] * axes if isinstance(value, int) else list(value)
+                if len(values) != axes:
+                    raise _invalid(f"{name} has {len(values)} numbers, but the kernel has {axes} axes")
+                setattr(self.raw, name, (c_int64 * 3)(*values))
+        if running_mean is not None:
+            self._batch_norm = arrays.batch_norm(running_mean, running_var, bn_weight, bn_bias, eps)
+            self.raw.after, self.raw.after_count = ctypes.pointer(self._batch_norm), 1
+        self._arrays = arrays
+
+
+def fold_branches(branches):
+    """The weight and bias of one convolution that computes the sum of all branches, and which branch's stride, dilation and
+    padding it has: that of the largest kernel, whose type the new NumPy arrays are of. In f64, rounded once."""
+    import numpy
+
+    convs = [branch.weight for branch in branches if branch.weight is not None]
+    like = max(convs, key=lambda weight: weight.size, default=numpy.empty((0, 0, 0), numpy.float32))
+    folded, folded_bias, largest = numpy.empty_like(like), numpy.empty(like.shape[0], like.dtype), c_uint64()
+    raw = (_Branch * max(len(branches), 1))(*(branch.raw for branch in branches))
+    dtype = _code(_DTYPES, str(like.dtype), "weight")
+    _check(load().wn_fold_branches(raw, len(branches), dtype, folded.ctypes.data, folded.size, folded_bias.ctypes.data,
+                                   folded_bias.size, byref(largest), None))
+    return folded, folded_bias, largest.value
+
+
+def fold_safetensors(path, output=None, *, eps=None, pairs=None, only=(), skip=(), dtype=None, accept_names=False,
+                     verify=False):
+    """Folds the BatchNorms of a state dict, and returns for each what became of it: ``node``, ``code`` (``folded``, or why
+    not), ``sentence``, and more. Without ``output`` nothing is written; with it the pairs must be given (``pairs``: the JSON
+    text of scripts/export_pairs.py), or those that were found by names be accepted. ``eps`` is a number, or pairs of a
+    pattern of names and a number; it is never guessed."""
+    rows = []
+
+    def tell(_, row):
+        row = row.contents
+        row = {name: getattr(row, name) for name, _ in _FoldRow._fields_}
+        rows.append({name: value.decode() if isinstance(value, bytes) else value for name, value in row.items()})
+
+    def texts(patterns):
+        patterns = [pattern.encode() for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
+        return (c_char_p * max(len(patterns), 1))(*patterns), len(patterns)
+
+    eps = [] if eps is None else [("*", eps)] if isinstance(eps, (int, float)) else list(eps)
+    raw = (_FoldEps * max(len(eps), 1))(*((pattern.encode(), value) for pattern, value in eps))
+    options = _FoldSafetensorsOptions(
+        None if pairs is None else pairs.encode(), raw, len(eps), *texts(only), *texts(skip),
+        _code({None: _NONE, "float32": _F32, "float16": _F16, "bfloat16": _BF16}, dtype, "dtype"), accept_names, verify)
+    output = None if output is None else os.fsencode(output)
+    _check(load().wn_fold_safetensors(os.fsencode(path), output, byref(options), _FoldRowFunction(tell), None, None))
+    return rows

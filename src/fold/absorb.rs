@@ -35,10 +35,10 @@ use crate::element::Element;
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct LinearOp<'a> {
-    layer: Layer,
-    weight: Values<'a>,
-    weight_shape: &'a [usize],
-    bias: Option<Values<'a>>,
+    pub(super) layer: Layer,
+    pub(super) weight: Values<'a>,
+    pub(super) weight_shape: &'a [usize],
+    pub(super) bias: Option<Values<'a>>,
 }
 
 /// The new parameters of a layer, and what the rounding did to them.
@@ -108,7 +108,7 @@ impl<'a> LinearOp<'a> {
         let absorption = Absorption::new(self, before, after)?;
         let report = absorption.survey::<W, B>()?;
         let mut weight = vec![W::default(); self.weight.len()];
-        let mut bias = vec![B::default(); absorption.geometry.output_channels()];
+        let mut bias = vec![B::default(); absorption.maps.geometry.output_channels()];
         absorption.write(&mut weight, &mut bias);
         Ok(Folded { weight, bias, report })
     }
@@ -129,18 +129,81 @@ impl<'a> LinearOp<'a> {
         bias: &mut [B],
     ) -> Result<FoldReport, FoldError> {
         let absorption = Absorption::new(self, before, after)?;
-        for (argument, found, expected) in [
-            ("folded.weight", weight.len(), self.weight.len()),
-            ("folded.bias", bias.len(), absorption.geometry.output_channels()),
-        ] {
-            if found != expected {
-                return Err(FoldError::LengthMismatch { argument, found, expected });
-            }
-        }
+        check_folded(weight, self.weight.len(), bias, absorption.maps.geometry.output_channels())?;
         let report = absorption.survey::<W, B>()?;
         absorption.write(weight, bias);
         Ok(report)
     }
+}
+
+impl Layer {
+    /// Folds the layer in its own arrays, with the numbers that [`LinearOp::fold`] gives and without an allocation unless
+    /// the report has something to list.
+    ///
+    /// `weight` is row-major, its shape in elements; `bias` has one element for each output channel, zeros where the layer
+    /// had no bias. They are written only where the fold succeeds.
+    ///
+    /// ```
+    /// use warpnorm::fold::{BatchNormParams, Layer};
+    ///
+    /// let (mut weight, mut bias) = ([6.0_f32, 2.0], [3.0_f32]);
+    /// let batch_norm = BatchNormParams::new(&[1.0_f32], &[4.0_f32], 0.0).affine()?;
+    /// Layer::Conv { groups: 1 }.fold_in_place(&mut weight, &[1, 1, 2], &mut bias, None, Some(&batch_norm))?;
+    /// assert_eq!((weight, bias), ([3.0, 1.0], [1.0]));
+    /// # Ok::<(), warpnorm::fold::FoldError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`LinearOp::fold`].
+    pub fn fold_in_place<W, B>(
+        self,
+        weight: &mut [W],
+        weight_shape: &[usize],
+        bias: &mut [B],
+        before: Option<(&Affine, Padding)>,
+        after: Option<&Affine>,
+    ) -> Result<FoldReport, FoldError>
+    where
+        W: Element,
+        B: Element,
+        for<'v> &'v [W]: Into<Values<'v>>,
+        for<'v> &'v [B]: Into<Values<'v>>,
+    {
+        let op = LinearOp::new(self, &*weight, weight_shape).bias(&*bias);
+        let maps = Maps::new(&op, before, after)?;
+        let report = Absorption { weight: op.weight, bias: op.bias, maps }.survey::<W, B>()?;
+        // What a map before the layer adds to the bias is made of the weights as they were.
+        for (channel, bias) in bias.iter_mut().enumerate() {
+            *bias = B::from_f64(maps.bias_of(channel, bias.to_f64(), (&*weight).into()));
+        }
+        for (row, weight) in weight.chunks_exact_mut(maps.geometry.row_len).enumerate() {
+            for (taps, run) in maps.geometry.taps_of_row(row).zip(weight.chunks_exact_mut(maps.run_len())) {
+                let (before, after) = maps.factors(taps);
+                for weight in run {
+                    *weight = W::from_f64(weight.to_f64() * before * after);
+                }
+            }
+        }
+        Ok(report)
+    }
+}
+
+/// Refuses slices for the result that are not as long as it.
+pub(super) fn check_folded<W, B>(
+    weight: &[W],
+    weight_len: usize,
+    bias: &[B],
+    output_channels: usize,
+) -> Result<(), FoldError> {
+    for (argument, found, expected) in
+        [("folded.weight", weight.len(), weight_len), ("folded.bias", bias.len(), output_channels)]
+    {
+        if found != expected {
+            return Err(FoldError::LengthMismatch { argument, found, expected });
+        }
+    }
+    Ok(())
 }
 
 /// After so many elements a survey says how far it is.
@@ -150,6 +213,12 @@ const SEEN_AT_ONCE: usize = 1 << 21;
 pub(super) struct Absorption<'a> {
     pub(super) weight: Values<'a>,
     bias: Option<Values<'a>>,
+    pub(super) maps: Maps<'a>,
+}
+
+/// The maps beside a layer, without the layer's arrays.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Maps<'a> {
     pub(super) geometry: Geometry,
     before: Option<&'a Affine>,
     after: Option<&'a Affine>,
@@ -157,9 +226,9 @@ pub(super) struct Absorption<'a> {
     shifts: bool,
 }
 
-impl<'a> Absorption<'a> {
-    pub(super) fn new(
-        op: &LinearOp<'a>,
+impl<'a> Maps<'a> {
+    fn new(
+        op: &LinearOp<'_>,
         before: Option<(&'a Affine, Padding)>,
         after: Option<&'a Affine>,
     ) -> Result<Self, FoldError> {
@@ -175,8 +244,7 @@ impl<'a> Absorption<'a> {
         if let Some(after) = after {
             check_channels(Side::After, after, geometry.output_channels())?;
         }
-        let before = before.map(|(before, _)| before);
-        Ok(Self { weight: op.weight, bias: op.bias, geometry, before, after, shifts })
+        Ok(Self { geometry, before: before.map(|(before, _)| before), after, shifts })
     }
 
     /// What the weights between these channels are multiplied by: first by one, then by the other.
@@ -186,11 +254,17 @@ impl<'a> Absorption<'a> {
         (before, after)
     }
 
+    /// How many elements of a row of axis 0 are multiplied by the same, one after the other.
+    fn run_len(&self) -> usize {
+        // Where only the output counts, and the row ends in one, the stretches are as one.
+        let is_one = self.before.is_none() && !self.geometry.input_first;
+        if is_one { self.geometry.row_len } else { self.geometry.kernel_len }
+    }
+
     /// The new value of the bias of an output channel.
-    pub(super) fn bias_of(&self, channel: usize) -> f64 {
-        let mut bias = self.bias.map_or(0.0, |bias| bias.at(channel));
+    fn bias_of(&self, channel: usize, mut bias: f64, weight: Values<'_>) -> f64 {
         if self.shifts {
-            bias += with_slice!(self.weight, weight => self.shifted_input(weight, channel));
+            bias += with_slice!(weight, weight => self.shifted_input(weight, channel));
         }
         self.after.map_or(bias, |after| after.apply(channel, bias))
     }
@@ -201,6 +275,21 @@ impl<'a> Absorption<'a> {
         let sum =
             |start: usize| weight[start..][..self.geometry.kernel_len].iter().map(|weight| weight.widen()).sum::<f64>();
         self.geometry.stretches_to(channel).map(|(start, taps)| sum(start) * before.intercept(taps.input)).sum()
+    }
+}
+
+impl<'a> Absorption<'a> {
+    pub(super) fn new(
+        op: &LinearOp<'a>,
+        before: Option<(&'a Affine, Padding)>,
+        after: Option<&'a Affine>,
+    ) -> Result<Self, FoldError> {
+        Ok(Self { weight: op.weight, bias: op.bias, maps: Maps::new(op, before, after)? })
+    }
+
+    /// The new value of the bias of an output channel.
+    pub(super) fn bias_of(&self, channel: usize) -> f64 {
+        self.maps.bias_of(channel, self.bias.map_or(0.0, |bias| bias.at(channel)), self.weight)
     }
 
     /// Checks every number that goes in and comes out, and counts what the rounding does.
@@ -218,12 +307,12 @@ impl<'a> Absorption<'a> {
         }
         let weight = with_slice!(self.weight, weight => self.survey_weight::<_, W>(weight, seen))?;
         let mut bias = RoundingSurvey::<B>::new("folded.bias");
-        for channel in 0..self.geometry.output_channels() {
+        for channel in 0..self.maps.geometry.output_channels() {
             bias.add(channel, self.bias_of(channel))?;
         }
         Ok(FoldReport {
-            before: self.before.map(Affine::report),
-            after: self.after.map(Affine::report),
+            before: self.maps.before.map(Affine::report),
+            after: self.maps.after.map(Affine::report),
             weight,
             bias: bias.report(),
         })
@@ -234,17 +323,17 @@ impl<'a> Absorption<'a> {
         weight: &[I],
         seen: &dyn Fn(Range<usize>),
     ) -> Result<RoundingReport, FoldError> {
-        let row_len = self.geometry.row_len;
+        let row_len = self.maps.geometry.row_len;
         let mut survey = RoundingSurvey::<W>::new("folded.weight");
         let mut unseen = 0;
         for (row, weight) in weight.chunks_exact(row_len).enumerate() {
             let start = row * row_len;
             if let Some((index, value)) = first_non_finite(weight) {
-                let channel = self.geometry.output_of(start + index);
+                let channel = self.maps.geometry.output_of(start + index);
                 return Err(FoldError::NonFinite { argument: "layer.weight", channel, index: start + index, value });
             }
             for (taps, weight) in self.runs(row, weight) {
-                let (before, after) = self.factors(taps);
+                let (before, after) = self.maps.factors(taps);
                 survey.add_all(taps.output, weight.iter().map(|weight| weight.widen() * before * after))?;
             }
             if start + row_len - unseen >= SEEN_AT_ONCE {
@@ -262,10 +351,7 @@ impl<'a> Absorption<'a> {
         row: usize,
         weight: &'w [I],
     ) -> impl Iterator<Item = (Taps, &'w [I])> + use<'w, I> {
-        // Where only the output counts, and the row ends in one, the stretches are as one.
-        let is_one = self.before.is_none() && !self.geometry.input_first;
-        let len = if is_one { self.geometry.row_len } else { self.geometry.kernel_len };
-        self.geometry.taps_of_row(row).zip(weight.chunks_exact(len))
+        self.maps.geometry.taps_of_row(row).zip(weight.chunks_exact(self.maps.run_len()))
     }
 
     /// The slices must have the lengths of the result, and [`Self::survey`] must have passed.
@@ -277,11 +363,11 @@ impl<'a> Absorption<'a> {
     }
 
     fn write_weight<I: Widen, W: Element>(&self, weight: &[I], folded: &mut [W]) {
-        let row_len = self.geometry.row_len;
+        let row_len = self.maps.geometry.row_len;
         for (row, (weight, folded)) in weight.chunks_exact(row_len).zip(folded.chunks_exact_mut(row_len)).enumerate() {
             let mut folded = folded.iter_mut();
             for (taps, weight) in self.runs(row, weight) {
-                let (before, after) = self.factors(taps);
+                let (before, after) = self.maps.factors(taps);
                 for (weight, folded) in weight.iter().zip(&mut folded) {
                     *folded = W::from_f64(weight.widen() * before * after);
                 }
@@ -302,7 +388,7 @@ pub(super) fn check_shift(layer: Layer, before: &Affine, padding: Padding) -> Re
     }
 }
 
-fn check_channels(side: Side, affine: &Affine, expected: usize) -> Result<(), FoldError> {
+pub(super) fn check_channels(side: Side, affine: &Affine, expected: usize) -> Result<(), FoldError> {
     let found = affine.channels();
     if found == expected { Ok(()) } else { Err(FoldError::ChannelMismatch { side, found, expected }) }
 }

@@ -67,6 +67,18 @@ impl<'a> BatchNormParams<'a> {
     /// [`FoldError::InvalidVariance`], [`FoldError::ZeroVariance`], [`FoldError::NonFinite`], and
     /// [`FoldError::Overflow`] where the scale exceeds f64.
     pub fn affine(&self) -> Result<Affine, FoldError> {
+        let mut affine = Affine::with_capacity(self.running_mean.len());
+        self.affine_into(&mut affine)?;
+        Ok(affine)
+    }
+
+    /// [`BatchNormParams::affine`] into a map that is there, without an allocation if that was once of as many channels and
+    /// there is nothing to warn of. The map stays as it is where the parameters are refused.
+    ///
+    /// # Errors
+    ///
+    /// As [`BatchNormParams::affine`].
+    pub fn affine_into(&self, affine: &mut Affine) -> Result<(), FoldError> {
         let Self { running_mean, running_var, weight, bias, eps } = self;
         if !eps.is_finite() || *eps < 0.0 {
             return Err(FoldError::InvalidEps { eps: *eps });
@@ -79,27 +91,45 @@ impl<'a> BatchNormParams<'a> {
         if let Some(bias) = bias {
             check_length("bn.bias", bias, channels)?;
         }
-        let mut affine = Affine::with_capacity(channels);
         for channel in 0..channels {
-            let variance = running_var.at(channel);
-            if !variance.is_finite() || variance < 0.0 {
-                return Err(FoldError::InvalidVariance { channel, value: variance });
-            }
-            let var_plus_eps = variance + eps;
-            if var_plus_eps == 0.0 {
-                return Err(FoldError::ZeroVariance { channel });
-            }
-            let center = finite("running_mean", running_mean, channel)?;
-            let weight = weight.as_ref().map_or(Ok(1.0), |weight| finite("bn.weight", weight, channel))?;
-            let shift = bias.as_ref().map_or(Ok(0.0), |bias| finite("bn.bias", bias, channel))?;
-            let scale = FoldError::finite_f64("the scale", channel, weight / var_plus_eps.sqrt())?;
+            self.channel(channel)?;
+        }
+        affine.clear();
+        for channel in 0..channels {
+            let Channel { scale, center, shift, var_plus_eps } = self.channel(channel)?;
             affine.push(scale, center, shift);
             affine.min_var_plus_eps =
                 Some(affine.min_var_plus_eps.map_or(var_plus_eps, |least| least.min(var_plus_eps)));
             affine.variance_warnings.extend(Warning::of_variance(channel, var_plus_eps));
         }
-        Ok(affine)
+        Ok(())
     }
+
+    /// The numbers of a channel, of which all arrays have one.
+    fn channel(&self, channel: usize) -> Result<Channel, FoldError> {
+        let Self { running_mean, running_var, weight, bias, eps } = self;
+        let variance = running_var.at(channel);
+        if !variance.is_finite() || variance < 0.0 {
+            return Err(FoldError::InvalidVariance { channel, value: variance });
+        }
+        let var_plus_eps = variance + eps;
+        if var_plus_eps == 0.0 {
+            return Err(FoldError::ZeroVariance { channel });
+        }
+        let center = finite("running_mean", running_mean, channel)?;
+        let weight = weight.as_ref().map_or(Ok(1.0), |weight| finite("bn.weight", weight, channel))?;
+        let shift = bias.as_ref().map_or(Ok(0.0), |bias| finite("bn.bias", bias, channel))?;
+        let scale = FoldError::finite_f64("the scale", channel, weight / var_plus_eps.sqrt())?;
+        Ok(Channel { scale, center, shift, var_plus_eps })
+    }
+}
+
+/// A channel of a `BatchNorm`.
+struct Channel {
+    scale: f64,
+    center: f64,
+    shift: f64,
+    var_plus_eps: f64,
 }
 
 /// A map of each channel on its own, y = scale·(x − center) + shift, in f64; all its numbers are finite.
@@ -147,9 +177,7 @@ impl Affine {
     pub fn from_scale<'a>(scale: impl Into<Values<'a>>) -> Result<Self, FoldError> {
         let scale = scale.into();
         let mut affine = Self::with_capacity(scale.len());
-        for channel in 0..scale.len() {
-            affine.push(finite("scale", &scale, channel)?, 0.0, 0.0);
-        }
+        affine.set_to_scale(scale)?;
         Ok(affine)
     }
 
@@ -161,10 +189,40 @@ impl Affine {
     pub fn from_shift<'a>(shift: impl Into<Values<'a>>) -> Result<Self, FoldError> {
         let shift = shift.into();
         let mut affine = Self::with_capacity(shift.len());
-        for channel in 0..shift.len() {
-            affine.push(1.0, 0.0, finite("shift", &shift, channel)?);
-        }
+        affine.set_to_shift(shift)?;
         Ok(affine)
+    }
+
+    /// Makes this the map y = scale·x, without an allocation if it was once of as many channels. It stays as it is where
+    /// the numbers are refused.
+    ///
+    /// # Errors
+    ///
+    /// [`FoldError::NonFinite`].
+    pub fn set_to_scale<'a>(&mut self, scale: impl Into<Values<'a>>) -> Result<(), FoldError> {
+        let scale = scale.into();
+        check_finite("scale", &scale)?;
+        self.clear();
+        for channel in 0..scale.len() {
+            self.push(scale.at(channel), 0.0, 0.0);
+        }
+        Ok(())
+    }
+
+    /// Makes this the map y = x + shift, without an allocation if it was once of as many channels. It stays as it is where
+    /// the numbers are refused.
+    ///
+    /// # Errors
+    ///
+    /// [`FoldError::NonFinite`].
+    pub fn set_to_shift<'a>(&mut self, shift: impl Into<Values<'a>>) -> Result<(), FoldError> {
+        let shift = shift.into();
+        check_finite("shift", &shift)?;
+        self.clear();
+        for channel in 0..shift.len() {
+            self.push(1.0, 0.0, shift.at(channel));
+        }
+        Ok(())
     }
 
     /// This map and then `next`, as one: the center is this map's, the scale the product, and
@@ -176,19 +234,34 @@ impl Affine {
     ///
     /// [`FoldError::CompositionMismatch`], and [`FoldError::Overflow`] where the scale or the shift exceeds f64.
     pub fn then(&self, next: &Self) -> Result<Self, FoldError> {
+        let mut composed = self.clone();
+        composed.then_in_place(next)?;
+        Ok(composed)
+    }
+
+    /// [`Affine::then`] in place: this map becomes both, without an allocation unless `next` has something to warn of. It
+    /// stays as it is where the composition is refused.
+    ///
+    /// # Errors
+    ///
+    /// As [`Affine::then`].
+    pub fn then_in_place(&mut self, next: &Self) -> Result<(), FoldError> {
         if self.channels() != next.channels() {
             return Err(FoldError::CompositionMismatch { first: self.channels(), second: next.channels() });
         }
-        let mut composed = Self::with_capacity(self.channels());
-        for channel in 0..self.channels() {
-            let scale = FoldError::finite_f64("the scale", channel, self.scale[channel] * next.scale[channel])?;
-            let shift = FoldError::finite_f64("the shift", channel, next.apply(channel, self.shift[channel]))?;
-            composed.push(scale, self.center[channel], shift);
+        let composed =
+            |scale: f64, shift: f64, channel: usize| (scale * next.scale[channel], next.apply(channel, shift));
+        for (channel, (&scale, &shift)) in self.scale.iter().zip(&self.shift).enumerate() {
+            let (scale, shift) = composed(scale, shift, channel);
+            FoldError::finite_f64("the scale", channel, scale)?;
+            FoldError::finite_f64("the shift", channel, shift)?;
         }
-        composed.min_var_plus_eps =
-            [self.min_var_plus_eps, next.min_var_plus_eps].into_iter().flatten().reduce(f64::min);
-        composed.variance_warnings = [&self.variance_warnings[..], &next.variance_warnings].concat();
-        Ok(composed)
+        for (channel, (scale, shift)) in self.scale.iter_mut().zip(&mut self.shift).enumerate() {
+            (*scale, *shift) = composed(*scale, *shift, channel);
+        }
+        self.min_var_plus_eps = [self.min_var_plus_eps, next.min_var_plus_eps].into_iter().flatten().reduce(f64::min);
+        self.variance_warnings.extend_from_slice(&next.variance_warnings);
+        Ok(())
     }
 
     /// The map whose channels are those of this one, as listed; each must be less than [`Affine::channels`].
@@ -251,15 +324,24 @@ impl Affine {
     /// What is notable about the map.
     #[must_use]
     pub fn report(&self) -> AffineReport {
-        let scale = || self.scale.iter().copied().enumerate();
-        let mut warnings = self.variance_warnings.clone();
-        warnings.extend(scale().filter_map(|(channel, scale)| Warning::of_scale(channel, scale)));
-        AffineReport {
-            max_abs_scale: scale().fold(0.0, |most, (_, scale)| scale.abs().max(most)),
-            min_var_plus_eps: self.min_var_plus_eps,
-            dead_channels: scale().filter(|&(_, scale)| scale == 0.0).map(|(channel, _)| channel).collect(),
-            warnings,
+        Self::report_of(std::iter::once(Some(self))).unwrap_or_default()
+    }
+
+    /// What is notable about maps whose outputs are added, some of which may change nothing; `None` of those alone.
+    pub(super) fn report_of<'m>(maps: impl Iterator<Item = Option<&'m Self>> + Clone) -> Option<AffineReport> {
+        let channels = maps.clone().flatten().next()?.channels();
+        let mut report = AffineReport::default();
+        for map in maps.clone().flatten() {
+            report.max_abs_scale = map.scale.iter().fold(report.max_abs_scale, |most, scale| scale.abs().max(most));
+            report.min_var_plus_eps =
+                [report.min_var_plus_eps, map.min_var_plus_eps].into_iter().flatten().reduce(f64::min);
+            report.warnings.extend_from_slice(&map.variance_warnings);
+            let scales = map.scale.iter().enumerate();
+            report.warnings.extend(scales.filter_map(|(channel, &scale)| Warning::of_scale(channel, scale)));
         }
+        let is_dead = |channel: &usize| maps.clone().all(|map| map.is_some_and(|map| map.scale[*channel] == 0.0));
+        report.dead_channels = (0..channels).filter(is_dead).collect();
+        Some(report)
     }
 
     fn with_capacity(channels: usize) -> Self {
@@ -270,6 +352,16 @@ impl Affine {
             min_var_plus_eps: None,
             variance_warnings: Vec::new(),
         }
+    }
+
+    /// Leaves no channel, and the memory.
+    fn clear(&mut self) {
+        let Self { scale, center, shift, min_var_plus_eps, variance_warnings } = self;
+        scale.clear();
+        center.clear();
+        shift.clear();
+        *min_var_plus_eps = None;
+        variance_warnings.clear();
     }
 
     fn push(&mut self, scale: f64, center: f64, shift: f64) {
@@ -288,7 +380,14 @@ pub(super) fn check_length(argument: &'static str, values: &Values<'_>, expected
 }
 
 /// The element of a per-channel array, refused unless it is finite.
-pub(super) fn finite(argument: &'static str, values: &Values<'_>, channel: usize) -> Result<f64, FoldError> {
+fn finite(argument: &'static str, values: &Values<'_>, channel: usize) -> Result<f64, FoldError> {
     let value = values.at(channel);
     if value.is_finite() { Ok(value) } else { Err(FoldError::NonFinite { argument, channel, index: channel, value }) }
+}
+
+fn check_finite(argument: &'static str, values: &Values<'_>) -> Result<(), FoldError> {
+    match values.first_non_finite() {
+        None => Ok(()),
+        Some((channel, value)) => Err(FoldError::NonFinite { argument, channel, index: channel, value }),
+    }
 }

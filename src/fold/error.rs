@@ -21,7 +21,7 @@ impl Side {
 /// Why a fold was refused. Nothing has been written when one is returned.
 ///
 /// Arguments are named as they were given: `running_var`, `bn.weight` and `bn.bias` of a `BatchNorm`; `layer.weight`
-/// and `layer.bias` of a layer; `folded.weight` and `folded.bias` of the result. The sentences say `BatchNorm` for any
+/// and `layer.bias` of a layer, also of each branch; `folded.weight` and `folded.bias` of the result. The sentences say `BatchNorm` for any
 /// per-channel map, as that is what it nearly always is.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -170,6 +170,71 @@ pub enum FoldError {
         /// What the map makes of 0 in that channel.
         shift: f64,
     },
+    /// One of several branches is what the matter is about.
+    #[error("of branch {index}: {error}")]
+    Branch {
+        /// Its place among the branches.
+        index: usize,
+        /// What is the matter; never a `Branch` itself.
+        error: Box<Self>,
+    },
+    /// No branch has a kernel.
+    #[error("none of the {branches} branches is a convolution, so there is no kernel that the others can be set into")]
+    NothingToMerge {
+        /// How many branches there are.
+        branches: usize,
+    },
+    /// A branch is another layer than a convolution.
+    #[error("it is a {layer}, but branches are convolutions and identities")]
+    NotAConvolution {
+        /// The layer's name.
+        layer: &'static str,
+    },
+    /// A branch differs from that with the largest kernel.
+    #[error("it has {found} {what}, but the branch with the largest kernel has {expected}")]
+    UnequalBranches {
+        /// What is counted.
+        what: &'static str,
+        /// How many the branch has.
+        found: usize,
+        /// How many the branch with the largest kernel has.
+        expected: usize,
+    },
+    /// The input itself is added to outputs of another number of channels.
+    #[error("it is an identity, but the convolutions have {inputs} input channels and {outputs} output channels")]
+    IdentityChannels {
+        /// Input channels of the convolutions.
+        inputs: usize,
+        /// Their output channels.
+        outputs: usize,
+    },
+    /// A stride or a dilation is 0.
+    #[error("{argument} of axis {axis} is 0, but it must be at least 1")]
+    ZeroStep {
+        /// The list.
+        argument: &'static str,
+        /// The spatial axis.
+        axis: usize,
+    },
+    /// A branch moves over its input by other steps.
+    #[error("its stride on axis {axis} is {found}, but that of the largest kernel is {expected}")]
+    UnequalStrides {
+        /// The spatial axis.
+        axis: usize,
+        /// The branch's stride.
+        found: usize,
+        /// That of the branch with the largest kernel.
+        expected: usize,
+    },
+    /// The taps of a branch meet other inputs than those of the largest kernel do, or it has another number of outputs.
+    #[error(
+        "its kernel does not lie in the largest one: on axis {axis} its taps meet other inputs, or it has another number of \
+         outputs"
+    )]
+    KernelOutside {
+        /// The first such spatial axis.
+        axis: usize,
+    },
 }
 
 impl FoldError {
@@ -193,6 +258,14 @@ impl FoldError {
             Self::Overflow { .. } => "overflow",
             Self::PaddedShift { .. } => "padded-shift",
             Self::TransposedShift { .. } => "transposed-shift",
+            Self::Branch { error, .. } => error.code(),
+            Self::NothingToMerge { .. } => "nothing-to-merge",
+            Self::NotAConvolution { .. } => "not-a-convolution",
+            Self::UnequalBranches { .. } => "unequal-branches",
+            Self::IdentityChannels { .. } => "identity-channels",
+            Self::ZeroStep { .. } => "zero-step",
+            Self::UnequalStrides { .. } => "unequal-strides",
+            Self::KernelOutside { .. } => "kernel-outside",
         }
     }
 
@@ -206,8 +279,14 @@ impl FoldError {
             | Self::Overflow { channel, .. }
             | Self::PaddedShift { channel, .. }
             | Self::TransposedShift { channel, .. } => Some(*channel),
+            Self::Branch { error, .. } => error.channel(),
             _ => None,
         }
+    }
+
+    /// For `map_err`: of which branch the refusal is.
+    pub(super) fn of_branch(index: usize) -> impl Fn(Self) -> Self {
+        move |error| Self::Branch { index, error: Box::new(error) }
     }
 
     /// `value` where it is finite, or else the refusal of a result beyond f64 itself.

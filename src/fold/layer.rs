@@ -28,7 +28,7 @@ pub enum Layer {
 }
 
 impl Layer {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Conv { .. } => "Conv",
             Self::ConvTranspose { .. } => "ConvTranspose",

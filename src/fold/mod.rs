@@ -22,10 +22,15 @@
 //! - [`Affine`] is any per-channel affine map. Maps are composed with [`Affine::then`]: a `BatchNorm` after a
 //!   `BatchNorm`, or a multiplication and an addition of constants.
 //! - [`LinearOp`] is the layer; it absorbs one map before it, one after it, or both.
+//! - [`merge_branches`] makes one convolution of parallel ones whose outputs are added.
 //! - [`Folded`] holds the new weight and bias, with a [`FoldReport`] on what the rounding did to them.
 //!
 //! Arrays are row-major and come as [`Values`], of any mix of `f64`, `f32`, `f16` and `bf16`. The result is `f32`, `f16`
 //! or `bf16`, whatever the input was: fold from the f32 checkpoint, and let the fold do the conversion.
+//!
+//! A service that folds layer after layer need not allocate: [`BatchNormParams::affine_into`], [`Affine::then_in_place`],
+//! [`LinearOp::fold_into`] and [`merge_branches_into`] write into what is there, and [`Layer::fold_in_place`] into the
+//! layer's own arrays.
 //!
 //! ```
 //! use warpnorm::fold::{BatchNormParams, Folded, Layer, LinearOp};
@@ -65,6 +70,7 @@
 
 mod absorb;
 mod affine;
+mod branches;
 #[cfg(feature = "models")]
 pub mod checkpoint;
 mod error;
@@ -84,6 +90,7 @@ mod values;
 
 pub use absorb::{Folded, LinearOp};
 pub use affine::{Affine, BatchNormParams};
+pub use branches::{Branch, Placement, largest_kernel, merge_branches, merge_branches_into};
 pub use error::{FoldError, Side};
 pub use layer::{Layer, Padding};
 pub use refusal::Refusal;

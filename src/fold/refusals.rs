@@ -4,7 +4,10 @@ use std::fmt::Debug;
 
 use half::{bf16, f16};
 
-use super::{Affine, BatchNormParams, FoldError, Folded, Layer, LinearOp, Padding, Side, Values};
+use super::{
+    Affine, BatchNormParams, Branch, FoldError, Folded, Layer, LinearOp, Padding, Placement, Side, Values,
+    merge_branches, merge_branches_into,
+};
 
 /// `sentence` is the refusal's code, a colon and its text.
 fn refused<T: Debug>(found: Result<T, FoldError>, sentence: &str) {
@@ -212,4 +215,106 @@ fn refusals_of_numbers() {
     finite(conv(&weight, 1).fold(None, None), "weight of channel 3 is inf (element 21)");
     // Element 21 is [3, 1, 1]: input channel 3 is in group 1, whose outputs are 3, 4 and 5.
     finite(transposed(&weight).fold(None, None), "weight of channel 4 is inf (element 21)");
+}
+
+#[test]
+fn refusals_of_branches() {
+    let weight = [1.0_f32; 36];
+    let merge = |branches: &[Branch<'_>], sentence: &str| refused(merge_branches::<f16, f16>(branches), sentence);
+    let second = |branch: Branch<'_>, placement: Placement<'_>, sentence: &str| {
+        // Four channels to four, of three taps.
+        let first = Branch::conv(LinearOp::new(Layer::Conv { groups: 2 }, &weight[..24], &[4, 2, 3]), placement);
+        merge(&[first, branch], &sentence.replacen(": ", ": of branch 1: ", 1));
+    };
+    let op = |groups, shape| {
+        let len = <[usize]>::iter(shape).product();
+        LinearOp::new(Layer::Conv { groups }, &weight[..len], shape)
+    };
+    let plain = Placement::default();
+    let padded = Placement { pads_begin: &[1], pads_end: &[1], ..plain };
+    let identity = Branch::identity();
+
+    let nothing = |branches| {
+        format!(
+            "nothing-to-merge: none of the {branches} branches is a convolution, so there is no kernel that the others can \
+             be set into"
+        )
+    };
+    merge(&[], &nothing(0));
+    merge(&[identity, identity], &nothing(2));
+    let linear = Branch::conv(LinearOp::new(Layer::Linear, &weight, &[6, 6]), plain);
+    second(linear, padded, "not-a-convolution: it is a Linear, but branches are convolutions and identities");
+
+    let pointwise = |placement| Branch::conv(op(2, &[4, 2, 1]), placement);
+    let unequal = |branch, text: &str| second(branch, padded, &format!("unequal-branches: it has {text}"));
+    unequal(Branch::conv(op(2, &[4, 2, 1, 1]), plain), "2 spatial axes, but the branch with the largest kernel has 1");
+    unequal(Branch::conv(op(4, &[4, 2, 1]), plain), "4 groups, but the branch with the largest kernel has 2");
+    unequal(Branch::conv(op(2, &[6, 2, 1]), plain), "6 output channels, but the branch with the largest kernel has 4");
+    unequal(
+        Branch::conv(op(2, &[4, 3, 1]), plain),
+        "3 input channels in a group, but the branch with the largest kernel has 2",
+    );
+    merge(
+        &[identity, Branch::conv(op(2, &[6, 2, 3]), padded)],
+        "identity-channels: of branch 0: it is an identity, but the convolutions have 4 input channels and 6 output \
+         channels",
+    );
+    let three = Affine::identity(3);
+    let channels =
+        "channel-mismatch: the BatchNorm after the layer has 3 channels, but the layer has 4 output channels";
+    second(identity.after(&three), padded, channels);
+    second(pointwise(plain).after(&three), padded, channels);
+
+    let list = |placement, text: &str| second(pointwise(placement), padded, text);
+    list(Placement { strides: &[1, 1], ..plain }, "length-mismatch: strides has 2 elements, but 1 are needed");
+    list(Placement { pads_end: &[0, 0], ..plain }, "length-mismatch: pads_end has 2 elements, but 1 are needed");
+    list(Placement { strides: &[0], ..plain }, "zero-step: strides of axis 0 is 0, but it must be at least 1");
+    list(Placement { dilations: &[0], ..plain }, "zero-step: dilations of axis 0 is 0, but it must be at least 1");
+    let strides = "unequal-strides: its stride on axis 0 is 2, but that of the largest kernel is 1";
+    list(Placement { strides: &[2], ..plain }, strides);
+    let strided = Placement { strides: &[2], ..padded };
+    second(identity, strided, "unequal-strides: its stride on axis 0 is 1, but that of the largest kernel is 2");
+
+    let outside = "kernel-outside: its kernel does not lie in the largest one: on axis 0 its taps meet other inputs, or it \
+                   has another number of outputs";
+    // Other outputs; taps between those of the larger kernel, or before it; another dilation.
+    second(identity, plain, outside);
+    list(Placement { pads_end: &[1], ..plain }, outside);
+    list(Placement { pads_begin: &[2], ..plain }, outside);
+    second(identity, Placement { dilations: &[2], pads_begin: &[1], pads_end: &[3], ..plain }, outside);
+    let pair = |placement| Branch::conv(op(2, &[4, 2, 2]), placement);
+    second(pair(Placement { dilations: &[2], pads_begin: &[1], pads_end: &[1], ..plain }), padded, outside);
+    second(pair(Placement { pads_begin: &[usize::MAX], ..plain }), padded, outside);
+    let sides = [&[1, 1, 1, 3][..], &[1, 1, 3, 1]];
+    let crossed = sides.map(|shape| Branch::conv(op(1, shape), plain));
+    merge(&crossed, &outside.replacen(": ", ": of branch 1: ", 1));
+
+    let mut damaged = weight;
+    damaged[5] = f32::NAN;
+    let damaged = LinearOp::new(Layer::Conv { groups: 2 }, &damaged[..8], &[4, 2, 1]);
+    let finite = "non-finite: layer.weight of channel 2 is NaN (element 5), but every parameter must be finite";
+    second(Branch::conv(damaged, plain), padded, finite);
+    let infinite = op(2, &[4, 2, 1]).bias(&[0.0_f32, f32::INFINITY, 0.0, 0.0]);
+    second(
+        Branch::conv(infinite, plain),
+        padded,
+        "non-finite: layer.bias of channel 1 is inf (element 1), but every parameter must be finite",
+    );
+    // Each fits, and only their sum does not.
+    let large = Affine::from_scale(&[1.0, 1.0, 4e4, 1.0]).unwrap();
+    let sum = [pointwise(plain).after(&large), pointwise(plain).after(&large)];
+    merge(&sum, "overflow: folded.weight of channel 2 would be 80000.0, but the largest f16 is 65504.0");
+    let shift = Affine::from_shift(&[0.0, 0.0, 0.0, -4e4]).unwrap();
+    let sum = [pointwise(plain).after(&shift), identity.after(&shift)];
+    merge(&sum, "overflow: folded.bias of channel 3 would be -80000.0, but the largest f16 is 65504.0");
+
+    let sum = [pointwise(plain), identity];
+    let (mut folded, mut bias) = ([7.0_f32; 8], [7.0_f32; 3]);
+    let short = merge_branches_into(&sum, &mut folded, &mut bias);
+    refused(short, "length-mismatch: folded.bias has 3 elements, but 4 are needed");
+    let short = merge_branches_into(&sum, &mut folded[..7], &mut [0.0_f32; 4]);
+    refused(short, "length-mismatch: folded.weight has 7 elements, but 8 are needed");
+    assert_eq!((folded, bias), ([7.0; 8], [7.0; 3]));
+    let named = merge_branches::<f32, f32>(&[pointwise(plain), Branch::conv(damaged, plain)]).unwrap_err();
+    assert_eq!(named.channel(), Some(2));
 }

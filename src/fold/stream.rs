@@ -5,8 +5,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::{
-    absorb::{Absorption, LinearOp},
-    affine::Affine,
+    absorb::Absorption,
     error::FoldError,
     report::FoldReport,
     values::{Values, Widen, with_slice},
@@ -31,14 +30,6 @@ macro_rules! with_type {
             }
         }
     };
-}
-
-impl LinearOp<'_> {
-    /// Weight and bias in f64, for sums that are rounded later.
-    pub(super) fn fold_exactly(&self, after: Option<&Affine>) -> Result<(Vec<f64>, Vec<f64>), FoldError> {
-        let absorption = Absorption::new(self, None, after)?;
-        Ok((absorption.weights(), absorption.biases().collect()))
-    }
 }
 
 impl Values<'_> {
@@ -68,7 +59,7 @@ impl Absorption<'_> {
     }
 
     pub(super) fn output_channels(&self) -> usize {
-        self.geometry.output_channels()
+        self.maps.geometry.output_channels()
     }
 
     pub(super) fn biases(&self) -> impl Iterator<Item = f64> + '_ {
@@ -77,12 +68,12 @@ impl Absorption<'_> {
 
     /// Steps of axis 0 of the weight.
     pub(super) fn rows(&self) -> usize {
-        self.weight.len() / self.geometry.row_len
+        self.weight.len() / self.maps.geometry.row_len
     }
 
     /// Elements of one step of axis 0.
     pub(super) fn row_len(&self) -> usize {
-        self.geometry.row_len
+        self.maps.geometry.row_len
     }
 
     /// Puts the bytes of some rows of the folded weight in place of what `to` holds. The weight must have passed
@@ -94,7 +85,7 @@ impl Absorption<'_> {
             with_slice!(self.weight, weight => {
                 for row in rows {
                     for (taps, run) in self.runs(row, &weight[row * self.row_len()..][..self.row_len()]) {
-                        let (before, after) = self.factors(taps);
+                        let (before, after) = self.maps.factors(taps);
                         let (of_run, rest) = elements.split_at_mut(run.len());
                         for (weight, to) in run.iter().zip(of_run) {
                             *to = <T as Element>::from_f64(weight.widen() * before * after).to_le_bytes();
@@ -104,19 +95,5 @@ impl Absorption<'_> {
                 }
             });
         });
-    }
-
-    /// The exact weights, in the order of memory.
-    fn weights(&self) -> Vec<f64> {
-        let mut weights = Vec::with_capacity(self.weight.len());
-        with_slice!(self.weight, weight => {
-            for (row, weight) in weight.chunks_exact(self.row_len()).enumerate() {
-                for (taps, run) in self.runs(row, weight) {
-                    let (before, after) = self.factors(taps);
-                    weights.extend(run.iter().map(|weight| weight.widen() * before * after));
-                }
-            }
-        });
-        weights
     }
 }

@@ -16,7 +16,7 @@ use warpnorm::{
 };
 
 /// The layers and the rounding, written apart from the code under test and as plainly as they can be.
-mod reference {
+pub mod reference {
     use super::{DType, Element};
 
     /// Depth, height and width; layers of fewer axes have 1 (or padding 0) in front.
@@ -178,7 +178,7 @@ mod reference {
 use reference::{Axes, PLAIN, Tensor, Window};
 
 /// splitmix64.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn unit(&mut self) -> f64 {
@@ -189,18 +189,18 @@ impl Random {
         ((z ^ (z >> 31)) >> 11) as f64 * 2.0_f64.powi(-53)
     }
 
-    fn between(&mut self, low: f64, high: f64) -> f64 {
+    pub fn between(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()
     }
 
-    fn values(&mut self, len: usize, low: f64, high: f64) -> Vec<f32> {
+    pub fn values(&mut self, len: usize, low: f64, high: f64) -> Vec<f32> {
         (0..len).map(|_| self.between(low, high) as f32).collect()
     }
 }
 
 /// The statistics and parameters of a trained network: some weights negative, one 0, variances over four decades.
 #[derive(Debug, Clone)]
-struct BatchNorm {
+pub struct BatchNorm {
     weight: Option<Vec<f32>>,
     bias: Option<Vec<f32>>,
     mean: Vec<f32>,
@@ -209,7 +209,7 @@ struct BatchNorm {
 }
 
 impl BatchNorm {
-    fn random(random: &mut Random, channels: usize, weight: bool, bias: bool) -> Self {
+    pub fn random(random: &mut Random, channels: usize, weight: bool, bias: bool) -> Self {
         let mut weights = random.values(channels, -0.5, 1.5);
         if channels > 2 {
             weights[2] = 0.0;
@@ -241,7 +241,7 @@ impl BatchNorm {
         params
     }
 
-    fn affine(&self) -> Affine {
+    pub fn affine(&self) -> Affine {
         self.params().affine().unwrap()
     }
 
@@ -253,11 +253,11 @@ impl BatchNorm {
         self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[channel]))
     }
 
-    fn scale(&self, channel: usize) -> f64 {
+    pub fn scale(&self, channel: usize) -> f64 {
         self.weight(channel) / (f64::from(self.var[channel]) + self.eps).sqrt()
     }
 
-    fn apply(&self, x: &Tensor) -> Tensor {
+    pub fn apply(&self, x: &Tensor) -> Tensor {
         x.map(|c, x| {
             (x - f64::from(self.mean[c])) / (f64::from(self.var[c]) + self.eps).sqrt() * self.weight(c) + self.bias(c)
         })

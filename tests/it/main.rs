@@ -6,6 +6,7 @@ mod activations;
 mod benchmark;
 mod bits;
 mod bound;
+mod branches;
 mod call;
 mod checked;
 mod conversion;

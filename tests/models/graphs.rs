@@ -1,6 +1,6 @@
 //! What is special about a graph and not about a layer: who reads what, what is constant, versions of the standard.
 
-use warpnorm::fold::onnx::{Model, Options, Plan};
+use warpnorm::fold::onnx::{Forward, Model, Options, Plan, Whole};
 
 use crate::{
     onnx::{conv, fold, fold_with, folds, refuses},
@@ -309,6 +309,49 @@ fn planted_mistakes_are_caught() {
     assert!(!verify(transposed).passed());
     let without_bias = conv(&[3, 3], 4, 4, 1, false).batch_norm("c", "y", 4);
     assert!(!verify(other(without_bias)).passed());
+}
+
+/// What a tool does that folds a `BatchNorm` forward and does not see that zeros pad the convolution behind it.
+#[test]
+fn a_fold_across_padding_is_caught() {
+    let noise = |len: usize, seed: usize| -> Vec<f64> {
+        (0..len).map(|index| ((index * 37 + seed * 11) % 64) as f64 / 32.0 - 1.0).collect()
+    };
+    let (weight, bias) = (noise(6 * 4 * 9, 1), noise(6, 2));
+    let (scale, shift, mean) = (noise(4, 3), noise(4, 4), noise(4, 5));
+    let pads = [("pads", Value::Ints(&[1; 4]))];
+    let start = || Builder::default().input("x", &[2, 4, 6, 6]).output("y");
+    let builder = start().constant("k", &[4], &scale).constant("t", &[4], &shift).constant("m", &[4], &mean);
+    let builder =
+        builder.constant("v", &[4], &[0.75; 4]).constant("w", &[6, 4, 3, 3], &weight).constant("b", &[6], &bias);
+    let epsilon = [("epsilon", Value::Float(0.25))];
+    let builder = builder.node("BatchNormalization", &["x", "k", "t", "m", "v"], "n", &epsilon);
+    let model = Model::from_bytes(builder.clone().node("Conv", &["n", "w", "b"], "y", &pads).build()).unwrap();
+    let plan = Plan::new(&model, &Options { forward: Forward::Scale, ..Options::default() }).unwrap();
+    assert_eq!(plan.report().rows[0].verdict.code(), "scale-folded");
+    let verify = |bytes: Vec<u8>| plan.verify(&Model::from_bytes(bytes).unwrap(), 1, None).unwrap();
+    assert!(verify(plan.to_bytes().unwrap()).passed());
+
+    // The variance and epsilon are 1 together.
+    let folded: Vec<_> = weight.iter().enumerate().map(|(index, weight)| weight * scale[index / 9 % 4]).collect();
+    let shifted = |output: usize| {
+        let taps = |input: usize| weight[(output * 4 + input) * 9..][..9].iter().sum::<f64>();
+        bias[output] + (0..4).map(|input| taps(input) * (shift[input] - mean[input] * scale[input])).sum::<f64>()
+    };
+    let shifted: Vec<_> = (0..6).map(shifted).collect();
+    let naive = |pads: &[(&str, Value<'_>)]| {
+        let naive = start().constant("w", &[6, 4, 3, 3], &folded).constant("b", &[6], &shifted);
+        naive.node("Conv", &["x", "w", "b"], "y", pads).build()
+    };
+    let verification = verify(naive(&pads));
+    assert!(!verification.pairs[0].passed(), "{verification:#?}");
+    assert!(matches!(verification.whole, Whole::Compared { max_error, .. } if max_error > 0.01), "{verification:#?}");
+    assert!(verification.failed() && !verification.whole.passed());
+
+    // But for the padding it is the fold.
+    let bare = Model::from_bytes(builder.node("Conv", &["n", "w", "b"], "y", &[]).build()).unwrap();
+    let plan = Plan::new(&bare, &Options::default()).unwrap();
+    assert!(plan.verify(&Model::from_bytes(naive(&[])).unwrap(), 1, None).unwrap().passed());
 }
 
 /// Where the raw data of so many f32 lies.

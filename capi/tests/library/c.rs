@@ -86,6 +86,10 @@ fn structures_are_laid_out_alike() {
     structure!(wn_array: data len dtype reserved);
     structure!(wn_affine: kind reserved running_mean running_var weight bias eps);
     structure!(wn_linear: kind padding groups weight weight_rank weight_shape bias);
+    structure!(wn_branch: kind reserved linear strides dilations pads_begin pads_end after after_count);
+    structure!(wn_fold_eps: pattern eps);
+    structure!(wn_fold_safetensors_options: pairs eps eps_count only only_count skip skip_count dtype accept_names
+        verify reserved);
     structure!(wn_rounding: max_abs subnormal underflowed);
     structure!(wn_fold_report: max_abs_scale min_var_plus_eps dead_channels warnings weight bias);
     // What a status is to C: an integer of 32 bits.

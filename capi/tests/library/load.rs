@@ -6,8 +6,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::types::{
-    wn_affine, wn_fold_options, wn_fold_report, wn_fold_row_function, wn_fold_summary, wn_layer, wn_linear,
-    wn_signature, wn_status, wn_tensors,
+    wn_affine, wn_branch, wn_fold_options, wn_fold_report, wn_fold_row_function, wn_fold_safetensors_options,
+    wn_fold_summary, wn_layer, wn_linear, wn_signature, wn_status, wn_tensors,
 };
 
 /// Opaque here too.
@@ -67,6 +67,13 @@ library! {
     ) -> i32;
     wn_fold_onnx(
         *const c_char, *const c_char, *const wn_fold_options, wn_fold_row_function, *mut c_void, *mut wn_fold_summary
+    ) -> i32;
+    wn_fold_safetensors(
+        *const c_char, *const c_char, *const wn_fold_safetensors_options, wn_fold_row_function, *mut c_void,
+        *mut wn_fold_summary
+    ) -> i32;
+    wn_fold_branches(
+        *const wn_branch, u64, i32, *mut c_void, i64, *mut c_void, i64, *mut u64, *mut wn_fold_report
     ) -> i32;
 }
 

@@ -1,6 +1,7 @@
 //! The library as a C program has it: loaded from its file, called through its symbols; on the CPU, and on CUDA, which is a
 //! GPU where there is one and else the emulator.
 
+mod branches;
 mod c;
 mod folding;
 mod heads;

@@ -1,10 +1,9 @@
 //! Parallel convolutions whose outputs are added become one: the blocks of RepVGG and MobileOne (Ding et al., "RepVGG:
 //! Making VGG-style ConvNets Great Again", 2021, section 3.3).
 //!
-//! Each branch is a kernel; a smaller one is set into the largest, where its taps meet the same inputs, and a branch that
-//! is only a map is a kernel of one tap. Kernels and biases are then added, in f64.
+//! The algebra is that of [`fold::merge_branches`]; here is which nodes are branches.
 
-use crate::fold::{Affine, FoldError, Layer};
+use crate::fold::{self, Affine, Placement, Side, branches::Merge};
 
 use super::{
     super::{
@@ -15,7 +14,6 @@ use super::{
     layers::{Linear, Weight},
     units::{Unit, note},
 };
-use crate::fold::Side;
 
 /// One of the terms.
 struct Branch<'m> {
@@ -27,57 +25,33 @@ struct Branch<'m> {
     absorbed: Vec<NodeId>,
 }
 
-/// How a convolution's taps lie over its input.
-#[derive(Debug, Clone, PartialEq)]
+/// How a convolution's kernel moves over its input.
+#[derive(Debug, Default)]
 struct Taps {
-    kernel: Vec<usize>,
-    strides: Vec<i64>,
-    dilations: Vec<i64>,
-    begins: Vec<i64>,
-    ends: Vec<i64>,
+    strides: Vec<usize>,
+    dilations: Vec<usize>,
+    pads_begin: Vec<usize>,
+    pads_end: Vec<usize>,
 }
 
 impl Taps {
-    fn of(node: &Node<'_>, kernel: &[usize]) -> Option<Self> {
-        let rank = kernel.len();
+    fn of(node: &Node<'_>) -> Option<Self> {
         if !matches!(node.text("auto_pad"), None | Some("NOTSET" | "VALID")) {
             return None;
         }
-        let list = |name: &str, default: i64| node.ints(name).map_or_else(|| vec![default; rank], <[i64]>::to_vec);
-        let pads = node.ints("pads").map_or_else(|| vec![0; 2 * rank], <[i64]>::to_vec);
-        let (strides, dilations) = (list("strides", 1), list("dilations", 1));
-        let is_valid = strides.len() == rank && dilations.len() == rank && pads.len() == 2 * rank;
-        let (begins, ends) = pads.split_at_checked(rank).filter(|_| is_valid)?;
-        Some(Self { kernel: kernel.to_vec(), strides, dilations, begins: begins.to_vec(), ends: ends.to_vec() })
-    }
-
-    /// The taps of a copy of the input.
-    fn of_identity(rank: usize) -> Self {
-        let (zeros, ones) = (vec![0; rank], vec![1; rank]);
-        Self { kernel: vec![1; rank], strides: ones.clone(), dilations: ones, begins: zeros.clone(), ends: zeros }
-    }
-
-    /// Where the first tap of `other` lies among these, on each axis, if all of them lie there and give as many outputs.
-    fn offset_of(&self, other: &Self) -> Option<Vec<usize>> {
-        let rank = self.kernel.len();
-        if other.kernel.len() != rank || self.strides != other.strides {
-            return None;
-        }
-        let offset = |axis: usize| {
-            let dilation = self.dilations[axis];
-            if other.kernel[axis] > 1 && other.dilations[axis] != dilation || dilation < 1 {
-                return None;
-            }
-            let reach = |kernel: usize| i64::try_from(kernel.checked_sub(1)?).ok()?.checked_mul(dilation);
-            let before = self.begins[axis].checked_sub(other.begins[axis])?;
-            let behind = self.ends[axis].checked_sub(other.ends[axis])?;
-            let fits = before >= 0
-                && before % dilation == 0
-                && before + behind == reach(self.kernel[axis])? - reach(other.kernel[axis])?;
-            let offset = usize::try_from(before / dilation).ok()?;
-            (fits && offset.checked_add(other.kernel[axis])? <= self.kernel[axis]).then_some(offset)
+        // What is not given is what an empty list stands for.
+        let list = |name: &str| {
+            let list = node.ints(name).unwrap_or_default();
+            list.iter().map(|&number| usize::try_from(number).ok()).collect::<Option<Vec<_>>>()
         };
-        (0..rank).map(offset).collect()
+        let mut pads_begin = list("pads")?;
+        let pads_end = pads_begin.split_off(pads_begin.len() / 2);
+        Some(Self { strides: list("strides")?, dilations: list("dilations")?, pads_begin, pads_end })
+    }
+
+    fn placement(&self) -> Placement<'_> {
+        let Self { strides, dilations, pads_begin, pads_end } = self;
+        Placement { strides, dilations, pads_begin, pads_end }
     }
 }
 
@@ -128,12 +102,8 @@ impl<'m> Pass<'m> {
             .find(|&id| self.graph.node(id).is(&["Conv"]))?;
         let origin = self.graph.node(conv).input(0)?;
         let branches = inputs.iter().map(|&input| self.branch(input, origin, sum)).collect::<Option<Vec<_>>>()?;
-        let size = |branch: &&Branch<'_>| {
-            branch.linear.as_ref().map_or(0, |linear| linear.weight.dims()[2..].iter().product())
-        };
-        let largest = branches.iter().max_by_key(size)?;
-        let (main, linear) = (largest.node?, largest.linear.as_ref()?);
-        let (values, bias) = self.sum_of(&branches, main, linear)?;
+        let (largest, values, bias) = self.sum_of(&branches)?;
+        let (main, linear) = (branches[largest].node?, branches[largest].linear.as_ref()?);
         let mut absorbed: Vec<_> = branches.iter().flat_map(|branch| branch.absorbed.iter().copied()).collect();
         // Should the sum not fit its type, this is what must not be merged.
         absorbed.push(sum);
@@ -165,46 +135,29 @@ impl<'m> Pass<'m> {
         linear.before.is_none().then_some(Branch { node: Some(producer), linear: Some(linear), map: None, absorbed })
     }
 
-    /// Weight and bias of the sum of all branches.
-    fn sum_of(&self, branches: &[Branch<'m>], main: NodeId, largest: &Linear<'m>) -> Option<(Vec<f64>, Vec<f64>)> {
-        let dims = largest.weight.dims();
-        let Layer::Conv { groups } = largest.layer else { return None };
-        let (outputs, columns) = (dims[0], dims[1]);
-        let taps = Taps::of(self.graph.node(main), &dims[2..])?;
-        let kernel_len: usize = dims[2..].iter().product();
-        let mut weight = vec![0.0; outputs * columns * kernel_len];
-        let mut bias = vec![0.0; outputs];
-        for branch in branches {
-            let (own_taps, own_weight, own_bias) = match (&branch.linear, branch.node) {
-                (Some(linear), Some(id)) => {
-                    let own = linear.weight.dims();
-                    if linear.layer != largest.layer || own[..2] != dims[..2] || element(linear) != element(largest) {
-                        return None;
-                    }
-                    let (weight, bias) = linear.op().fold_exactly(linear.after.as_ref()).ok()?;
-                    (Taps::of(self.graph.node(id), &own[2..])?, weight, bias)
-                }
-                _ => {
-                    // A map of channels needs as many outputs as inputs.
-                    if outputs != columns * groups {
-                        return None;
-                    }
-                    let map = branch.map.clone().unwrap_or_else(|| Affine::identity(outputs));
-                    let (weight, bias) = identity(&map, outputs, columns).ok()?;
-                    (Taps::of_identity(dims.len() - 2), weight, bias)
-                }
-            };
-            let places = places(&taps.kernel, &own_taps.kernel, &taps.offset_of(&own_taps)?);
-            for (row, own) in weight.chunks_exact_mut(kernel_len).zip(own_weight.chunks_exact(places.len())) {
-                for (&place, own) in places.iter().zip(own) {
-                    row[place] += own;
-                }
-            }
-            for (sum, own) in bias.iter_mut().zip(own_bias) {
-                *sum += own;
-            }
+    /// Which branch has the largest kernel, and the weight and bias of the sum of all.
+    fn sum_of(&self, branches: &[Branch<'m>]) -> Option<(usize, Vec<f64>, Vec<f64>)> {
+        let mut elements = branches.iter().filter_map(|branch| branch.linear.as_ref()).map(element);
+        let first = elements.next()?;
+        if !elements.all(|element| element == first) {
+            return None;
         }
-        Some((weight, bias))
+        let taps = |branch: &Branch<'_>| match (&branch.linear, branch.node) {
+            (Some(_), Some(id)) => Taps::of(self.graph.node(id)),
+            _ => Some(Taps::default()),
+        };
+        let taps = branches.iter().map(taps).collect::<Option<Vec<_>>>()?;
+        let terms = branches.iter().zip(&taps).map(|(branch, taps)| {
+            let (term, after) = match &branch.linear {
+                Some(linear) => (fold::Branch::conv(linear.op(), taps.placement()), &linear.after),
+                None => (fold::Branch::identity(), &branch.map),
+            };
+            after.as_ref().map_or(term, |after| term.after(after))
+        });
+        let terms: Vec<_> = terms.collect();
+        let merge = Merge::new(&terms).ok()?;
+        let (weight, bias) = merge.exact().ok()?;
+        Some((merge.largest, weight, bias))
     }
 }
 
@@ -218,53 +171,5 @@ const fn element(linear: &Linear<'_>) -> Option<ElementType> {
     match linear.weight.element() {
         ElementType::Other(_) => None,
         element => Some(element),
-    }
-}
-
-/// A map of channels as a convolution with one tap.
-fn identity(map: &Affine, outputs: usize, columns: usize) -> Result<(Vec<f64>, Vec<f64>), FoldError> {
-    if map.channels() != outputs {
-        let (found, expected) = (map.channels(), outputs);
-        return Err(FoldError::ChannelMismatch { side: Side::After, found, expected });
-    }
-    let mut weight = vec![0.0; outputs * columns];
-    for (output, scale) in map.scale().iter().enumerate() {
-        weight[output * columns + output % columns] = *scale;
-    }
-    Ok((weight, map.intercepts().collect()))
-}
-
-/// Where the taps of a kernel lie in a larger one.
-fn places(large: &[usize], small: &[usize], offset: &[usize]) -> Vec<usize> {
-    let mut places = vec![0];
-    for axis in 0..large.len() {
-        let extended =
-            places.iter().flat_map(|place| (0..small[axis]).map(move |tap| place * large[axis] + offset[axis] + tap));
-        places = extended.collect();
-    }
-    places
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_lies_in_a_larger_one_where_its_taps_meet_the_same_inputs() {
-        let taps = |kernel: usize, dilation, begin, end| Taps {
-            kernel: vec![kernel],
-            strides: vec![2],
-            dilations: vec![dilation],
-            begins: vec![begin],
-            ends: vec![end],
-        };
-        assert_eq!(taps(3, 1, 1, 1).offset_of(&taps(1, 1, 0, 0)), Some(vec![1]));
-        assert_eq!(taps(3, 2, 2, 2).offset_of(&taps(1, 1, 0, 0)), Some(vec![1]));
-        assert_eq!(taps(5, 1, 2, 2).offset_of(&taps(2, 1, 1, 0)), Some(vec![1]));
-        // Taps between those of the larger kernel; other outputs; another dilation.
-        assert_eq!(taps(3, 2, 1, 3).offset_of(&taps(1, 1, 0, 0)), None);
-        assert_eq!(taps(3, 1, 1, 1).offset_of(&taps(1, 1, 0, 1)), None);
-        assert_eq!(taps(5, 1, 2, 2).offset_of(&taps(2, 2, 1, 1)), None);
-        assert_eq!(places(&[3, 3], &[1, 2], &[1, 1]), [4, 5]);
     }
 }
