@@ -141,6 +141,8 @@ typedef enum wn_status {
     WN_STATUS_NOT_VERIFIED = 85,
     // Folding a state dict: its pairs were found by names, and nobody has accepted them.
     WN_STATUS_NOT_ACCEPTED = 86,
+    // Folding a model: it cannot be brought into the type that was wished.
+    WN_STATUS_MODEL_UNCONVERTIBLE = 87,
     // Merging branches: none of them is a convolution.
     WN_STATUS_FOLD_NOTHING_TO_MERGE = 90,
     // Merging branches: one is another layer than a convolution.
@@ -532,9 +534,21 @@ typedef struct wn_fold_options {
     int32_t duplicate_shared;
     // Not 0: initializers that are also inputs of the model are constants.
     int32_t freeze_inputs;
+    // Not 0: what computes nothing is also taken out: `Identity`, `Dropout` at inference, arithmetic on known shapes.
+    int32_t tidy;
+    // The type, of `wn_dtype` but f64, that the model is brought into after the fold; `WN_DTYPE_NONE`: it keeps its own.
+    int32_t dtype;
+    // Patterns of the nodes to fold, with `*` for any text and `?` for any character; none: all.
+    const char *const *only;
+    uint64_t only_count;
+    // Patterns of the nodes not to fold.
+    const char *const *skip;
+    uint64_t skip_count;
     // On how many random inputs to verify the folded model; 0 for none.
     uint64_t verify;
-    uint64_t reserved[3];
+    // How far the whole may be off when it is verified, as a part of the largest output; 0: by the types of the weights.
+    double tolerance;
+    uint64_t reserved[4];
 } wn_fold_options;
 
 // What became of a map of channels. The strings last as long as the call they are given to.

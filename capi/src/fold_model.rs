@@ -33,7 +33,9 @@ pub unsafe extern "C" fn wn_fold_onnx(
             (input, text(output, "output")?, options.as_ref().copied().unwrap_or_default())
         };
         let model = Model::open(input)?;
-        let plan = Plan::new(&model, &wishes(&options)?)?;
+        // SAFETY: as the caller promised.
+        let wishes = unsafe { wishes(&options)? };
+        let plan = Plan::new(&model, &wishes)?;
         if let Some(row) = row {
             tell(plan.report(), row, context);
         }
@@ -41,7 +43,8 @@ pub unsafe extern "C" fn wn_fold_onnx(
         let mut check = |folded: &Model| {
             if options.verify > 0 {
                 let samples = usize::try_from(options.verify).unwrap_or(usize::MAX);
-                verified = plan.verify(folded, samples, None)?.passed();
+                let tolerance = (options.tolerance > 0.0).then_some(options.tolerance);
+                verified = plan.verify(folded, samples, tolerance)?.passed();
             }
             Ok(verified)
         };
@@ -170,13 +173,21 @@ unsafe fn text<'a>(pointer: *const c_char, argument: &str) -> Result<Option<&'a 
     text.to_str().map(Some).map_err(|_| Refusal::value(format!("`{argument}` is not UTF-8")))
 }
 
-fn wishes(options: &wn_fold_options) -> Result<Options> {
+/// # Safety
+/// Its lists of strings are as long as they say.
+unsafe fn wishes(options: &wn_fold_options) -> Result<Options> {
     const EXACT: i32 = wn_fold_forward::Exact as i32;
     const SCALE: i32 = wn_fold_forward::Scale as i32;
     const OFF: i32 = wn_fold_forward::Off as i32;
-    if options.reserved != [0; 3] {
+    if options.reserved != [0; 4] {
         return Err(Refusal::value("`reserved` of the options is not zero"));
     }
+    if !(options.tolerance >= 0.0) {
+        return Err(Refusal::value(format!("`tolerance` is {:?}", options.tolerance)));
+    }
+    // SAFETY: as the caller promised.
+    let (only, skip) =
+        unsafe { (texts(options.only, options.only_count, "only")?, texts(options.skip, options.skip_count, "skip")?) };
     let forward = match options.forward {
         EXACT => Forward::Exact,
         SCALE => Forward::Scale,
@@ -184,11 +195,14 @@ fn wishes(options: &wn_fold_options) -> Result<Options> {
         code => return Err(Refusal::value(format!("`forward` is {code}, which is none"))),
     };
     Ok(Options {
+        only,
+        skip,
         forward,
         merge_branches: options.merge_branches != 0,
         duplicate_shared: options.duplicate_shared != 0,
         freeze_inputs: options.freeze_inputs != 0,
-        ..Options::default()
+        tidy: options.tidy != 0,
+        dtype: optional_type(options.dtype, "dtype")?,
     })
 }
 
@@ -239,6 +253,7 @@ impl From<ModelError> for Refusal {
             ModelError::Unsupported { .. } => wn_status::ModelUnsupported,
             ModelError::Outside { .. } => wn_status::ModelOutside,
             ModelError::TensorLength { .. } => wn_status::ModelTensorLength,
+            ModelError::Unconvertible { .. } => wn_status::ModelUnconvertible,
             _ => wn_status::Internal,
         };
         Self { status, message: error.to_string() }

@@ -209,6 +209,7 @@ names! {
     ModelTensorLength c"WN_STATUS_MODEL_TENSOR_LENGTH"
     NotVerified c"WN_STATUS_NOT_VERIFIED"
     NotAccepted c"WN_STATUS_NOT_ACCEPTED"
+    ModelUnconvertible c"WN_STATUS_MODEL_UNCONVERTIBLE"
     FoldNothingToMerge c"WN_STATUS_FOLD_NOTHING_TO_MERGE"
     FoldNotAConvolution c"WN_STATUS_FOLD_NOT_A_CONVOLUTION"
     FoldUnequalBranches c"WN_STATUS_FOLD_UNEQUAL_BRANCHES"

@@ -109,6 +109,8 @@ pub enum wn_status {
     NotVerified = 85,
     /// Folding a state dict: its pairs were found by names, and nobody has accepted them.
     NotAccepted = 86,
+    /// Folding a model: it cannot be brought into the type that was wished.
+    ModelUnconvertible = 87,
     /// Merging branches: none of them is a convolution.
     FoldNothingToMerge = 90,
     /// Merging branches: one is another layer than a convolution.
@@ -520,7 +522,7 @@ pub enum wn_fold_forward {
 
 /// What to fold of a model.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct wn_fold_options {
     /// One of `wn_fold_forward`.
     pub forward: i32,
@@ -530,9 +532,28 @@ pub struct wn_fold_options {
     pub duplicate_shared: i32,
     /// Not 0: initializers that are also inputs of the model are constants.
     pub freeze_inputs: i32,
+    /// Not 0: what computes nothing is also taken out: `Identity`, `Dropout` at inference, arithmetic on known shapes.
+    pub tidy: i32,
+    /// The type, of `wn_dtype` but f64, that the model is brought into after the fold; `WN_DTYPE_NONE`: it keeps its own.
+    pub dtype: i32,
+    /// Patterns of the nodes to fold, with `*` for any text and `?` for any character; none: all.
+    pub only: *const *const c_char,
+    pub only_count: u64,
+    /// Patterns of the nodes not to fold.
+    pub skip: *const *const c_char,
+    pub skip_count: u64,
     /// On how many random inputs to verify the folded model; 0 for none.
     pub verify: u64,
-    pub reserved: [u64; 3],
+    /// How far the whole may be off when it is verified, as a part of the largest output; 0: by the types of the weights.
+    pub tolerance: f64,
+    pub reserved: [u64; 4],
+}
+
+impl Default for wn_fold_options {
+    fn default() -> Self {
+        // SAFETY: all of it is numbers and pointers, of which zeros are none.
+        unsafe { std::mem::zeroed() }
+    }
 }
 
 /// The `eps` of some BatchNorms.

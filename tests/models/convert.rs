@@ -32,7 +32,7 @@ fn converts(builder: &Builder, dtype: DType, operators: &[(&str, usize)]) -> Fol
 fn fields(message: &[u8]) -> Vec<(u64, &[u8])> {
     let mut fields = Vec::new();
     let mut at = 0;
-    let mut varint = |at: &mut usize| {
+    let varint = |at: &mut usize| {
         let mut value = 0_u64;
         for shift in (0..).step_by(7) {
             let byte = message[*at];

@@ -30,7 +30,8 @@ fn a_model_is_folded() {
     let path = |name: &str| CString::new(folder.join(name).to_str().unwrap()).unwrap();
     let builder = writer::Builder::default().input("x", &[1, 4, 6, 6]).output("y").random("w", &[6, 4, 3, 3]);
     let builder = builder.node("Conv", &["x", "w"], "c", &[]).batch_norm("c", "n", 6).node("Relu", &["n"], "r", &[]);
-    fs::write(folder.join("model.onnx"), builder.batch_norm("r", "y", 6).build()).unwrap();
+    let builder = builder.batch_norm("r", "y", 6);
+    fs::write(folder.join("model.onnx"), builder.build()).unwrap();
     let (input, output) = (path("model.onnx"), path("folded.onnx"));
     let options = wn_fold_options { verify: 1, ..wn_fold_options::default() };
     let mut codes: Vec<String> = Vec::new();
@@ -45,6 +46,33 @@ fn a_model_is_folded() {
     assert_eq!(codes, ["folded", "behind"]);
     assert_eq!((summary.batch_norms, summary.folded, summary.refused), (2, 1, 1));
     assert_eq!(fs::metadata(folder.join("folded.onnx")).unwrap().len(), summary.file_after);
+
+    // In f16, with both left out by their names.
+    let skipped = [c"n_?".as_ptr()];
+    let (skip, skip_count, dtype) = (skipped.as_ptr(), 1, wn_dtype::F16 as i32);
+    codes.clear();
+    ok(fold(&wn_fold_options { skip, skip_count, dtype, tidy: 1, ..options }, &raw mut summary));
+    assert_eq!(codes, ["left-out", "left-out"]);
+    assert_eq!((summary.nodes_before, summary.nodes_after), (4, 6));
+    let dtype = wn_dtype::Bf16 as i32;
+    ok(fold(&wn_fold_options { dtype, ..options }, null_mut()));
+    assert_eq!(fold(&wn_fold_options { tolerance: 1e-12, ..options }, null_mut()), wn_status::NotVerified as i32);
+    for (wrong, message) in [
+        (wn_fold_options { tolerance: f64::NAN, ..options }, "`tolerance` is NaN"),
+        (wn_fold_options { dtype: 99, ..options }, "`dtype` is 99, which is no type of a tensor"),
+        (wn_fold_options { reserved: [0, 0, 0, 1], ..options }, "`reserved` of the options is not zero"),
+    ] {
+        refused(fold(&raw const wrong, null_mut()), wn_status::InvalidValue, message);
+    }
+    let missing = wn_fold_options { skip_count: 2, ..options };
+    refused(fold(&raw const missing, null_mut()), wn_status::Null, "`skip` is a null pointer");
+    fs::write(folder.join("old.onnx"), builder.clone().opset(12).build()).unwrap();
+    let old = path("old.onnx");
+    let in_bf16 = wn_fold_options { dtype, ..options };
+    // SAFETY: as above.
+    let status =
+        unsafe { (library().wn_fold_onnx)(old.as_ptr(), null(), &raw const in_bf16, None, null_mut(), null_mut()) };
+    assert_eq!(status, wn_status::ModelUnconvertible as i32);
 
     let wrong = wn_fold_options { forward: 9, ..wn_fold_options::default() };
     refused(fold(&raw const wrong, std::ptr::null_mut()), wn_status::InvalidValue, "`forward` is 9, which is none");
