@@ -4,4 +4,5 @@ mod checkpoint;
 mod graphs;
 mod hostile;
 mod onnx;
+mod seeds;
 mod writer;

@@ -385,12 +385,13 @@ impl<'m> Graph<'m> {
         }
     }
 
-    /// Adds a node to be written right behind another.
+    /// Adds a node to be written right behind another. If that was added too, both follow the same node of the file.
     fn add_node_behind(&mut self, behind: NodeId, node: Node<'m>) -> NodeId {
         let id = NodeId(self.nodes.len());
         self.link(id, &node);
         self.nodes.push(node);
-        self.added.push((behind, id));
+        let of_file = self.added.iter().find(|&&(_, added)| added == behind).map_or(behind, |&(of_file, _)| of_file);
+        self.added.push((of_file, id));
         id
     }
 

@@ -80,7 +80,7 @@ impl Comparison<'_> {
                 if at == axis {
                     Some(channels)
                 } else if at == 0 {
-                    Some(1)
+                    known(0).filter(|_| !small).or(Some(1))
                 } else {
                     spatial(at)
                 }
@@ -104,10 +104,13 @@ impl Comparison<'_> {
                 return Some((rank, linear.input_axis, linear.channels(Side::Before)));
             }
         }
-        let found = pass.found.values().find(|found| found.data == Some(value))?;
-        let channels = found.channels.or_else(|| self.shapes.dim(value, 1))?;
-        // Of a map of one axis, the rank matters to nobody.
-        Some((self.shapes.rank(value).unwrap_or(4), 1, channels))
+        let maps = || unit.members.iter().filter_map(|id| pass.found.get(id));
+        let found = maps().find(|found| found.data == Some(value))?;
+        // What follows one that is the same for all channels may not be.
+        let found = maps().find(|map| found.channels.is_none() && map.channels.is_some()).unwrap_or(found);
+        // Of a map of one axis the rank matters to nobody, nor how many channels a map has that is the same for all.
+        let channels = found.channels.or_else(|| self.shapes.dim(value, 1)).unwrap_or(1);
+        Some((self.shapes.rank(value).unwrap_or(4.max(found.axis + 1)), found.axis, channels))
     }
 
     /// A length at which every window of the unit has a few positions.
