@@ -2,7 +2,7 @@
 
 use warpnorm::fold::onnx::{Forward, Model, Options, Plan, Report};
 
-use crate::writer::{Builder, Message, Value, conv};
+use crate::writer::{Builder, INT64, Message, Value, conv, tensor};
 
 /// What came of folding a model.
 pub struct Folded {
@@ -397,6 +397,10 @@ fn stretches_of_any_axis_are_compared() {
     let wider = Builder::default().input("x", &[1, 4, 4, 2]).output("y").constant("s", &[4], &[1.0, 1.0, 1.0, 2.0]);
     let wider = wider.node("Resize", &["x", "", "s"], "r", &[]).constant("k", &[], &[0.5]).random("w", &[4, 3]);
     folds(&wider.node("Mul", &["r", "k"], "m", &[]).node("MatMul", &["m", "w"], "y", &[]), 2);
+    // A small input has as many numbers as the reshape asks for, but not in these places.
+    let reshaped = Builder::default().input("x", &[2, 2, 2, 4]).output("y").random("w", &[2, 2, 1, 1]);
+    let reshaped = reshaped.node("Conv", &["x", "w"], "c", &[]).initializer(tensor("s", INT64, &[3], &[2.0, 2.0, 8.0]));
+    folds(&reshaped.node("Reshape", &["c", "s"], "r", &[]).batch_norm("r", "y", 2), 2);
     // Axes that are listed are not those of the input, in their order.
     let listed = conv(&[1, 1], 4, 6, 1, true).constant("s", &[2], &[2.0, 1.0]);
     let listed =
