@@ -73,6 +73,11 @@ fn numbers_that_no_bytes_pay_for() {
         let model = Model::from_bytes(builder.build()).unwrap();
         assert_eq!(Plan::new(&model, &Options::default()).unwrap().to_bytes().unwrap(), model.bytes());
     }
+    // More bytes saved than can be counted.
+    let vast = Builder::default().input("v0", &[1, 4, 1 << 57]).output("v9");
+    let vast = (0..9).fold(vast, |vast, index| vast.batch_norm(&format!("v{index}"), &format!("v{}", index + 1), 4));
+    let vast = Model::from_bytes(vast.build()).unwrap();
+    assert_eq!(Plan::new(&vast, &Options::default()).unwrap().report().summary.bytes_saved_per_image, u64::MAX);
     // A concatenation that doubles each time, a window of more taps than there are numbers, an axis as long as memory.
     let doubled = |builder: Builder, index: usize| {
         let (from, to) = (format!("v{index}"), format!("v{}", index + 1));
