@@ -10,8 +10,8 @@ use warpnorm::{
 
 use crate::{
     hostile::Folder,
-    onnx::{Folded, conv, fold_with},
-    writer::{BFLOAT16, Builder, FLOAT, FLOAT16, INT64, Message, Value, node, tensor, value_info},
+    onnx::{Folded, fold_with},
+    writer::{BFLOAT16, Builder, FLOAT, FLOAT16, INT64, Message, Value, conv, node, tensor, value_info},
 };
 
 fn options(dtype: DType) -> Options {

@@ -3,8 +3,8 @@
 use warpnorm::fold::onnx::{Forward, Model, Options, Plan, Whole};
 
 use crate::{
-    onnx::{conv, fold, fold_with, folds, refuses},
-    writer::{BFLOAT16, Builder, FLOAT, FLOAT16, INT64, Message, Value, node, tensor, value_info},
+    onnx::{fold, fold_with, folds, refuses},
+    writer::{BFLOAT16, Builder, FLOAT, FLOAT16, INT64, Message, Value, conv, node, tensor, value_info},
 };
 
 #[test]
@@ -19,6 +19,12 @@ fn who_else_reads() {
         assert_eq!(folded.codes(), ["folded"]);
         assert_eq!(folded.nodes(), folded.report.summary.nodes_before);
     }
+    // A copy of a product of three axes has its bias added behind it.
+    let of_three = Builder::default().input("x", &[2, 6, 4]).random("w", &[4, 6]).output("y").output("m");
+    let of_three = of_three.node("MatMul", &["x", "w"], "m", &[]).node("Transpose", &["m"], "t", &[]);
+    let of_three = of_three.output("t").random("k", &[6]).node("Mul", &["m", "k"], "n", &[]).random("s", &[6]);
+    let folded = fold_with(&of_three.node("Add", &["n", "s"], "y", &[]), &duplicate);
+    assert_eq!((folded.codes(), folded.nodes()), (vec!["folded"; 2], 4));
     let branch = |name: &str, input: &str| {
         let inner = Message::default().message(1, &node("Identity", &[input], &[name], &[])).bytes(2, name);
         inner.message(12, &value_info(name, FLOAT, &[2, 6, 6, 6]))

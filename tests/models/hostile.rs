@@ -2,17 +2,14 @@
 
 use std::{fs, path::PathBuf};
 
-use warpnorm::{
-    DType,
-    fold::{
-        checkpoint::{self, Checkpoint},
-        onnx::{Forward, Model, ModelError, Options, Plan},
-    },
+use warpnorm::fold::{
+    checkpoint::{self, Checkpoint},
+    onnx::{Model, ModelError, Options, Plan},
 };
 
 use crate::{
-    onnx::conv,
-    writer::{Builder, FLOAT, INT64, Message, Value, tensor},
+    seeds::{dict, exercise, exercise_dict, seeds},
+    writer::{Builder, FLOAT, Message, Value},
 };
 
 /// Numbers from a seed.
@@ -47,59 +44,10 @@ impl Random {
     }
 }
 
-/// Does with a model all that may be done with one.
-fn exercise(bytes: Vec<u8>) {
-    let Ok(model) = Model::from_bytes(bytes) else { return };
-    let options = Options {
-        forward: Forward::Scale,
-        merge_branches: true,
-        duplicate_shared: true,
-        freeze_inputs: true,
-        ..Options::default()
-    };
-    let half = Options { tidy: true, dtype: Some(DType::F16), ..Options::default() };
-    let brain = Options { dtype: Some(DType::Bf16), ..options.clone() };
-    for options in [&Options::default(), &options, &half, &brain] {
-        let Ok(plan) = Plan::new(&model, options) else { continue };
-        for row in &plan.report().rows {
-            assert!(!row.verdict.to_string().is_empty());
-        }
-        let folded = Model::from_bytes(plan.to_bytes().unwrap()).expect("what is written can be read");
-        plan.verify(&folded, 1, None).expect("what is written can be read");
-    }
-}
-
 /// How many files to damage: a few where it is one test of many, and a million once in a while
 /// (`WARPNORM_DAMAGED_FILES=1000000 cargo test --release --test models -- damaged`).
 fn cases() -> usize {
     std::env::var("WARPNORM_DAMAGED_FILES").map_or(20_000, |cases| cases.parse().expect("a number"))
-}
-
-/// Models that between them have all that is looked at.
-fn seeds() -> Vec<Vec<u8>> {
-    let shape = |values: &[f64]| tensor("s", INT64, &[values.len()], values);
-    let chain =
-        conv(&[3, 3], 4, 6, 2, true).batch_norm("c", "n", 6).random("k", &[6, 1, 1]).node("Mul", &["n", "k"], "y", &[]);
-    let forward =
-        Builder::default().input("x", &[2, 4, 6, 6]).output("y").batch_norm("x", "n", 4).random("w", &[6, 4, 3, 3]);
-    let forward = forward.node("Conv", &["n", "w"], "y", &[("pads", Value::Ints(&[1, 1, 1, 1]))]);
-    let flat = Builder::default().input("x", &[0, 4, 3, 2]).output("y").batch_norm("x", "n", 4).random("w", &[24, 5]);
-    let flat = flat.initializer(shape(&[0.0, -1.0])).node("Reshape", &["n", "s"], "f", &[]).node(
-        "MatMul",
-        &["f", "w"],
-        "y",
-        &[],
-    );
-    let constant = Builder::default().input("x", &[2, 4, 6, 6]).output("y").initializer(shape(&[6.0, 4.0, 1.0, 1.0]));
-    let fill = tensor("", FLOAT, &[1], &[0.5]);
-    let constant = constant.node("ConstantOfShape", &["s"], "w", &[("value", Value::Tensor(fill))]);
-    let constant = constant.node("Conv", &["x", "w"], "c", &[]).batch_norm("c", "y", 6);
-    let sum =
-        conv(&[1, 1], 4, 4, 1, true).batch_norm("c", "n", 4).batch_norm("x", "m", 4).node("Add", &["n", "m"], "y", &[]);
-    let concat = conv(&[3, 3], 4, 6, 1, true)
-        .node("Concat", &["c", "c"], "d", &[("axis", Value::Int(1))])
-        .batch_norm("d", "y", 12);
-    [chain, forward, flat, constant, sum, concat].iter().map(Builder::build).collect()
 }
 
 #[test]
@@ -114,30 +62,46 @@ fn damaged_models() {
 }
 
 #[test]
+fn numbers_that_no_bytes_pay_for() {
+    let x = Builder::default().input("x", &[1, 4, 2, 2]).output("y").constant("k", &[], &[0.5]);
+    let scaled = x.clone().node("Mul", &["x", "k"], "m", &[]);
+    // Channels by a group alone, and by the other axis of a weight that is empty.
+    let groups = scaled.clone().random("w", &[4, 4, 1, 1]);
+    let groups = groups.node("Conv", &["m", "w"], "y", &[("group", Value::Int(1 << 40))]);
+    let empty = scaled.constant("w", &[1 << 40, 0], &[]).node("Gemm", &["m", "w"], "y", &[]);
+    for builder in [groups, empty] {
+        let model = Model::from_bytes(builder.build()).unwrap();
+        assert_eq!(Plan::new(&model, &Options::default()).unwrap().to_bytes().unwrap(), model.bytes());
+    }
+    // More bytes saved than can be counted.
+    let vast = Builder::default().input("v0", &[1, 4, 1 << 57]).output("v9");
+    let vast = (0..9).fold(vast, |vast, index| vast.batch_norm(&format!("v{index}"), &format!("v{}", index + 1), 4));
+    let vast = Model::from_bytes(vast.build()).unwrap();
+    assert_eq!(Plan::new(&vast, &Options::default()).unwrap().report().summary.bytes_saved_per_image, u64::MAX);
+    // A concatenation that doubles each time, a window of more taps than there are numbers, an axis as long as memory.
+    let doubled = |builder: Builder, index: usize| {
+        let (from, to) = (format!("v{index}"), format!("v{}", index + 1));
+        builder.node("Concat", &[&from, &from], &to, &[("axis", Value::Int(0))])
+    };
+    let doubled = (0..60).fold(x.clone().node("Identity", &["x"], "v0", &[]), doubled).output("v60");
+    let (kernel, pads) = (1 << 31, (1 << 31) - 1);
+    let window = [("kernel_shape", Value::Ints(&[kernel, kernel])), ("pads", Value::Ints(&[pads; 4]))];
+    let window = x.clone().node("AveragePool", &["x"], "y", &window);
+    let resized = x.constant("s", &[4], &[1.0, 1.0, 1.0, 1e8]).node("Resize", &["x", "", "s"], "y", &[]);
+    for builder in [doubled, window, resized] {
+        let model = Model::from_bytes(builder.build()).unwrap();
+        let plan = Plan::new(&model, &Options::default()).unwrap();
+        assert!(!plan.verify(&model, 1, None).unwrap().passed());
+    }
+}
+
+#[test]
 fn models_that_end_early() {
     for seed in seeds() {
         for len in 0..seed.len() {
             exercise(seed[..len].to_vec());
         }
     }
-}
-
-/// A state dict of one pair, in two tensors.
-fn dict() -> Vec<u8> {
-    let header = concat!(
-        r#"{"a.conv.weight":{"dtype":"F32","shape":[2,1,1,1],"data_offsets":[0,8]},"#,
-        r#""a.bn.running_mean":{"dtype":"F32","shape":[2],"data_offsets":[8,16]},"#,
-        r#""a.bn.running_var":{"dtype":"F16","shape":[2],"data_offsets":[16,20]}}"#,
-    );
-    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0x3f; 20]].concat()
-}
-
-fn exercise_dict(bytes: Vec<u8>) {
-    let Ok(checkpoint) = Checkpoint::from_bytes(bytes) else { return };
-    let options = checkpoint::Options { eps: vec![("*".to_owned(), 1e-5)], ..checkpoint::Options::default() };
-    let plan = checkpoint::Plan::new(&checkpoint, &options);
-    let folded = Checkpoint::from_bytes(plan.to_bytes().unwrap()).expect("what is written can be read");
-    assert!(plan.verify(&folded).pairs.iter().all(|pair| pair.error.is_ok()));
 }
 
 #[test]
@@ -148,6 +112,25 @@ fn damaged_state_dicts() {
         random.mutate(&mut bytes);
         exercise_dict(bytes);
     }
+}
+
+#[test]
+fn a_bias_of_a_coarser_type_than_its_weight() {
+    let header = concat!(
+        r#"{"a.conv.weight":{"dtype":"F32","shape":[1,1,1,1],"data_offsets":[0,4]},"#,
+        r#""a.conv.bias":{"dtype":"F16","shape":[1],"data_offsets":[4,6]},"#,
+        r#""a.bn.running_mean":{"dtype":"F32","shape":[1],"data_offsets":[6,10]},"#,
+        r#""a.bn.running_var":{"dtype":"F32","shape":[1],"data_offsets":[10,14]}}"#,
+    );
+    let bias = half::f16::from_f32(0.7).to_le_bytes();
+    let data = [&0.3_f32.to_le_bytes()[..], &bias, &0.1_f32.to_le_bytes(), &0.9_f32.to_le_bytes()].concat();
+    let dict = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
+    let checkpoint = Checkpoint::from_bytes(dict).unwrap();
+    let options = checkpoint::Options { eps: vec![("*".to_owned(), 1e-5)], ..checkpoint::Options::default() };
+    let plan = checkpoint::Plan::new(&checkpoint, &options);
+    let folded = Checkpoint::from_bytes(plan.to_bytes().unwrap()).unwrap();
+    let verification = plan.verify(&folded);
+    assert_eq!((plan.report().summary.folded, verification.passed()), (1, true), "{verification:?}");
 }
 
 /// A folder that is gone with the test.

@@ -5,5 +5,6 @@ mod convert;
 mod graphs;
 mod hostile;
 mod onnx;
+mod seeds;
 mod tidy;
 mod writer;

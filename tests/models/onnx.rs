@@ -2,7 +2,7 @@
 
 use warpnorm::fold::onnx::{Forward, Model, Options, Plan, Report};
 
-use crate::writer::{Builder, Message, Value};
+use crate::writer::{Builder, INT64, Message, Value, conv, tensor};
 
 /// What came of folding a model.
 pub struct Folded {
@@ -55,16 +55,6 @@ pub fn refuses(builder: &Builder, codes: &[&str]) {
     let folded = fold(builder);
     assert_eq!(folded.codes(), codes, "{:#?}", folded.report.rows);
     assert_eq!(folded.bytes, builder.build());
-}
-
-pub fn conv(kernel: &[usize], inputs: usize, outputs: usize, groups: usize, bias: bool) -> Builder {
-    let rank = kernel.len();
-    let dims = [&[outputs, inputs / groups], kernel].concat();
-    let x = [&[2, inputs], &vec![6; rank][..]].concat();
-    let builder = Builder::default().input("x", &x).random("w", &dims).random("b", &[outputs]).output("y");
-    let inputs = if bias { &["x", "w", "b"][..] } else { &["x", "w"] };
-    let pads = vec![1; 2 * rank];
-    builder.node("Conv", inputs, "c", &[("group", Value::Int(groups as i64)), ("pads", Value::Ints(&pads))])
 }
 
 #[test]
@@ -235,6 +225,17 @@ fn before_a_padded_layer() {
         let folded = fold_with(builder, &scale);
         assert_eq!((folded.codes(), folded.nodes()), (vec!["scale-folded"], 2));
     }
+    // Also where the constant is what is written first.
+    for op in ["Mul", "Sub"] {
+        let builder = Builder::default().input("x", &[2, 4, 6, 6]).output("y").random("k", &[4, 1, 1]);
+        let builder = builder.node(op, &["k", "x"], "m", &[]).batch_norm("m", "n", 4).random("w", &[6, 4, 3, 3]);
+        let first = builder.node("Conv", &["n", "w"], "y", &[("pads", Value::Ints(&[1, 1, 1, 1]))]);
+        assert_eq!(fold_with(&first, &scale).nodes(), 2);
+        let only = Builder::default().input("x", &[2, 4, 6, 6]).output("y").random("k", &[4, 1, 1]);
+        let only = only.node("Sub", &["k", "x"], "n", &[]).random("w", &[6, 4, 3, 3]);
+        let only = only.node("Conv", &["n", "w"], "y", &[("pads", Value::Ints(&[1, 1, 1, 1]))]);
+        assert_eq!(fold_with(&only, &scale).codes(), ["scale-folded"]);
+    }
     // A scale alone takes 0 to 0.
     let scaled =
         Builder::default().input("x", &[2, 4, 6, 6]).output("y").random("k", &[4, 1, 1]).random("w", &[6, 4, 3, 3]);
@@ -365,4 +366,45 @@ fn leftovers_become_one() {
     let builder =
         builder.node("Mul", &["x", "k"], "m", &[]).node("Mul", &["l", "m"], "n", &[]).node("Relu", &["n"], "y", &[]);
     assert_eq!(fold(&builder).nodes(), 2);
+    // What the first two cannot be together, the first and all behind it are.
+    let builder =
+        Builder::default().input("x", &[2, 6, 4, 4]).output("y").random("k", &[6, 1, 1]).random("s", &[6, 1, 1]);
+    let builder = builder.node("Sub", &["x", "s"], "d", &[]).node("Mul", &["d", "k"], "m", &[]);
+    assert_eq!(fold(&builder.batch_norm("m", "n", 6).node("Relu", &["n"], "y", &[])).nodes(), 2);
+    // The last goes forward first, and lets the one before it see the layer.
+    let builder = Builder::default().input("x", &[2, 4]).output("y").random("k", &[4]).random("s", &[4]);
+    let builder = builder.node("Add", &["x", "s"], "a", &[]).node("Div", &["a", "k"], "d", &[]).random("w", &[4, 3]);
+    folds(&builder.random("b", &[3]).node("Gemm", &["d", "w", "b"], "y", &[]), 1);
+}
+
+#[test]
+fn stretches_of_any_axis_are_compared() {
+    // Another map of the same input, maps of the last axis, and one of none before one of the channels.
+    let other = Builder::default().input("x", &[2, 4, 6, 6]).output("y").output("z").random("k", &[6, 1]);
+    let other = other.node("Sub", &["k", "x"], "z", &[]).batch_norm("x", "n", 4).batch_norm("n", "y", 4);
+    assert_eq!(fold(&other).codes(), ["behind-input", "merged"]);
+    let last = Builder::default().input("x", &[2, 1, 3, 2]).output("y").random("k", &[2]).random("l", &[2]);
+    let last = last.node("Relu", &["x"], "r", &[]).node("Mul", &["r", "k"], "m", &[]);
+    assert_eq!(fold(&last.node("Mul", &["m", "l"], "y", &[])).nodes(), 2);
+    let uniform = Builder::default().input("x", &[2, 6, 4, 4]).output("y").constant("k", &[], &[0.5]);
+    let uniform = uniform.node("Relu", &["x"], "r", &[]).node("Div", &["r", "k"], "d", &[]);
+    assert_eq!(fold(&uniform.batch_norm("d", "y", 6)).nodes(), 2);
+    // What the shape is behind a mean that drops axes, and behind a resize.
+    let mean = Builder::default().input("x", &[2, 6, 4, 4]).output("y");
+    let axes = [("axes", Value::Ints(&[2, 3])), ("keepdims", Value::Int(0))];
+    let mean = mean.node("ReduceMean", &["x"], "m", &axes).random("w", &[6, 3]).node("MatMul", &["m", "w"], "p", &[]);
+    folds(&mean.batch_norm("p", "y", 3), 2);
+    let wider = Builder::default().input("x", &[1, 4, 4, 2]).output("y").constant("s", &[4], &[1.0, 1.0, 1.0, 2.0]);
+    let wider = wider.node("Resize", &["x", "", "s"], "r", &[]).constant("k", &[], &[0.5]).random("w", &[4, 3]);
+    folds(&wider.node("Mul", &["r", "k"], "m", &[]).node("MatMul", &["m", "w"], "y", &[]), 2);
+    // A small input has as many numbers as the reshape asks for, but not in these places.
+    let reshaped = Builder::default().input("x", &[2, 2, 2, 4]).output("y").random("w", &[2, 2, 1, 1]);
+    let reshaped = reshaped.node("Conv", &["x", "w"], "c", &[]).initializer(tensor("s", INT64, &[3], &[2.0, 2.0, 8.0]));
+    folds(&reshaped.node("Reshape", &["c", "s"], "r", &[]).batch_norm("r", "y", 2), 2);
+    // Axes that are listed are not those of the input, in their order.
+    let listed = conv(&[1, 1], 4, 6, 1, true).constant("s", &[2], &[2.0, 1.0]);
+    let listed =
+        listed.node("Resize", &["c", "", "s"], "r", &[("axes", Value::Ints(&[1, 2]))]).batch_norm("r", "y", 12);
+    let model = Model::from_bytes(listed.opset(18).build()).unwrap();
+    assert_eq!(Plan::new(&model, &Options::default()).unwrap().report().rows[0].verdict.code(), "behind");
 }

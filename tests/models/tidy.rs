@@ -3,8 +3,8 @@
 use warpnorm::fold::onnx::Options;
 
 use crate::{
-    onnx::{Folded, conv, fold, fold_with},
-    writer::{Builder, INT64, Message, Value, node, tensor, value_info},
+    onnx::{Folded, fold, fold_with},
+    writer::{Builder, INT64, Message, Value, conv, node, tensor, value_info},
 };
 
 fn tidied(builder: &Builder) -> Folded {

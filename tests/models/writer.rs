@@ -224,3 +224,14 @@ impl Builder {
         [model.0, self.model_extra.0.clone()].concat()
     }
 }
+
+/// A convolution of `x` to `c`, which pads by 1.
+pub fn conv(kernel: &[usize], inputs: usize, outputs: usize, groups: usize, bias: bool) -> Builder {
+    let rank = kernel.len();
+    let dims = [&[outputs, inputs / groups], kernel].concat();
+    let x = [&[2, inputs], &vec![6; rank][..]].concat();
+    let builder = Builder::default().input("x", &x).random("w", &dims).random("b", &[outputs]).output("y");
+    let inputs = if bias { &["x", "w", "b"][..] } else { &["x", "w"] };
+    let pads = vec![1; 2 * rank];
+    builder.node("Conv", inputs, "c", &[("group", Value::Int(groups as i64)), ("pads", Value::Ints(&pads))])
+}

@@ -178,7 +178,9 @@ impl Summary {
             self.other_maps += usize::from(is_gone);
         }
         if is_gone {
-            self.bytes_saved_per_image += row.bytes_per_image.unwrap_or(0);
+            // Shapes may be said to be anything.
+            let saved = self.bytes_saved_per_image.saturating_add(row.bytes_per_image.unwrap_or(0));
+            self.bytes_saved_per_image = saved;
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::fold::models::ModelError;
 /// How many constant nodes may follow each other.
 const LONGEST_CHAIN: usize = 32;
 /// The elements that `ConstantOfShape` may make, as nothing in the file pays for them.
-const MOST_ELEMENTS: usize = 1 << 24;
+const MOST_ELEMENTS: usize = if cfg!(fuzzing) { 1 << 12 } else { 1 << 24 };
 
 /// Why a value is not a constant that can be used.
 #[derive(Debug)]

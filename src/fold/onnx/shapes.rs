@@ -1,7 +1,7 @@
 //! The shapes of a graph's values, as far as they can be told without running it.
 
 use super::{
-    constants::{axis_of, permutation, reshaped, squeezed, unsqueezed},
+    constants::{axis_of, numbers, permutation, reshaped, squeezed, unsqueezed},
     graph::Graph,
     node::{Node, ValueId},
     tensor::{ElementType, TensorHeader},
@@ -140,13 +140,15 @@ impl Shapes {
                 };
                 Some(dims(0)?.iter().enumerate().map(|(axis, &dim)| pad(axis, dim)).collect())
             }
-            "Resize" | "Upsample" | "DepthToSpace" | "SpaceToDepth" | "Slice" => Some(vec![None; dims(0)?.len()]),
-            "ReduceMean" if node.int("keepdims", 1) == 1 => {
+            "Resize" | "Upsample" => Some(resized(graph, node, dims(0)?)),
+            "DepthToSpace" | "SpaceToDepth" | "Slice" => Some(vec![None; dims(0)?.len()]),
+            "ReduceMean" => {
                 let dims = dims(0)?;
                 let axes = axes().unwrap_or_else(|| (0..).take(dims.len()).collect());
                 let axes = axes.into_iter().map(|axis| axis_of(axis, dims.len())).collect::<Option<Vec<_>>>()?;
-                let reduced = |(axis, &dim)| if axes.contains(&axis) { Some(1) } else { dim };
-                Some(dims.iter().enumerate().map(reduced).collect())
+                let kept = (node.int("keepdims", 1) != 0).then_some(Some(1));
+                let reduced = |(axis, &dim)| if axes.contains(&axis) { kept } else { Some(dim) };
+                Some(dims.iter().enumerate().filter_map(reduced).collect())
             }
             _ => None,
         }
@@ -303,6 +305,28 @@ fn pooled(node: &Node<'_>, given: &Dims) -> Option<Dims> {
         dims.push(size());
     }
     Some(dims)
+}
+
+/// By what a `Resize` or an `Upsample` multiplies each axis, where that is constant.
+pub(super) fn scales_of(graph: &Graph<'_>, node: &Node<'_>) -> Option<Vec<f64>> {
+    if node.attribute("axes").is_some() {
+        return None;
+    }
+    if let Some(scales) = node.floats("scales") {
+        return Some(scales.into_iter().map(f64::from).collect());
+    }
+    // Opset 10 and `Upsample` have them as input 1, later ones as input 2, behind `roi`.
+    let slot = if node.op == "Upsample" || graph.opset < 11 { 1 } else { 2 };
+    numbers(&graph.constant(node.input(slot)?).ok()?)
+}
+
+fn resized(graph: &Graph<'_>, node: &Node<'_>, given: &Dims) -> Dims {
+    let scales = scales_of(graph, node);
+    let size = |(axis, &dim): (usize, &Option<usize>)| {
+        let len = (dim? as f64 * scales.as_ref()?.get(axis)?).floor();
+        (0.0..268_435_456.0).contains(&len).then_some(len as usize)
+    };
+    given.iter().enumerate().map(size).collect()
 }
 
 /// The shape of an elementwise operation of two.

@@ -58,8 +58,12 @@ impl Comparison<'_> {
     fn pair(&self, unit: &Unit) -> PairCheck {
         let pass = self.plan.pass();
         let nodes = unit.members.iter().filter(|&&id| !pass.graph.node(id).is_removed).map(|&id| pass.graph.label(id));
-        // A small input is enough, unless something between has the model's own sizes in it.
-        let attempts = [true, false].map(|small| self.inputs_of(unit, small));
+        // A small input is enough, unless something between has the model's own sizes in it. A reshape has, and may take a
+        // small one for something else.
+        let producer = |value: &ValueId| self.before.values.get(value.0)?.producer;
+        let made = unit.inside.iter().chain(&unit.outputs).filter_map(producer);
+        let small_first = !made.into_iter().any(|(id, _)| self.before.node(id).is(&["Reshape"]));
+        let attempts = [small_first, !small_first].map(|small| self.inputs_of(unit, small));
         let mut error = Err("the shapes of its inputs are not known".to_owned());
         for inputs in attempts.into_iter().flatten() {
             error = self.compare_unit(unit, &inputs).map_err(|error| error.to_string());
@@ -82,7 +86,7 @@ impl Comparison<'_> {
                 if at == axis {
                     Some(channels)
                 } else if at == 0 {
-                    Some(1)
+                    known(0).filter(|_| !small).or(Some(1))
                 } else {
                     spatial(at)
                 }
@@ -106,10 +110,13 @@ impl Comparison<'_> {
                 return Some((rank, linear.input_axis, linear.channels(Side::Before)));
             }
         }
-        let found = pass.found.values().find(|found| found.data == Some(value))?;
-        let channels = found.channels.or_else(|| self.shapes.dim(value, 1))?;
-        // Of a map of one axis, the rank matters to nobody.
-        Some((self.shapes.rank(value).unwrap_or(4), 1, channels))
+        let maps = || unit.members.iter().filter_map(|id| pass.found.get(id));
+        let found = maps().find(|found| found.data == Some(value))?;
+        // What follows one that is the same for all channels may not be.
+        let found = maps().find(|map| found.channels.is_none() && map.channels.is_some()).unwrap_or(found);
+        // Of a map of one axis the rank matters to nobody, nor how many channels a map has that is the same for all.
+        let channels = found.channels.or_else(|| self.shapes.dim(value, 1)).unwrap_or(1);
+        Some((self.shapes.rank(value).unwrap_or(4.max(found.axis + 1)), found.axis, channels))
     }
 
     /// Whether a node of the folded graph reads a value, perhaps in another type.

@@ -42,6 +42,12 @@ pub enum EvaluationError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The values that are held at the same time would take too much memory.
+    #[error("the evaluator would need too much memory for the inputs of {node}")]
+    TooLarge {
+        /// The node at which they do.
+        node: String,
+    },
     /// A value is missing: an input was not given, or the nodes are not in order.
     #[error("the value {value} is not there when it is needed")]
     Missing {
@@ -101,6 +107,10 @@ pub(super) enum Mode {
     Magnitudes,
 }
 
+/// The elements that all arrays together may have before a node: few files have as many, and those that would make many of
+/// few shall not.
+const MOST_HELD: usize = 8 * array::MOST;
+
 pub(super) type Given = BTreeMap<ValueId, Arc<Array>>;
 
 /// Computes values of a graph from those that are given.
@@ -121,7 +131,13 @@ pub(super) fn evaluate(
     let mut values: Given = given.clone();
     for id in needed {
         let node = graph.node(id);
-        let inputs = node.inputs.iter().map(|input| input.map(|input| value(graph, &values, input, mode)).transpose());
+        let mut held: usize = values.values().map(|array| array.data.len()).sum();
+        let mut input_of = |input: ValueId| {
+            let array = value(graph, &values, input, mode)?;
+            held = held.saturating_add(array.data.len());
+            if held > MOST_HELD { Err(EvaluationError::TooLarge { node: graph.label(id) }) } else { Ok(array) }
+        };
+        let inputs = node.inputs.iter().map(|input| input.map(&mut input_of).transpose());
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         let outputs = operators::run(graph, node, &inputs, mode).ok_or_else(|| refused(graph, id, &inputs))?;
         for (&output, array) in node.outputs.iter().zip(outputs) {

@@ -5,7 +5,7 @@ use super::{
         constants::{axis_of, permutation, reshaped, squeezed, unsqueezed},
         node::Node,
     },
-    array::{Array, strides, walk},
+    array::{Array, room, strides, walk},
 };
 
 pub(super) fn reshape(x: &Array, shape: &[i64], allow_zero: bool) -> Option<Array> {
@@ -50,7 +50,7 @@ pub(super) fn concat(arrays: &[&Array], axis: i64) -> Option<Array> {
     let mut dims = first.dims.clone();
     dims[axis] = arrays.iter().map(|array| array.dims[axis]).sum();
     let (outer, _, inner) = first.around(axis);
-    let mut data = Vec::with_capacity(dims.iter().product());
+    let mut data = Vec::with_capacity(room(&dims)?);
     for index in 0..outer {
         for array in arrays {
             let len = array.dims[axis] * inner;
@@ -68,7 +68,7 @@ fn take(x: &Array, axis: usize, steps: &[usize]) -> Option<Array> {
     }
     let mut dims = x.dims.clone();
     dims[axis] = steps.len();
-    let mut data = Vec::with_capacity(outer * steps.len() * inner);
+    let mut data = Vec::with_capacity(room(&dims)?);
     for index in 0..outer {
         for step in steps {
             data.extend_from_slice(&x.data[(index * len + step) * inner..][..inner]);
@@ -211,7 +211,7 @@ fn sources(node: &Node<'_>, len: usize, resized: usize, scale: f64) -> Option<Ve
 }
 
 pub(super) fn resize(node: &Node<'_>, x: &Array, scales: Option<&Array>, sizes: Option<&Array>) -> Option<Array> {
-    if !matches!(node.text("mode"), None | Some("nearest" | "linear")) {
+    if !matches!(node.text("mode"), None | Some("nearest" | "linear")) || node.attribute("axes").is_some() {
         return None;
     }
     let mut resized = x.clone();
@@ -229,11 +229,12 @@ pub(super) fn resize(node: &Node<'_>, x: &Array, scales: Option<&Array>, sizes: 
         if new == len {
             continue;
         }
-        let sources = sources(node, len, new, scale)?;
         let (outer, _, inner) = resized.around(axis);
         let mut dims = resized.dims.clone();
         dims[axis] = new;
+        room(&[new])?;
         let mut wider = Array::zeros(dims)?;
+        let sources = sources(node, len, new, scale)?;
         for index in 0..outer {
             for (output, from) in sources.iter().enumerate() {
                 let to = &mut wider.data[(index * new + output) * inner..][..inner];

@@ -7,7 +7,7 @@ use super::{
         node::Node,
         shapes::{Window, transposed_size},
     },
-    array::Array,
+    array::{Array, room},
 };
 
 /// Depth, height and width; where there are fewer axes, those in front are of length 1.
@@ -39,11 +39,14 @@ impl Windows {
         if spatial.len() != kernel.len() {
             return None;
         }
+        room(kernel)?;
         let rank = spatial.len();
         let windows = (0..rank).map(|axis| Window::of(node, axis, rank, kernel[axis], spatial[axis]));
         let windows = windows.collect::<Option<Vec<_>>>()?;
         let output = windows.iter().enumerate().map(|(axis, window)| size(axis, window, spatial[axis]));
         let output = output.collect::<Option<Vec<_>>>()?;
+        // Also where there are no samples.
+        room(&output)?;
         Some(Self { axes: in_front(&windows, WHOLE)?, input: in_front(spatial, 1)?, output: in_front(&output, 1)? })
     }
 
@@ -270,7 +273,7 @@ fn counts(windows: &Windows, out_plane: usize, with_padding: bool) -> Vec<f64> {
         let inside = |axis: usize| {
             let window = &windows.axes[axis];
             let padded = windows.input[axis] + window.pad_begin + window.pad_end;
-            (0..window.kernel).filter(|tap| at[axis] * window.stride + tap * window.dilation < padded).count()
+            padded.saturating_sub(at[axis] * window.stride).div_ceil(window.dilation).min(window.kernel)
         };
         *count = (inside(0) * inside(1) * inside(2)) as f64;
     }

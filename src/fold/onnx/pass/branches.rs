@@ -10,7 +10,7 @@ use super::{
         node::{Node, NodeId, ValueId},
         tensor::ElementType,
     },
-    Fate, Pass,
+    Fate, MOST_OWNED_BYTES, Pass,
     layers::{Linear, Weight},
     units::{Unit, note},
 };
@@ -101,7 +101,13 @@ impl<'m> Pass<'m> {
             .filter_map(|&input| self.graph.producer(input))
             .find(|&id| self.graph.node(id).is(&["Conv"]))?;
         let origin = self.graph.node(conv).input(0)?;
-        let branches = inputs.iter().map(|&input| self.branch(input, origin, sum)).collect::<Option<Vec<_>>>()?;
+        let mut owned_bytes = 0;
+        let branch = |&input: &ValueId| {
+            let branch = self.branch(input, origin, sum)?;
+            owned_bytes += branch.linear.as_ref().map_or(0, Linear::owned_bytes);
+            (owned_bytes <= MOST_OWNED_BYTES).then_some(branch)
+        };
+        let branches = inputs.iter().map(branch).collect::<Option<Vec<_>>>()?;
         let (largest, values, bias) = self.sum_of(&branches)?;
         let (main, linear) = (branches[largest].node?, branches[largest].linear.as_ref()?);
         let mut absorbed: Vec<_> = branches.iter().flat_map(|branch| branch.absorbed.iter().copied()).collect();

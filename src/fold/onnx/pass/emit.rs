@@ -118,8 +118,8 @@ impl<'m> Pass<'m> {
                     .map_err(|refusal| vec![(latest, refusal)])?;
             }
         }
-        for (id, shift) in std::mem::take(&mut self.shifts) {
-            self.emit_shift(id, &shift, &mut edits, &mut released).map_err(|refusal| vec![(id, refusal)])?;
+        for (id, (data, shift)) in std::mem::take(&mut self.shifts) {
+            self.emit_shift(id, data, &shift, &mut edits, &mut released).map_err(|refusal| vec![(id, refusal)])?;
         }
         for id in reports.keys() {
             self.emit_layer(*id, &mut edits, &mut released).map_err(|refusal| vec![(*id, refusal)])?;
@@ -290,11 +290,11 @@ impl<'m> Pass<'m> {
     fn emit_shift(
         &mut self,
         id: NodeId,
+        data: ValueId,
         shift: &[f64],
         edits: &mut Edits,
         released: &mut Vec<ValueId>,
     ) -> Result<(), Refusal> {
-        let Some(data) = self.graph.node(id).input(0) else { return Ok(()) };
         let rank = self.shapes.rank(data).unwrap_or(4);
         // The element type of the data is that of the weights it meets.
         let layers = self.layers.values().find(|linear| linear.absorbed.contains(&id));

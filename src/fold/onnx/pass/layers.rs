@@ -1,5 +1,7 @@
 //! Which nodes are layers that absorb a map, and what they have absorbed.
 
+use std::borrow::Cow;
+
 use crate::fold::{Affine, Layer, LinearOp, Padding, Refusal, Side, Values};
 
 use super::{
@@ -100,6 +102,15 @@ impl Linear<'_> {
         self.before.is_some() || self.after.is_some() || matches!(self.weight, Weight::Sum { .. })
     }
 
+    /// The bytes of the weight that are not the file's own.
+    pub(in crate::fold::onnx) fn owned_bytes(&self) -> usize {
+        match &self.weight {
+            Weight::Stored(Tensor { data: Cow::Owned(data), .. }) => data.len(),
+            Weight::Stored(_) => 0,
+            Weight::Sum { values, .. } => size_of_val(&values[..]),
+        }
+    }
+
     pub(in crate::fold::onnx) fn absorb(&mut self, side: Side, map: Affine) -> Result<(), Refusal> {
         let (place, composed) = match side {
             Side::After => {
@@ -158,6 +169,10 @@ pub(in crate::fold::onnx) fn layer_of<'m>(
     };
     if rank < 2 || matches!(layer, Layer::Linear | Layer::MatMul) && rank != 2 {
         return Err(invalid("its weight has another number of axes than such a layer's"));
+    }
+    // Of an empty weight no file pays for the channels.
+    if weight.dims.contains(&0) || groups == 0 || !weight.dims[0].is_multiple_of(groups) {
+        return Err(invalid("its group does not divide its channels, or there are none"));
     }
     let mut linear = Linear {
         layer,

@@ -33,6 +33,10 @@ pub(super) use emit::{Contents, Edits, Payload};
 pub(super) use maps::{batch_norm_tensors, epsilon};
 pub(super) use units::Unit;
 
+/// The bytes that weights may take which do not lie in a file as they are: one that nodes make of a small one may be the
+/// weight of any number of layers.
+const MOST_OWNED_BYTES: usize = if cfg!(fuzzing) { 1 << 20 } else { 1 << 30 };
+
 /// What became of a map.
 #[derive(Debug, Clone)]
 pub(super) enum Fate {
@@ -51,6 +55,8 @@ pub(super) enum Fate {
 pub(super) struct Found {
     pub(super) is_batch_norm: bool,
     pub(super) channels: Option<usize>,
+    /// Where its channels are; means nothing where it has none.
+    pub(super) axis: usize,
     pub(super) report: Option<AffineReport>,
     pub(super) data: Option<ValueId>,
     pub(super) fate: Fate,
@@ -73,8 +79,8 @@ pub(super) struct Pass<'m> {
     pub(super) units: Vec<Unit>,
     options: Options,
     leftovers: BTreeMap<NodeId, Leftover>,
-    /// The additions that stay before layers which have absorbed the scale.
-    shifts: BTreeMap<NodeId, Vec<f64>>,
+    /// The additions that stay before layers which have absorbed the scale, with what they add to.
+    shifts: BTreeMap<NodeId, (ValueId, Vec<f64>)>,
     /// Values that stay as they were, each with one of another type that the model reads in its place.
     pub(super) twins: BTreeMap<ValueId, ValueId>,
 }
@@ -143,12 +149,14 @@ impl<'m> Pass<'m> {
                 Err(refusal) => {
                     let data = self.graph.node(id).input(0);
                     let fate = Fate::Refused(refusal);
-                    self.found.insert(id, Found { is_batch_norm: true, channels: None, report: None, data, fate });
+                    self.found
+                        .insert(id, Found { is_batch_norm: true, channels: None, axis: 1, report: None, data, fate });
                 }
             }
         }
         if self.options.forward != Forward::Off {
-            for id in self.leftovers.keys().copied().collect::<Vec<_>>() {
+            // The last first: then the one before it has the layer before its eyes.
+            for id in self.leftovers.keys().rev().copied().collect::<Vec<_>>() {
                 self.fold_forward(id);
             }
         }
@@ -159,6 +167,7 @@ impl<'m> Pass<'m> {
         let found = |fate| Found {
             is_batch_norm: at.is_batch_norm,
             channels: (!at.map.is_uniform).then(|| at.map.affine.channels()),
+            axis: at.map.axis,
             report: Some(at.map.affine.report()),
             data: Some(at.data),
             fate,
@@ -201,7 +210,7 @@ impl<'m> Pass<'m> {
             }
             Err(refusal) => {
                 self.found.insert(id, found(Fate::Refused(refusal)));
-                self.leave(id, at, previous);
+                self.leave(id, Leftover { at, merged: Vec::new() }, previous);
             }
         }
     }
@@ -257,8 +266,9 @@ impl<'m> Pass<'m> {
         self.leftovers.get(&producer).map(|leftover| (producer, leftover.clone()))
     }
 
-    /// Leaves a map where it is, or within the map before it.
-    fn leave(&mut self, id: NodeId, at: MapNode, previous: Option<(NodeId, Leftover)>) {
+    /// Leaves a map where it is, or within the maps before it.
+    fn leave(&mut self, id: NodeId, left: Leftover, previous: Option<(NodeId, Leftover)>) {
+        let at = &left.at;
         let merged = previous.and_then(|(node, leftover)| {
             let map = leftover.at.map.then(&at.map).ok()?;
             let is_one_node = leftover.at.is_batch_norm
@@ -268,7 +278,7 @@ impl<'m> Pass<'m> {
             is_one_node.then_some((node, leftover, map))
         });
         let Some((node, leftover, map)) = merged else {
-            self.leftovers.insert(id, Leftover { at, merged: Vec::new() });
+            self.leftovers.insert(id, left);
             return;
         };
         let keeps_first = leftover.at.is_batch_norm || !at.is_batch_norm;
@@ -287,7 +297,7 @@ impl<'m> Pass<'m> {
                 inside: [at.data].into(),
             },
         );
-        let mut merged = leftover.merged;
+        let mut merged = [leftover.merged, left.merged].concat();
         merged.push(gone);
         for merged in &merged {
             if let Some(found) = self.found.get_mut(merged) {
@@ -301,10 +311,12 @@ impl<'m> Pass<'m> {
             map,
             is_batch_norm: leftover.at.is_batch_norm || at.is_batch_norm,
             element: at.element,
-            dims: if is_first_uniform { at.dims } else { leftover.at.dims },
+            dims: if is_first_uniform { left.at.dims } else { leftover.at.dims },
         };
         self.leftovers.remove(&node);
-        self.leftovers.insert(kept, Leftover { at: whole, merged });
+        // What this one alone could not be one node with, both together may be.
+        let previous = self.leftover_before(&whole, kept);
+        self.leave(kept, Leftover { at: whole, merged }, previous);
     }
 
     /// Gives the layers what arrives at them, all or none.
@@ -313,6 +325,11 @@ impl<'m> Pass<'m> {
         for landing in landings {
             let known = states.get(&landing.layer).cloned().or_else(|| self.copied_state(landing.layer));
             let Some(mut linear) = known else { continue };
+            let held = self.layers.values().chain(states.values()).map(Linear::owned_bytes);
+            if held.chain([linear.owned_bytes()]).sum::<usize>() > MOST_OWNED_BYTES {
+                let (value, reason) = (self.graph.label(landing.layer), "its weight takes too much memory".to_owned());
+                return Err(Refusal::Unreadable { value, reason });
+            }
             linear.absorb(landing.side, landing.affine.clone())?;
             if !landing.copies {
                 states.insert(landing.layer, linear);
@@ -383,7 +400,7 @@ impl<'m> Pass<'m> {
         Some(self.absorb(&route.landings).map(|layers| {
             let unit = self.unit_behind(&leftover.at, id, &route);
             note(&mut self.units, unit);
-            self.shifts.insert(id, shift);
+            self.shifts.insert(id, (leftover.at.data, shift));
             self.leftovers.remove(&id);
             self.settle(gone, &Fate::ScaleFolded { layers: layers.clone() }, &layers);
         }))

@@ -7,10 +7,10 @@ use super::{
         constants::{axis_of, permutation},
         graph::Graph,
         node::{Node, NodeId, ValueId},
-        shapes::Dims,
+        shapes::{Dims, scales_of},
     },
     Pass,
-    layers::layer_of,
+    layers::{Linear, layer_of},
     maps::Map,
 };
 
@@ -33,6 +33,9 @@ pub(super) struct Route {
     pub(super) landings: Vec<Landing>,
     pub(super) inside: Vec<ValueId>,
 }
+
+/// The channels that a map may get on the way, as a shape alone may say how many these are.
+const MOST_CHANNELS: usize = if cfg!(fuzzing) { 1 << 12 } else { 1 << 22 };
 
 /// Operators that change neither a channel's place nor what a map does to it.
 const NEUTRAL: [&str; 1] = ["Identity"];
@@ -62,8 +65,7 @@ impl Pass<'_> {
                 Err(refusal) => return Err(refusal),
             };
             let affine = self.land(producer, map, linear.output_axis, linear.channels(Side::After), Side::After)?;
-            let adds_a_node = node.op == "MatMul" && !self.becomes_gemm(producer);
-            if adds_a_node && linear.after.is_none() && map.is_shift() {
+            if self.moves_an_addition(producer, &linear, map) {
                 return Err(behind());
             }
             route.landings.push(Landing { layer: producer, side: Side::After, affine, copies });
@@ -146,6 +148,9 @@ impl Pass<'_> {
                 return Err(before());
             }
             if let Some(linear) = self.layer(user)? {
+                if self.moves_an_addition(user, &linear, map) {
+                    return Err(before());
+                }
                 let affine = self.land(user, map, linear.input_axis, linear.channels(Side::Before), Side::Before)?;
                 let layer = || Some(self.graph.label(user));
                 check_shift(linear.layer, &affine, linear.padding)
@@ -200,7 +205,7 @@ impl Pass<'_> {
     }
 
     /// The layer that a node is, with what it has absorbed.
-    pub(super) fn layer(&self, id: NodeId) -> Result<Option<std::borrow::Cow<'_, super::layers::Linear<'_>>>, Refusal> {
+    pub(super) fn layer(&self, id: NodeId) -> Result<Option<std::borrow::Cow<'_, Linear<'_>>>, Refusal> {
         match self.layers.get(&id) {
             Some(linear) => Ok(Some(std::borrow::Cow::Borrowed(linear))),
             None => Ok(layer_of(&self.graph, &self.shapes, id)?.map(std::borrow::Cow::Owned)),
@@ -261,17 +266,15 @@ impl Pass<'_> {
     fn resizes_only_space(&self, node: &Node<'_>, map: &Map) -> bool {
         let linear = matches!(node.text("mode"), None | Some("nearest" | "linear"));
         let within = node.text("coordinate_transformation_mode") != Some("tf_crop_and_resize");
-        let scales = match node.floats("scales") {
-            Some(scales) => Some(scales.into_iter().map(f64::from).collect()),
-            None => {
-                // Opset 10 and `Upsample` have them as input 1, later ones as input 2, behind `roi`.
-                let slot = if node.op == "Upsample" || self.graph.opset < 11 { 1 } else { 2 };
-                let tensor = node.input(slot).and_then(|value| self.graph.constant(value).ok());
-                tensor.and_then(|tensor| super::super::constants::numbers(&tensor))
-            }
-        };
-        let keeps_channels = scales.is_some_and(|scales: Vec<f64>| scales.get(map.axis) == Some(&1.0));
+        let scales = scales_of(&self.graph, node);
+        let keeps_channels = scales.is_some_and(|scales| scales.get(map.axis) == Some(&1.0));
         linear && within && (map.is_uniform || keeps_channels)
+    }
+
+    /// Whether all that comes of a fold is an addition behind a `MatMul` instead of one elsewhere.
+    fn moves_an_addition(&self, layer: NodeId, linear: &Linear<'_>, map: &Map) -> bool {
+        let adds_a_node = self.graph.node(layer).op == "MatMul" && !self.becomes_gemm(layer);
+        adds_a_node && linear.after.is_none() && map.is_shift()
     }
 
     /// Whether a `MatMul` with a bias can be a `Gemm`.
@@ -323,7 +326,7 @@ fn reshape(map: &Map, from: &Dims, to: &Dims, to_side: Side) -> Option<Map> {
         let fits = merged.checked_mul(channels) == Some(len) && merged.checked_mul(behind_it) == Some(behind);
         match (merged, to_side) {
             (1, _) if fits => Some(Map { axis, ..map.clone() }),
-            (_, Side::After) if fits => {
+            (_, Side::After) if fits && len <= MOST_CHANNELS => {
                 Some(Map { axis, ..map.with(map.affine.gather((0..len).map(|index| index / merged))) })
             }
             _ => None,
@@ -339,7 +342,7 @@ fn depth_to_space(node: &Node<'_>, map: &Map) -> Option<Map> {
     let block = usize::try_from(node.int("blocksize", 0)).ok()?;
     let blocks = block.checked_mul(block).filter(|&blocks| blocks > 0 && blocks < 1 << 16)?;
     let channels = map.affine.channels();
-    let inputs = channels.checked_mul(blocks)?;
+    let inputs = channels.checked_mul(blocks).filter(|&inputs| inputs <= MOST_CHANNELS)?;
     let by_column = node.text("mode") == Some("CRD");
     let output_of = |input: usize| if by_column { input / blocks } else { input % channels };
     (map.axis == 1).then(|| map.with(map.affine.gather((0..inputs).map(output_of))))
