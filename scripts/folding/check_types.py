@@ -21,9 +21,9 @@ FIRST, NEVER = 6, 10**9
 def table():
     text = TABLE.read_text()
     body = re.search(r"const OPERATORS: .*? = \[\n(.*?)\n\];", text, re.S).group(1)
-    for op, slots, bf16 in re.findall(r'\("(\w+)", (\w+), (\d+)\)', body):
+    for op, slots, bf16 in re.findall(r'\("(\w+)", (\w+), (\w+)\)', body):
         mask = {"ALL": -1, "DATA": 1}.get(slots)
-        yield op, int(slots, 0) if mask is None else mask, int(bf16)
+        yield op, int(slots, 0) if mask is None else mask, NEVER if bf16 == "NEVER" else int(bf16)
 
 
 def types(schema, type_str):

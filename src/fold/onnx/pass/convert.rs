@@ -24,6 +24,8 @@ use super::{
     Contents, Edits, Pass, Payload,
 };
 
+/// No opset.
+const NEVER: i64 = 1_000_000_000;
 /// Every input.
 const ALL: u32 = u32::MAX;
 /// The first input.
@@ -38,7 +40,7 @@ const fn casts_since(dtype: DType) -> i64 {
 
 /// The operators that compute in any floating-point type: which of their inputs are of it, a bit for each, and from which
 /// opset on it may be bf16. f16 is known to all of them.
-const OPERATORS: [(&str, u32, i64); 81] = [
+const OPERATORS: [(&str, u32, i64); 82] = [
     ("Abs", ALL, 13),
     ("Add", ALL, 13),
     ("AveragePool", ALL, 22),
@@ -119,6 +121,7 @@ const OPERATORS: [(&str, u32, i64); 81] = [
     ("Tile", DATA, 13),
     ("Transpose", ALL, 13),
     ("Unsqueeze", DATA, 13),
+    ("Upsample", DATA, NEVER),
     ("Where", 0b110, 16),
 ];
 
@@ -355,9 +358,18 @@ impl Converter<'_, '_> {
         let node = graph.node(id);
         let Some((slots, bf16)) = operator(node, graph.opset) else { return false };
         let is_known = self.goal != ElementType::Bf16 || bf16 <= graph.opset;
+        // What only gives a value another name, which is to stay as it was, has nothing to compute.
+        let is_name = node.is(&["Identity", "Dropout"])
+            && node
+                .outputs
+                .iter()
+                .flatten()
+                .map(|&output| graph.value(output))
+                .any(|of| of.is_output || of.is_captured);
         let has_one_kind_of_output = node.has_one_output() || node.op == "Split";
         let mut inputs = node.inputs.iter().enumerate().filter(|&(slot, _)| takes(slots, slot));
         is_known
+            && !is_name
             && has_one_kind_of_output
             && self.pass.data_type(node, slots, &self.own).is_some_and(is_float)
             && inputs.all(|(_, input)| input.is_none_or(|value| self.can_be_read(value)))
