@@ -114,6 +114,15 @@ fn damaged_state_dicts() {
     }
 }
 
+/// Of an axis of no elements and two that no machine can count.
+#[test]
+fn shapes_of_nothing_that_are_large() {
+    let large = 1 << 40;
+    let builder = Builder::default().input("x", &[2, 4, 6, 6]).output("y").constant("k", &[0, large, large], &[]);
+    let builder = builder.node("MatMul", &["k", "k"], "m", &[]).node("Relu", &["x"], "y", &[]).output("m");
+    exercise(builder.build());
+}
+
 #[test]
 fn a_bias_of_a_coarser_type_than_its_weight() {
     let header = concat!(

@@ -457,6 +457,7 @@ impl<'m> Graph<'m> {
         self.set_output(id, 0, data);
         let mut node = Node::new(op, vec![Some(data), Some(constant)], output);
         node.rename(&self.value(output).name);
+        node.mark_as_left();
         Some(self.add_node_behind(Some(id), node))
     }
 

@@ -48,6 +48,9 @@ impl<'m> Attribute<'m> {
     }
 }
 
+/// The `doc_string` of an addition that a fold has left.
+const LEFT: &str = "left by warpnorm fold";
+
 /// What an attribute is set to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Setting {
@@ -67,6 +70,9 @@ pub(super) struct Node<'m> {
     attributes: Vec<Attribute<'m>>,
     body: &'m [u8],
     settings: BTreeMap<&'static str, Setting>,
+    /// A new `doc_string`.
+    mark: Option<&'static str>,
+    is_left: bool,
     pub(super) is_changed: bool,
     pub(super) is_removed: bool,
 }
@@ -77,6 +83,8 @@ impl<'m> Node<'m> {
             op: "",
             given_op: "",
             domain: "",
+            mark: None,
+            is_left: false,
             name: Cow::Borrowed(""),
             inputs: Vec::new(),
             outputs: Vec::new(),
@@ -101,12 +109,23 @@ impl<'m> Node<'m> {
                 3 => node.name = Cow::Borrowed(field.value.text()?),
                 4 => node.op = field.value.text()?,
                 5 => node.attributes.push(Attribute::read(field.value.bytes()?)?),
+                6 => node.is_left = field.value.bytes()? == LEFT.as_bytes(),
                 7 => node.domain = field.value.text()?,
                 _ => {}
             }
         }
         node.given_op = node.op;
         Ok(node)
+    }
+
+    /// Says of an addition that it is what a fold has left, and so that none is to move it any further.
+    pub(super) fn mark_as_left(&mut self) {
+        self.mark = Some(LEFT);
+        self.is_changed = true;
+    }
+
+    pub(super) const fn is_left(&self) -> bool {
+        self.is_left
     }
 
     /// The operator that it is in the file.
@@ -207,7 +226,7 @@ impl<'m> Node<'m> {
                 wire::put_bytes(&mut message, number, value.map_or("", &name_of).as_bytes());
             }
         }
-        for (number, text) in [(3, &*self.name), (4, self.op)] {
+        for (number, text) in [(3, &*self.name), (4, self.op), (6, self.mark.unwrap_or_default())] {
             if !text.is_empty() {
                 wire::put_bytes(&mut message, number, text.as_bytes());
             }
@@ -216,6 +235,7 @@ impl<'m> Node<'m> {
             let field = field?;
             match field.number {
                 1..=4 => {}
+                6 if self.mark.is_some() => {}
                 5 => {
                     let name = Attribute::read(field.value.bytes()?)?.name;
                     if self.attribute(name).is_some() && !self.settings.contains_key(name) {

@@ -181,9 +181,11 @@ impl<'m> ExternalData<'m> {
     }
 }
 
-/// The elements of a shape, if that many can be counted.
+/// The elements of a shape, if that many can be counted; also those of a part of its axes, which may be more where one
+/// is 0.
 pub(super) fn count(dims: &[usize]) -> Option<usize> {
-    dims.iter().try_fold(1_usize, |len, &dim| len.checked_mul(dim))
+    let most = dims.iter().try_fold(1_usize, |len, &dim| len.checked_mul(dim.max(1)))?;
+    Some(if dims.contains(&0) { 0 } else { most })
 }
 
 impl<'m> Tensor<'m> {

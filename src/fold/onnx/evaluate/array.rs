@@ -128,7 +128,7 @@ pub(super) fn matmul(left: &Array, right: &Array) -> Option<Array> {
     let whole = |rows: usize, columns: usize| [&batch[..], &[rows, columns]].concat();
     let (left, right) = (left.broadcast(&whole(rows, depth))?, right.broadcast(&whole(depth, columns))?);
     let mut product = Array::zeros(whole(rows, columns))?;
-    if rows * columns == 0 {
+    if product.data.is_empty() {
         return Some(product);
     }
     for (index, row) in product.data.chunks_exact_mut(columns).enumerate() {

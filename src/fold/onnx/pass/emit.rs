@@ -305,6 +305,7 @@ impl<'m> Pass<'m> {
         }
         let contents = Contents::Bytes(encoded("the shift", shift, element)?);
         self.become_node(id, "Add", data, Payload { element, dims, contents }, edits, released);
+        self.graph.nodes[id.0].mark_as_left();
         if self.graph.opset < 7 {
             self.graph.nodes[id.0].set("broadcast", Setting::Int(1));
             self.graph.nodes[id.0].set("axis", Setting::Int(1));

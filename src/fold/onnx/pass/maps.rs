@@ -72,7 +72,7 @@ pub(super) fn map_of(graph: &Graph<'_>, shapes: &Shapes, id: NodeId) -> Result<O
     let node = graph.node(id);
     if node.is(&["BatchNormalization"]) {
         batch_norm(graph, id).map(Some)
-    } else if node.is(&["Mul", "Add", "Sub", "Div"]) && graph.opset >= 6 {
+    } else if node.is(&["Mul", "Add", "Sub", "Div"]) && !node.is_left() && graph.opset >= 6 {
         Ok(arithmetic(graph, shapes, node))
     } else {
         Ok(None)
