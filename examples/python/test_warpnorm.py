@@ -478,6 +478,48 @@ class Numpy(Functions):
             self.assertEqual(row["code"], "left-out")
             self.refused("WN_STATUS_MODEL_MALFORMED", "pairs", warpnorm.fold_safetensors, path, pairs="{")
 
+    def test_onnx(self):
+        def field(number, value):
+            value = value if isinstance(value, bytes) else value.encode()
+            return varint(number << 3 | 2) + varint(len(value)) + value
+
+        def varint(value):
+            return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+        def number(key, value):
+            return varint(key << 3) + varint(value)
+
+        def tensor(name, array):
+            dims = b"".join(number(1, length) for length in array.shape)
+            return field(5, dims + number(2, 1) + field(8, name) + field(9, array.tobytes()))
+
+        def node(op, inputs, output):
+            return field(1, b"".join(field(1, name) for name in inputs) + field(2, output) + field(3, output) + field(4, op))
+
+        def value(key, name, shape):
+            shape = b"".join(field(1, number(1, length)) for length in shape)
+            return field(key, field(1, name) + field(2, field(1, number(1, 1) + field(2, shape))))
+
+        names = ["weight", "bias", "mean", "var"]
+        arrays = [noise(4, seed=1), noise(4, seed=2), noise(4, seed=3), noise(4, seed=4) ** 2 + numpy.float32(0.1)]
+        graph = node("Conv", ["x", "w"], "conv") + node("BatchNormalization", ["conv", *names], "y") + field(2, "graph")
+        graph += tensor("w", noise(4, 3, 3, 3)) + b"".join(map(tensor, names, arrays))
+        graph += value(11, "x", (1, 3, 8, 8)) + value(12, "y", (1, 4, 6, 6))
+        model = number(1, 8) + field(7, graph) + field(8, number(2, 17))
+        with tempfile.TemporaryDirectory() as folder:
+            path, output = os.path.join(folder, "model.onnx"), os.path.join(folder, "folded.onnx")
+            with open(path, "wb") as file:
+                file.write(model)
+            [row] = warpnorm.fold_onnx(path, output, verify=2)
+            self.assertEqual((row["node"], row["code"], row["channels"]), ("y", "folded", 4))
+            self.assertLess(os.path.getsize(output), len(model))
+            self.assertEqual(warpnorm.fold_onnx(output, verify=1), [])
+            warpnorm.fold_onnx(path, output, dtype="float16", tidy=True, verify=1)
+            [row] = warpnorm.fold_onnx(path, skip=["y"])
+            self.assertEqual(row["code"], "left-out")
+            self.refused("WN_STATUS_NOT_VERIFIED", "differs", warpnorm.fold_onnx, path, verify=1, tolerance=1e-15)
+            self.refused("WN_STATUS_MODEL_IO", "none.onnx", warpnorm.fold_onnx, os.path.join(folder, "none.onnx"))
+
     def test_prepared(self):
         x, y = noise(4, 32), numpy.zeros((4, 32), numpy.float32)
         device = warpnorm.Device.cpu()

@@ -112,6 +112,15 @@ class _FoldSafetensorsOptions(ctypes.Structure):
     ]
 
 
+class _FoldOptions(ctypes.Structure):
+    _fields_ = [
+        ("forward", c_int32), ("merge_branches", c_int32), ("duplicate_shared", c_int32), ("freeze_inputs", c_int32),
+        ("tidy", c_int32), ("dtype", c_int32), ("only", POINTER(c_char_p)), ("only_count", c_uint64),
+        ("skip", POINTER(c_char_p)), ("skip_count", c_uint64), ("verify", c_uint64), ("tolerance", c_double),
+        ("reserved", c_uint64 * 4),
+    ]
+
+
 class _FoldRow(ctypes.Structure):
     _fields_ = [
         ("node", c_char_p), ("op", c_char_p), ("code", c_char_p), ("sentence", c_char_p), ("channels", c_int64),
@@ -150,6 +159,7 @@ _FUNCTIONS = {
     "wn_fold_branches": [
         POINTER(_Branch), c_uint64, c_int32, c_void_p, c_int64, c_void_p, c_int64, POINTER(c_uint64), c_void_p,
     ],
+    "wn_fold_onnx": [c_char_p, c_char_p, POINTER(_FoldOptions), _FoldRowFunction, c_void_p, c_void_p],
     "wn_fold_safetensors": [
         c_char_p, c_char_p, POINTER(_FoldSafetensorsOptions), _FoldRowFunction, c_void_p, c_void_p,
     ],
@@ -793,6 +803,25 @@ def fold_safetensors(path, output=None, *, eps=None, pairs=None, only=(), skip=(
     not), ``sentence``, and more. Without ``output`` nothing is written; with it the pairs must be given (``pairs``: the JSON
     text of scripts/export_pairs.py), or those that were found by names be accepted. ``eps`` is a number, or pairs of a
     pattern of names and a number; it is never guessed."""
+    eps = [] if eps is None else [("*", eps)] if isinstance(eps, (int, float)) else list(eps)
+    raw = (_FoldEps * max(len(eps), 1))(*((pattern.encode(), value) for pattern, value in eps))
+    options = _FoldSafetensorsOptions(
+        None if pairs is None else pairs.encode(), raw, len(eps), *_texts(only), *_texts(skip), _fold_type(dtype),
+        accept_names, verify)
+    return _fold_model(load().wn_fold_safetensors, path, output, options)
+
+
+def fold_onnx(path, output=None, *, only=(), skip=(), dtype=None, forward="exact", merge_branches=False,
+              duplicate_shared=False, freeze_inputs=False, tidy=False, verify=0, tolerance=0.0):
+    """Folds what can be folded of an ONNX model, and returns for each per-channel map what became of it, as
+    ``fold_safetensors`` does. The rest is as ``warpnorm fold`` has it; ``verify`` is on how many random inputs."""
+    options = _FoldOptions(
+        _code({"exact": 0, "scale": 1, "off": 2}, forward, "forward"), merge_branches, duplicate_shared, freeze_inputs,
+        tidy, _fold_type(dtype), *_texts(only), *_texts(skip), verify, tolerance)
+    return _fold_model(load().wn_fold_onnx, path, output, options)
+
+
+def _fold_model(function, path, output, options):
     rows = []
 
     def tell(_, row):
@@ -800,15 +829,15 @@ def fold_safetensors(path, output=None, *, eps=None, pairs=None, only=(), skip=(
         row = {name: getattr(row, name) for name, _ in _FoldRow._fields_}
         rows.append({name: value.decode() if isinstance(value, bytes) else value for name, value in row.items()})
 
-    def texts(patterns):
-        patterns = [pattern.encode() for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
-        return (c_char_p * max(len(patterns), 1))(*patterns), len(patterns)
-
-    eps = [] if eps is None else [("*", eps)] if isinstance(eps, (int, float)) else list(eps)
-    raw = (_FoldEps * max(len(eps), 1))(*((pattern.encode(), value) for pattern, value in eps))
-    options = _FoldSafetensorsOptions(
-        None if pairs is None else pairs.encode(), raw, len(eps), *texts(only), *texts(skip),
-        _code({None: _NONE, "float32": _F32, "float16": _F16, "bfloat16": _BF16}, dtype, "dtype"), accept_names, verify)
     output = None if output is None else os.fsencode(output)
-    _check(load().wn_fold_safetensors(os.fsencode(path), output, byref(options), _FoldRowFunction(tell), None, None))
+    _check(function(os.fsencode(path), output, byref(options), _FoldRowFunction(tell), None, None))
     return rows
+
+
+def _fold_type(dtype):
+    return _code({None: _NONE, "float32": _F32, "float16": _F16, "bfloat16": _BF16}, dtype, "dtype")
+
+
+def _texts(patterns):
+    patterns = [pattern.encode() for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
+    return (c_char_p * max(len(patterns), 1))(*patterns), len(patterns)
