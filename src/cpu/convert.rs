@@ -3,6 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::vectors::Level;
 use crate::element::{DType, Element};
 
 /// Conversion of slices, in which vector instructions are used.
@@ -39,15 +40,85 @@ impl Convert for f32 {
     }
 }
 
+// `half` has conversions of eight at a time, and looks for them at each call.
 impl Convert for f16 {
     #[inline(always)]
     fn widen(from: &[Self], into: &mut [f32]) {
-        from.convert_to_f32_slice(into);
+        match Level::chosen() {
+            Level::Any => from.convert_to_f32_slice(into),
+            // SAFETY: the machine has what the functions were compiled for.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { x86::widen_by_8(from, into) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { x86::widen_by_16(from, into) },
+        }
     }
     #[inline(always)]
     fn narrow(from: &[f32], into: &mut [Self]) {
-        into.convert_from_f32_slice(from);
+        match Level::chosen() {
+            Level::Any => into.convert_from_f32_slice(from),
+            // SAFETY: the machine has what the functions were compiled for.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { x86::narrow_by_8(from, into) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { x86::narrow_by_16(from, into) },
+        }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        _MM_FROUND_TO_NEAREST_INT, _mm_loadu_si128, _mm_storeu_si128, _mm256_cvtph_ps, _mm256_cvtps_ph,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_storeu_ps, _mm256_storeu_si256, _mm512_cvtph_ps, _mm512_cvtps_ph,
+        _mm512_loadu_ps, _mm512_storeu_ps,
+    };
+
+    use half::f16;
+
+    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
+
+    /// A function on whole chunks of the slices, and on what is left of them in a chunk of its own.
+    macro_rules! by_chunks {
+        ($name:ident, $features:literal, $count:literal, $from:ty, $into:ty, |$source:ident, $target:ident| $body:expr) => {
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(from: &[$from], into: &mut [$into]) {
+                let (whole, rest) = from.as_chunks::<$count>();
+                let (whole_into, rest_into) = into.as_chunks_mut::<$count>();
+                for ($source, $target) in whole.iter().zip(whole_into) {
+                    $body;
+                }
+                if !rest.is_empty() {
+                    let (mut padded, mut converted) = ([<$from>::default(); $count], [<$into>::default(); $count]);
+                    padded[..rest.len()].copy_from_slice(rest);
+                    let ($source, $target) = (&padded, &mut converted);
+                    $body;
+                    for (into, converted) in rest_into.iter_mut().zip(converted) {
+                        *into = converted;
+                    }
+                }
+            }
+        };
+    }
+
+    // SAFETY: the pointers are those of arrays of as many elements as are loaded and stored.
+    by_chunks!(widen_by_8, "avx2,f16c", 8, f16, f32, |from, into| unsafe {
+        _mm256_storeu_ps(into.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())));
+    });
+    // SAFETY: as above.
+    by_chunks!(narrow_by_8, "avx2,f16c", 8, f32, f16, |from, into| unsafe {
+        _mm_storeu_si128(into.as_mut_ptr().cast(), _mm256_cvtps_ph::<NEAREST>(_mm256_loadu_ps(from.as_ptr())));
+    });
+    // SAFETY: as above.
+    by_chunks!(widen_by_16, "avx512f", 16, f16, f32, |from, into| unsafe {
+        _mm512_storeu_ps(into.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())));
+    });
+    // SAFETY: as above.
+    by_chunks!(narrow_by_16, "avx512f", 16, f32, f16, |from, into| unsafe {
+        _mm256_storeu_si256(into.as_mut_ptr().cast(), _mm512_cvtps_ph::<NEAREST>(_mm512_loadu_ps(from.as_ptr())));
+    });
 }
 
 // `half` converts bf16 one by one, with a branch for NaN.
@@ -68,5 +139,38 @@ impl Convert for bf16 {
             let bits = if wide.is_nan() { bits | 0x0040_0000 } else { rounded };
             *narrow = bf16::from_bits((bits >> 16) as u16);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+
+    use super::Convert;
+    use crate::cpu::vectors::tests::on_every_level;
+
+    #[test]
+    fn f16_is_converted_as_by_half_on_every_level() {
+        let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+        // Between two of them, and at the ends of what rounds to each.
+        let halfway = |value: &f16| f32::from_bits(value.to_f32().to_bits().wrapping_add(1 << 12));
+        let near = |value: f32| [value.next_down(), value, value.next_up()];
+        let wide: Vec<f32> = all.iter().flat_map(|value| near(halfway(value))).collect();
+        on_every_level(|level| {
+            for len in [1, 7, 8, 17, 1000, all.len()] {
+                let mut widened = vec![0.0; len];
+                f16::widen(&all[..len], &mut widened);
+                for (value, widened) in all.iter().zip(widened) {
+                    let same = value.to_f32().to_bits() == widened.to_bits();
+                    assert!(same || value.is_nan() && widened.is_nan(), "{level:?}: {value:?} is {widened:?}");
+                }
+            }
+            let mut narrowed = vec![f16::ZERO; wide.len()];
+            f16::narrow(&wide, &mut narrowed);
+            for (value, narrowed) in wide.iter().zip(narrowed) {
+                let same = f16::from_f32(*value).to_bits() == narrowed.to_bits();
+                assert!(same || value.is_nan() && narrowed.is_nan(), "{level:?}: {value:?} becomes {narrowed:?}");
+            }
+        });
     }
 }

@@ -1,11 +1,9 @@
-use std::sync::atomic::Ordering;
-
 use half::{bf16, f16};
 
 use super::images::{Data, Images, Sets, Shape};
 use super::{Numbers, activated, bits, check_aliases, in_pool, input, output, run, ulp};
 use crate::cpu::convert::Convert;
-use crate::cpu::vectors::tests::FOR_ANY_MACHINE;
+use crate::cpu::vectors::tests::on_every_level;
 use crate::element::DType;
 use crate::norm::Activation;
 use crate::problem::{BatchStatistics, Buffers, Problem};
@@ -294,10 +292,10 @@ fn wider_vectors_change_no_bit() {
         let problem = BatchStatistics { activation: Activation::Gelu, ..problem::<T>(shape) };
         let images = Images::<T>::new(shape, Data::Plain, &mut Numbers(61));
         let widest = bits(&forward(&images, &problem, None));
-        FOR_ANY_MACHINE.store(true, Ordering::Relaxed);
-        let any = bits(&forward(&images, &problem, None));
-        FOR_ANY_MACHINE.store(false, Ordering::Relaxed);
-        assert_eq!(any, widest, "{} {shape:?}", T::DTYPE);
+        on_every_level(|level| {
+            let found = bits(&forward(&images, &problem, None));
+            assert!(found == widest, "{level:?} {} {shape:?}", T::DTYPE);
+        });
     }
     for (samples, spatial, channels) in LARGE_OR_MANY {
         for layout in [Layout::Nchw, Layout::Nhwc] {

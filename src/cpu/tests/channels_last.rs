@@ -1,11 +1,9 @@
-use std::sync::atomic::Ordering;
-
 use half::{bf16, f16};
 
 use super::images::{Data, Images, Sets, Shape};
 use super::{Numbers, activated, bits, check_aliases, in_pool, input, output, run, ulp};
 use crate::cpu::convert::Convert;
-use crate::cpu::vectors::tests::FOR_ANY_MACHINE;
+use crate::cpu::vectors::tests::on_every_level;
 use crate::element::DType;
 use crate::norm::Activation;
 use crate::problem::{Buffers, ChannelsLast, Modulation, Problem};
@@ -235,10 +233,10 @@ fn wider_vectors_change_no_bit() {
         let problem = ChannelsLast { activation: Activation::Silu, ..problem::<T>(shape, groups) };
         let images = Images::<T>::new(shape, Data::Plain, &mut Numbers(38));
         let widest = bits(&forward(&images, &problem));
-        FOR_ANY_MACHINE.store(true, Ordering::Relaxed);
-        let any = bits(&forward(&images, &problem));
-        FOR_ANY_MACHINE.store(false, Ordering::Relaxed);
-        assert_eq!(any, widest, "{} {shape:?} {groups}", T::DTYPE);
+        on_every_level(|level| {
+            let found = bits(&forward(&images, &problem));
+            assert!(found == widest, "{level:?} {} {shape:?} {groups}", T::DTYPE);
+        });
     }
     for (samples, spatial, channels, groups) in LARGE_OR_MANY {
         let shape = Shape::nhwc(samples.min(3), spatial, channels);

@@ -1,10 +1,8 @@
-use std::sync::atomic::Ordering;
-
 use half::{bf16, f16};
 
 use super::{Expected, Numbers, activated, bits, check_aliases, in_pool, input, output, run, ulp};
 use crate::cpu::convert::Convert;
-use crate::cpu::vectors::tests::FOR_ANY_MACHINE;
+use crate::cpu::vectors::tests::on_every_level;
 use crate::element::{DType, Element};
 use crate::norm::{Activation, Rounding};
 use crate::problem::{self, Affine, Buffers, Coefficient, Modulation, Moments, Problem, Rows};
@@ -289,11 +287,11 @@ fn wider_vectors_change_no_bit() {
         for length in [77, 1000, 5000, 70_000] {
             let problem = Rows { activation, weight: Some(DType::F32), ..rows::<T>(2, length) };
             let tensors = Tensors::<T>::of(&problem, &mut Numbers(12));
-            let widest = tensors.forward(&problem);
-            FOR_ANY_MACHINE.store(true, Ordering::Relaxed);
-            let any = tensors.forward(&problem);
-            FOR_ANY_MACHINE.store(false, Ordering::Relaxed);
-            assert_eq!(bits(&any), bits(&widest), "{} {length} {activation:?}", T::DTYPE);
+            let widest = bits(&tensors.forward(&problem));
+            on_every_level(|level| {
+                let found = bits(&tensors.forward(&problem));
+                assert!(found == widest, "{level:?} {} {length} {activation:?}", T::DTYPE);
+            });
         }
     }
     for activation in [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
