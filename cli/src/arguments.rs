@@ -70,7 +70,7 @@ pub struct Fold {
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
     /// Let OUT be the same file as IN
-    #[arg(long)]
+    #[arg(long, requires = "output")]
     pub in_place: bool,
     /// Fail, and write nothing, if a BatchNorm cannot be folded
     #[arg(long)]

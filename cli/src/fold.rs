@@ -44,7 +44,17 @@ pub fn run(arguments: &Fold) -> Result<Outcome, String> {
     if output.is_some_and(|output| !arguments.in_place && is_same_file(input, output)) {
         return Err(format!("{} is the input itself; say --in-place if it is to be replaced", input.display()));
     }
-    let text = |error: ModelError| format!("{}: {error}", input.display());
+    if let Some(report) = &arguments.report {
+        let is_model = |path: &Path| path == report || is_same_file(path, report);
+        if is_model(input) || output.is_some_and(|output| is_model(output)) {
+            return Err(format!("{} is a model, and the report would replace it", report.display()));
+        }
+    }
+    let text = |error: ModelError| match error {
+        // The system's refusals say which file they are about.
+        ModelError::Io { .. } => error.to_string(),
+        _ => format!("{}: {error}", input.display()),
+    };
     if input.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
         let pairs = arguments.pairs.as_ref().map(|path| pairs(path)).transpose()?;
         let is_sure = arguments.yes || pairs.is_some();

@@ -134,6 +134,32 @@ fn exit_codes() {
 }
 
 #[test]
+fn what_is_there_is_not_lost() {
+    let folder = Folder::new("there", &model());
+    let refused = |arguments: &[&str]| {
+        let output = folder.fold(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    // The report would be in the place of a model.
+    for arguments in [&["--report", "model.onnx"][..], &["-o", "out.onnx", "--report", "out.onnx"]] {
+        assert!(refused(&[&["model.onnx"], arguments].concat()).contains("the report would replace it"));
+    }
+    // Without an output nothing would be replaced.
+    assert!(refused(&["model.onnx", "--in-place"]).contains("--output"));
+    // A system's refusal names its file once.
+    assert_eq!(refused(&["none.onnx"]).matches("none.onnx").count(), 1);
+    assert!(fs::read(folder.path("model.onnx")).unwrap() == model().build());
+    // What is no file is no place for one, as /dev/null.
+    #[cfg(unix)]
+    {
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path("socket")).unwrap();
+        assert!(refused(&["model.onnx", "-o", "socket"]).contains("not replaced"));
+        assert!(!fs::metadata(folder.path("socket")).unwrap().is_file());
+    }
+}
+
+#[test]
 fn what_cannot_be_evaluated_has_not_passed() {
     let builder = model().node("Celu", &["y"], "z", &[("alpha", Value::Float(2.0))]).output("z");
     let folder = Folder::new("unknown", &builder);

@@ -21,7 +21,7 @@ pub enum Refusal {
     ReadElsewhere {
         /// The value.
         value: String,
-        /// Who else reads it.
+        /// Who else reads it; where that are very many, the first of them, and how many more.
         readers: Vec<String>,
     },
     /// The value that the fold would change is one of the model's results.

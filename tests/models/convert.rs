@@ -353,3 +353,21 @@ fn bf16_tensors_of_a_model() {
     let brain = brain.random("w", &[6, 4, 3, 3]).node("Conv", &["x", "w"], "c", &[]).batch_norm("c", "y", 6);
     converts(&brain, DType::F16, &[("Cast", 2), ("Conv", 1)]);
 }
+
+/// Of what an operator makes of which nothing is known, the type is not known either.
+#[test]
+fn layers_behind_unknown_operators() {
+    let builder = Builder::default().input("x", &[2, 4, 6, 6]).output("y").random("w", &[6, 4, 1, 1]);
+    let builder = builder.node("ThresholdedRelu", &["x"], "t", &[]).node("Conv", &["t", "w"], "c", &[]);
+    let model = Model::from_bytes(builder.batch_norm("c", "y", 6).build()).unwrap();
+    let converted = Plan::new(&model, &options(DType::F16)).unwrap().to_bytes().unwrap();
+    // The layer computes as it did, so its weight and bias are cast.
+    let expected = [("Cast", 2), ("Conv", 1), ("ThresholdedRelu", 1)].map(|(op, count)| (op.to_owned(), count));
+    assert_eq!(operators_of(&converted), BTreeMap::from(expected));
+    // Of this one it is known.
+    let scales = tensor("s", FLOAT, &[4], &[1.0, 1.0, 2.0, 2.0]);
+    let builder = Builder::default().opset(9).input("x", &[2, 4, 6, 6]).output("y").random("w", &[6, 4, 1, 1]);
+    let builder = builder.initializer(scales).node("Upsample", &["x", "s"], "u", &[]);
+    let builder = builder.node("Conv", &["u", "w"], "c", &[]).batch_norm("c", "y", 6);
+    converts(&builder, DType::F16, &[("Cast", 2), ("Conv", 1), ("Upsample", 1)]);
+}

@@ -1,6 +1,6 @@
 //! What is special about a graph and not about a layer: who reads what, what is constant, versions of the standard.
 
-use warpnorm::fold::onnx::{Forward, Model, Options, Plan, Whole};
+use warpnorm::fold::onnx::{Array, Forward, Model, Options, Plan, Verdict, Whole};
 
 use crate::{
     onnx::{fold, fold_with, folds, refuses},
@@ -365,4 +365,140 @@ fn f32_at(model: &[u8], len: usize) -> usize {
     let bytes = len * 4;
     let header = if bytes < 128 { vec![0x4a, bytes as u8] } else { vec![0x4a, bytes as u8 | 0x80, (bytes >> 7) as u8] };
     model.windows(header.len()).position(|window| window == header).unwrap() + header.len()
+}
+
+/// An axis of length 1 that a constant repeats is no axis of channels: whoever comes next needs the longer one.
+#[test]
+fn maps_that_widen() {
+    let wide = Builder::default().input("x", &[2, 1, 4, 4]).output("y").random("k", &[1, 3, 1, 1]);
+    let wide = wide.random("w", &[2, 3, 1, 1]).node("Mul", &["x", "k"], "m", &[]);
+    refuses(&wide.clone().node("Conv", &["m", "w"], "y", &[]), &[]);
+    refuses(&wide.batch_norm("m", "y", 3), &["behind"]);
+    // Where the length is open it may be 1.
+    let open = Builder::default().input("x", &[2, 0, 4, 4]).output("y").random("k", &[1, 3, 1, 1]);
+    let open = open.random("w", &[2, 3, 1, 1]).node("Mul", &["x", "k"], "m", &[]);
+    let model = Model::from_bytes(open.node("Conv", &["m", "w"], "y", &[]).build()).unwrap();
+    assert_eq!(Plan::new(&model, &Options::default()).unwrap().to_bytes().unwrap(), model.bytes());
+}
+
+#[test]
+fn a_scale_before_padding_behind_a_constant() {
+    let builder = Builder::default().input("x", &[2, 4, 6, 6]).output("y").random("k", &[4, 1, 1]);
+    let builder = builder.random("w", &[3, 4, 3, 3]).node("Sub", &["k", "x"], "s", &[]);
+    let builder = builder.node("Conv", &["s", "w"], "y", &[("pads", Value::Ints(&[1; 4]))]);
+    let scale = Options { forward: Forward::Scale, ..Options::default() };
+    assert_eq!(fold_with(&builder, &scale).codes(), ["scale-folded"]);
+}
+
+/// An input that is listed with its shape keeps it.
+#[test]
+fn biases_that_get_another_shape() {
+    let mut builder = Builder::default().opset(7).input("x", &[5, 4]).input("w", &[4, 6]).input("b", &[1, 6]);
+    builder.ir_version = 3;
+    for part in ["weight", "bias", "mean", "var"] {
+        builder = builder.input(&format!("y.{part}"), &[6]);
+    }
+    builder = builder.output("y").random("w", &[4, 6]).random("b", &[1, 6]).node("Gemm", &["x", "w", "b"], "g", &[]);
+    let folded = fold_with(&builder.batch_norm("g", "y", 6), &Options::default());
+    assert_eq!(folded.codes(), ["folded"]);
+    let model = Model::from_bytes(folded.bytes).unwrap();
+    assert_eq!(model.inputs().unwrap().len(), 1, "the others are initializers");
+    let text = String::from_utf8_lossy(model.bytes()).into_owned();
+    assert!(text.contains("b_folded"), "the bias has a shape of its own, and so a name");
+}
+
+#[test]
+fn copies_that_are_merged_again() {
+    let builder = conv(&[3, 3], 4, 6, 1, true).batch_norm("c", "n", 6).node("Sum", &["c", "n"], "y", &[]);
+    let options = Options { duplicate_shared: true, merge_branches: true, ..Options::default() };
+    let folded = Model::from_bytes(fold_with(&builder, &options).bytes).unwrap();
+    assert_eq!(Plan::new(&folded, &options).unwrap().report().summary.nodes_before, 1);
+}
+
+/// ONNX Runtime refuses a model otherwise.
+#[test]
+fn new_nodes_have_names_of_their_own() {
+    let builder = Builder::default().input("x", &[2, 5, 4]).output("y").random("w", &[4, 3]).random("k", &[3]);
+    let builder = builder.node("MatMul", &["x", "w"], "m", &[]).node("Relu", &["m"], "r", &[]).output("r");
+    let folded = fold_with(
+        &builder.node("Sub", &["k", "m"], "y", &[]),
+        &Options { duplicate_shared: true, ..Options::default() },
+    );
+    assert_eq!(folded.codes(), ["folded"]);
+    let named = |name: &str| {
+        let field = Message::default().bytes(3, name).0;
+        folded.bytes.windows(field.len()).filter(|window| **window == field).count()
+    };
+    assert_eq!((named("y"), named("y_1")), (1, 1));
+}
+
+#[test]
+fn nodes_without_names_are_called_as_in_the_file() {
+    let unnamed = Message::default().bytes(1, "x").bytes(1, "w").bytes(2, "c").bytes(4, "Conv");
+    let builder = Builder::default().input("x", &[2, 4, 6, 6]).output("y").random("w", &[6, 4, 1, 1]);
+    let folded = fold(&builder.raw_node(unnamed).batch_norm("c", "y", 6));
+    let Verdict::Folded { layers, .. } = &folded.report.rows[0].verdict else { panic!("{:#?}", folded.report.rows) };
+    assert_eq!(layers, &["c"]);
+}
+
+#[test]
+fn an_addition_before_a_matmul_of_more_axes() {
+    let builder = Builder::default().input("x", &[2, 5, 4]).output("y").random("w", &[4, 3]).random("k", &[1]);
+    refuses(&builder.node("Add", &["x", "k"], "a", &[]).node("MatMul", &["a", "w"], "y", &[]), &[]);
+}
+
+/// What is compared alone is given what the model could give it.
+#[test]
+fn a_layer_and_its_copy_in_one_sum() {
+    let pads = [("pads", Value::Ints(&[1; 4]))];
+    let builder = conv(&[3, 3], 4, 6, 1, true).random("k", &[6, 1, 1]).random("v", &[6, 6, 3, 3]);
+    let builder = builder.node("Conv", &["c", "v"], "d", &pads).node("Sub", &["k", "c"], "s", &[]);
+    let builder = builder.node("Add", &["d", "s"], "a", &[]).batch_norm("a", "y", 6);
+    let folded = fold_with(&builder, &Options { duplicate_shared: true, ..Options::default() });
+    assert_eq!(folded.codes(), ["folded", "folded"]);
+}
+
+#[test]
+fn shapes_that_frozen_inputs_tell() {
+    let axes = tensor("axes", INT64, &[1], &[1.0]);
+    let builder =
+        Builder::default().input("x", &[2, 4, 5, 6]).output("y").initializer(axes).random("k", &[1, 4, 1, 1, 1]);
+    let builder = builder.raw_input(value_info("axes", INT64, &[1])).node("Unsqueeze", &["x", "axes"], "u", &[]);
+    let builder = builder.node("Transpose", &["u"], "t", &[("perm", Value::Ints(&[0, 2, 1, 3, 4]))]);
+    let builder = builder.node("Add", &["t", "k"], "a", &[]).batch_norm("a", "y", 4);
+    let folded = fold_with(&builder, &Options { freeze_inputs: true, ..Options::default() });
+    assert_eq!(folded.codes(), ["merged", "behind-input"]);
+}
+
+/// With one sample an open axis is squeezed too.
+#[test]
+fn squeezing_whatever_is_of_length_1() {
+    let builder = |batch: usize| {
+        let builder = Builder::default().input("x", &[batch, 4, 3, 3]).output("y").random("w", &[6, 4, 3, 3]);
+        builder.node("Conv", &["x", "w"], "c", &[]).node("Squeeze", &["c"], "s", &[]).batch_norm("s", "y", 6)
+    };
+    folds(&builder(2), 2);
+    let open = Model::from_bytes(builder(0).build()).unwrap();
+    assert_eq!(Plan::new(&open, &Options::default()).unwrap().report().rows[0].verdict.code(), "behind");
+}
+
+#[test]
+fn means_over_axes_that_are_not_named() {
+    let mean = |attributes: &[(&str, Value<'_>)]| {
+        let axes = tensor("axes", INT64, &[0], &[]).bytes(9, []);
+        let builder = Builder::default().opset(18).input("x", &[1, 2]).output("y").initializer(axes);
+        let model = Model::from_bytes(builder.node("ReduceMean", &["x", "axes"], "y", attributes).build()).unwrap();
+        let given = Array { dims: vec![1, 2], data: vec![1.0, 3.0] };
+        model.evaluate(&[("x".to_owned(), given)].into()).unwrap().remove(0).1.data
+    };
+    assert_eq!(mean(&[]), [2.0]);
+    assert_eq!(mean(&[("noop_with_empty_axes", Value::Int(1))]), [1.0, 3.0]);
+}
+
+/// A batch of more than one stays one in what is compared alone.
+#[test]
+fn squeezing_what_was_unsqueezed() {
+    let axes = tensor("axes", INT64, &[1], &[2.0]);
+    let builder = conv(&[3], 4, 6, 1, true).initializer(axes).node("Unsqueeze", &["c", "axes"], "u", &[]);
+    folds(&builder.node("Squeeze", &["u"], "s", &[]).batch_norm("s", "y", 6), 3);
 }

@@ -9,7 +9,7 @@ use warpnorm::fold::{
 
 use crate::{
     seeds::{dict, exercise, exercise_dict, seeds},
-    writer::{Builder, FLOAT, Message, Value},
+    writer::{Builder, FLOAT, INT64, Message, Value, tensor},
 };
 
 /// Numbers from a seed.
@@ -225,4 +225,33 @@ fn paths_that_leave_the_folder() {
         assert!(matches!(Model::open(&path), Err(ModelError::Outside { .. })));
     }
     assert!(matches!(Model::from_bytes(external("weights.bin", "0")), Err(ModelError::Outside { .. })));
+}
+
+/// Small models that could keep a fold busy for ages, or fill all memory.
+#[test]
+fn models_that_multiply() {
+    // Each of these reads the one before it twice.
+    let mut doubled = Builder::default().input("x", &[1]).output("y").initializer(tensor("k0", INT64, &[1], &[1.0]));
+    for at in 0..64 {
+        let (from, to) = (format!("k{at}"), format!("k{}", at + 1));
+        doubled = doubled.node("Reshape", &[&from, &from], &to, &[]);
+    }
+    exercise(doubled.node("Mul", &["x", "k64"], "y", &[]).build());
+    // Each of these has all the others for a reason.
+    let mut readers = Builder::default().input("x", &[1, 2, 1]).output("y").random("w", &[2, 2, 1]).random("k", &[2]);
+    readers = readers.constant("v", &[2], &[1.0, 1.0]).node("Conv", &["x", "w"], "c", &[]);
+    for at in 0..2000 {
+        readers = readers.node("BatchNormalization", &["c", "k", "k", "k", "v"], &format!("y{at}"), &[]);
+    }
+    let model = Model::from_bytes(readers.build()).unwrap();
+    let report = Plan::new(&model, &Options::default()).unwrap().report().clone();
+    assert!(report.rows.iter().all(|row| row.verdict.refusal().unwrap().to_string().len() < 1000));
+    // Each of these is one too many for the type.
+    let mut large = Builder::default().input("x", &[1, 2, 1]).output("y").random("w", &[2, 2, 1]);
+    large = large.constant("k", &[1], &[1e4]).node("Conv", &["x", "w"], "c0", &[]);
+    for at in 0..2000 {
+        large = large.node("Mul", &[&format!("c{at}"), "k"], &format!("c{}", at + 1), &[]);
+    }
+    let model = Model::from_bytes(large.output("c2000").build()).unwrap();
+    assert!(Plan::new(&model, &Options::default()).unwrap().report().rows.len() < 2000);
 }

@@ -130,3 +130,33 @@ fn shapes_that_lead_to_shapes() {
     let builder = builder.node("Relu", &["a"], "q", &[]);
     assert_nodes(&twice("q", "y", builder), 10, 4);
 }
+
+/// A number times a list of one is such a list, and only that is a shape.
+#[test]
+fn a_number_and_a_list_of_one() {
+    let index = tensor("i", INT64, &[], &[0.0]);
+    for (factor, dims) in [("f", &[1][..]), ("g", &[])] {
+        let builder = one_conv().initializer(index.clone()).initializer(tensor(factor, INT64, dims, &[1.0]));
+        let builder = builder.node("Shape", &["c"], "s", &[]).node("Gather", &["s", "i"], "n", &[]);
+        let builder = builder.node("Mul", &["n", factor], "p", &[]);
+        let builder = builder.initializer(tensor("r", INT64, &[1], &[-1.0]));
+        if dims.is_empty() {
+            let builder = builder.node("Unsqueeze", &["p", "r"], "u", &[]);
+            let builder = builder.node("Concat", &["u", "r"], "t", &[("axis", Value::Int(0))]);
+            assert_nodes(&builder.node("Reshape", &["c", "t"], "y", &[]), 7, 2);
+        } else {
+            let builder = builder.node("Concat", &["p", "r"], "t", &[("axis", Value::Int(0))]);
+            assert_nodes(&builder.node("Reshape", &["c", "t"], "y", &[]), 6, 2);
+        }
+    }
+}
+
+/// What is compared alone has as many samples as the shape says.
+#[test]
+fn a_fold_through_a_shape_that_was_computed() {
+    let builder =
+        one_conv().initializer(tensor("i", INT64, &[1], &[0.0])).initializer(tensor("r", INT64, &[2], &[6.0, -1.0]));
+    let builder = builder.node("Shape", &["c"], "s", &[]).node("Gather", &["s", "i"], "n", &[]);
+    let builder = builder.node("Concat", &["n", "r"], "t", &[("axis", Value::Int(0))]);
+    assert_nodes(&builder.node("Reshape", &["c", "t"], "f", &[]).batch_norm("f", "y", 6), 6, 2);
+}

@@ -15,17 +15,22 @@ pub(in crate::fold) struct Unfinished {
 }
 
 impl Unfinished {
-    fn of(path: &Path) -> Self {
+    fn of(path: &Path) -> Result<Self, ModelError> {
+        // A device, say, would no longer be there under its name.
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            let what = "it is there and no file, and so it is not replaced";
+            return Err(ModelError::io(path)(io::Error::new(io::ErrorKind::AlreadyExists, what)));
+        }
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{}.unfinished", std::process::id()));
-        Self { at: name.into(), path: path.to_owned() }
+        Ok(Self { at: name.into(), path: path.to_owned() })
     }
 
     pub(in crate::fold) fn write(
         path: &Path,
         write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
     ) -> Result<Self, ModelError> {
-        let unfinished = Self::of(path);
+        let unfinished = Self::of(path)?;
         let file = File::create(&unfinished.at).map_err(ModelError::io(path))?;
         let mut to = BufWriter::new(file);
         write(&mut to).and_then(|()| to.flush()).map_err(ModelError::io(path))?;
@@ -33,7 +38,7 @@ impl Unfinished {
     }
 
     pub(in crate::fold) fn copy(from: &Path, path: &Path) -> Result<Self, ModelError> {
-        let unfinished = Self::of(path);
+        let unfinished = Self::of(path)?;
         fs::copy(from, &unfinished.at).map_err(ModelError::io(path))?;
         Ok(unfinished)
     }

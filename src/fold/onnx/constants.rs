@@ -12,8 +12,8 @@ use super::{
 use crate::element::Element;
 use crate::fold::models::ModelError;
 
-/// How many constant nodes may follow each other.
-const LONGEST_CHAIN: usize = 32;
+/// How many nodes may make a constant; one that is read twice counts twice.
+const MOST_NODES: usize = 64;
 /// The elements that `ConstantOfShape` may make, as nothing in the file pays for them.
 const MOST_ELEMENTS: usize = if cfg!(fuzzing) { 1 << 12 } else { 1 << 24 };
 
@@ -43,20 +43,20 @@ impl<'m> Graph<'m> {
 
     /// The value as a tensor, if it is constant.
     pub(super) fn constant(&self, value: ValueId) -> Result<Tensor<'m>, NotConstant> {
-        self.constant_at_depth(value, 0)
+        self.constant_within(value, &mut MOST_NODES.clone())
     }
 
     /// Whether the value is made by nodes of constants alone; cheaper than [`Self::constant`].
     pub(super) fn is_constant(&self, value: ValueId) -> bool {
-        self.is_constant_at_depth(value, 0)
+        self.is_constant_within(value, &mut MOST_NODES.clone())
     }
 
-    fn is_constant_at_depth(&self, value: ValueId, depth: usize) -> bool {
+    fn is_constant_within(&self, value: ValueId, left: &mut usize) -> bool {
         let of = self.value(value);
         match of.producer {
             _ if of.initializer.is_some() || self.computed.contains_key(&value) => true,
-            Some((node, _)) if depth < LONGEST_CHAIN && self.makes_constants(node) => {
-                self.node(node).inputs.iter().flatten().all(|&input| self.is_constant_at_depth(input, depth + 1))
+            Some((node, _)) if self.makes_constants(node) && take_one(left) => {
+                self.node(node).inputs.iter().flatten().all(|&input| self.is_constant_within(input, left))
             }
             _ => false,
         }
@@ -68,7 +68,7 @@ impl<'m> Graph<'m> {
         self.node(node).is(&OPS)
     }
 
-    fn constant_at_depth(&self, value: ValueId, depth: usize) -> Result<Tensor<'m>, NotConstant> {
+    fn constant_within(&self, value: ValueId, left: &mut usize) -> Result<Tensor<'m>, NotConstant> {
         let of = self.value(value);
         if self.is_overridable(value) && of.initializer.is_some() {
             return Err(NotConstant::Overridable);
@@ -79,11 +79,11 @@ impl<'m> Graph<'m> {
         if let Some(integers) = self.computed.get(&value) {
             return Ok(integers.tensor());
         }
-        let Some((id, 0)) = of.producer.filter(|_| depth < LONGEST_CHAIN) else { return Err(NotConstant::Computed) };
+        let Some((id, 0)) = of.producer.filter(|_| take_one(left)) else { return Err(NotConstant::Computed) };
         let node = self.node(id);
-        let input = |index| {
+        let mut input = |index| {
             let input = node.input(index).ok_or(NotConstant::Computed)?;
-            self.constant_at_depth(input, depth + 1)
+            self.constant_within(input, left)
         };
         if !self.makes_constants(id) {
             return Err(NotConstant::Computed);
@@ -114,6 +114,13 @@ impl<'m> Graph<'m> {
             }
         }
     }
+}
+
+/// Takes one from what is left, if there is any.
+const fn take_one(left: &mut usize) -> bool {
+    let some = *left > 0;
+    *left = left.saturating_sub(1);
+    some
 }
 
 impl Integers {
@@ -256,6 +263,15 @@ const FREE: usize = usize::MAX;
 pub(super) fn axis_of(axis: i64, rank: usize) -> Option<usize> {
     let rank = i64::try_from(rank).ok()?;
     usize::try_from(if axis < 0 { axis + rank } else { axis }).ok().filter(|&axis| (axis as u64) < rank as u64)
+}
+
+/// The axes that a reduction goes over: where none are named all, unless it is to do nothing then.
+pub(super) fn reduced_axes(node: &Node<'_>, named: Option<&[i64]>, rank: usize) -> Option<Vec<usize>> {
+    match named.unwrap_or_default() {
+        [] if node.int("noop_with_empty_axes", 0) != 0 => Some(Vec::new()),
+        [] => Some((0..rank).collect()),
+        axes => axes.iter().map(|&axis| axis_of(axis, rank)).collect(),
+    }
 }
 
 pub(super) fn squeezed<D: Copy + PartialEq + Length>(dims: &[D], axes: Option<&[i64]>) -> Option<Vec<D>> {

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
 };
 
 use super::{
@@ -80,6 +80,7 @@ pub(super) struct Graph<'m> {
     /// Whether initializers that are also inputs count as constants.
     pub(super) freezes_inputs: bool,
     names: HashMap<Cow<'m, str>, ValueId>,
+    node_names: HashSet<String>,
 }
 
 impl<'m> Graph<'m> {
@@ -98,6 +99,7 @@ impl<'m> Graph<'m> {
             ir_version: 0,
             freezes_inputs: false,
             names: HashMap::new(),
+            node_names: HashSet::new(),
         };
         let mut bodies = Vec::new();
         for field in Fields::of(model.bytes()) {
@@ -215,6 +217,7 @@ impl<'m> Graph<'m> {
         for subgraph in node.subgraphs() {
             self.read_subgraph(subgraph, node.name(), 0)?;
         }
+        self.node_names.insert(node.name().to_owned());
         self.nodes.push(node);
         Ok(Part::Node(id))
     }
@@ -308,6 +311,18 @@ impl<'m> Graph<'m> {
         id
     }
 
+    /// A name for a new node, this one if it is free and else one like it: ONNX Runtime refuses two nodes of one name.
+    pub(super) fn free_node_name(&self, wish: &str) -> String {
+        let mut name = wish.to_owned();
+        for number in 1.. {
+            if !self.node_names.contains(name.as_str()) {
+                break;
+            }
+            name = format!("{wish}_{number}");
+        }
+        name
+    }
+
     pub(super) fn value(&self, id: ValueId) -> &Value<'m> {
         &self.values[id.0]
     }
@@ -334,13 +349,9 @@ impl<'m> Graph<'m> {
         self.value(value).producer.map(|(node, _)| node)
     }
 
-    /// What to call a node: by its name, or else by its output's.
+    /// What to call a node.
     pub(super) fn label(&self, id: NodeId) -> String {
-        let node = self.node(id);
-        match (node.name(), node.outputs.iter().flatten().next()) {
-            ("", Some(&output)) => self.value(output).name.to_string(),
-            (name, _) => name.to_owned(),
-        }
+        self.node(id).label().to_owned()
     }
 
     pub(super) fn set_input(&mut self, id: NodeId, slot: usize, value: Option<ValueId>) {
@@ -402,6 +413,7 @@ impl<'m> Graph<'m> {
     pub(super) fn add_node_behind(&mut self, behind: Option<NodeId>, node: Node<'m>) -> NodeId {
         let id = NodeId(self.nodes.len());
         self.link(id, &node);
+        self.node_names.insert(node.name().to_owned());
         self.nodes.push(node);
         let after = |list: &[NodeId]| list.iter().position(|&added| Some(added) == behind);
         match self.added.values_mut().find_map(|list| after(list).map(|index| (list, index + 1))) {
@@ -413,13 +425,14 @@ impl<'m> Graph<'m> {
     }
 
     /// The new nodes that are to be written behind one of the file, or before all of them.
-    pub(super) fn added_behind(&self, id: Option<NodeId>) -> &[NodeId] {
-        self.added.get(&id).map_or(&[], Vec::as_slice)
+    pub(super) fn added_behind(&self, id: Option<NodeId>) -> impl Iterator<Item = NodeId> {
+        let added = self.added.get(&id).map_or(&[][..], Vec::as_slice);
+        added.iter().copied().filter(|&id| !self.node(id).is_removed)
     }
 
     /// The nodes as they are to be written.
     pub(super) fn order(&self) -> Vec<NodeId> {
-        let behind = |id| self.added_behind(id).iter().copied();
+        let behind = |id| self.added_behind(id);
         let given = self.parts.iter().filter_map(|&(part, _)| match part {
             Part::Node(id) => Some(id),
             _ => None,
@@ -446,7 +459,7 @@ impl<'m> Graph<'m> {
     pub(super) fn copy_behind(&mut self, id: NodeId, output: ValueId) -> NodeId {
         let mut copy = self.node(id).clone();
         copy.outputs = vec![Some(output)];
-        copy.rename(&self.value(output).name);
+        copy.rename(&self.free_node_name(&self.value(output).name));
         self.add_node_behind(Some(id), copy)
     }
 
@@ -456,7 +469,7 @@ impl<'m> Graph<'m> {
         let data = self.new_value(&format!("{}_unbiased", self.value(output).name));
         self.set_output(id, 0, data);
         let mut node = Node::new(op, vec![Some(data), Some(constant)], output);
-        node.rename(&self.value(output).name);
+        node.rename(&self.free_node_name(&self.value(output).name));
         node.mark_as_left();
         Some(self.add_node_behind(Some(id), node))
     }

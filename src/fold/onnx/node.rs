@@ -65,6 +65,8 @@ pub(super) struct Node<'m> {
     given_op: &'m str,
     pub(super) domain: &'m str,
     name: Cow<'m, str>,
+    /// The name of its first output in the file.
+    given_output: &'m str,
     pub(super) inputs: Vec<Option<ValueId>>,
     pub(super) outputs: Vec<Option<ValueId>>,
     attributes: Vec<Attribute<'m>>,
@@ -86,6 +88,7 @@ impl<'m> Node<'m> {
             mark: None,
             is_left: false,
             name: Cow::Borrowed(""),
+            given_output: "",
             inputs: Vec::new(),
             outputs: Vec::new(),
             attributes: Vec::new(),
@@ -105,7 +108,13 @@ impl<'m> Node<'m> {
             let field = field?;
             match field.number {
                 1 => node.inputs.push(value(field.value.text()?)),
-                2 => node.outputs.push(value(field.value.text()?)),
+                2 => {
+                    let name = field.value.text()?;
+                    if node.given_output.is_empty() {
+                        node.given_output = name;
+                    }
+                    node.outputs.push(value(name));
+                }
                 3 => node.name = Cow::Borrowed(field.value.text()?),
                 4 => node.op = field.value.text()?,
                 5 => node.attributes.push(Attribute::read(field.value.bytes()?)?),
@@ -140,6 +149,11 @@ impl<'m> Node<'m> {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What to call it: by its name, or else by the output that it has in the file, whoever makes that now.
+    pub(super) fn label(&self) -> &str {
+        if self.name.is_empty() { self.given_output } else { &self.name }
     }
 
     pub(super) fn rename(&mut self, name: &str) {

@@ -1,7 +1,7 @@
 //! The shapes of a graph's values, as far as they can be told without running it.
 
 use super::{
-    constants::{axis_of, numbers, permutation, reshaped, squeezed, unsqueezed},
+    constants::{axis_of, numbers, permutation, reduced_axes, reshaped, squeezed, unsqueezed},
     graph::Graph,
     node::{Node, ValueId},
     tensor::{ElementType, TensorHeader},
@@ -102,6 +102,8 @@ impl Shapes {
                 let dims = dims(0)?;
                 Some(dims.iter().enumerate().map(|(axis, &dim)| if axis < 2 { dim } else { Some(1) }).collect())
             }
+            // Until then what is broadcast may begin at any axis, but is always the second.
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" if graph.opset < 7 => dims(0).cloned(),
             "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Sum" | "Max" | "Min" => {
                 (1..node.inputs.len()).try_fold(dims(0)?.clone(), |shape, index| broadcast(&shape, dims(index)?))
             }
@@ -120,7 +122,11 @@ impl Shapes {
                 let unknown = vec![None; shape.len()];
                 reshaped(dims(0).unwrap_or(&unknown), &shape, node.int("allowzero", 0) != 0)
             }
-            "Squeeze" => squeezed(dims(0)?, axes().as_deref()),
+            // An axis that is left open may be of length 1 too.
+            "Squeeze" => match (axes(), dims(0)?) {
+                (None, dims) if node.input(1).is_some() || dims.contains(&None) => None,
+                (axes, dims) => squeezed(dims, axes.as_deref()),
+            },
             "Unsqueeze" => unsqueezed(dims(0)?, &axes()?),
             "Concat" => {
                 let mut shape = dims(0)?.clone();
@@ -131,7 +137,8 @@ impl Shapes {
                 }
                 Some(shape)
             }
-            "Pad" => {
+            // The axes that are padded may be named.
+            "Pad" if node.input(3).is_none() => {
                 let pads = node.ints("pads").map(<[i64]>::to_vec).or_else(|| ints(1))?;
                 let rank = dims(0)?.len();
                 let pad = |axis: usize, dim: Option<usize>| {
@@ -141,12 +148,16 @@ impl Shapes {
                 Some(dims(0)?.iter().enumerate().map(|(axis, &dim)| pad(axis, dim)).collect())
             }
             "Resize" | "Upsample" => Some(resized(graph, node, dims(0)?)),
-            "DepthToSpace" | "SpaceToDepth" | "Slice" => Some(vec![None; dims(0)?.len()]),
+            "Pad" | "DepthToSpace" | "SpaceToDepth" | "Slice" => Some(vec![None; dims(0)?.len()]),
             "ReduceMean" => {
                 let dims = dims(0)?;
-                let axes = axes().unwrap_or_else(|| (0..).take(dims.len()).collect());
-                let axes = axes.into_iter().map(|axis| axis_of(axis, dims.len())).collect::<Option<Vec<_>>>()?;
-                let kept = (node.int("keepdims", 1) != 0).then_some(Some(1));
+                let named = axes();
+                let keeps = node.int("keepdims", 1) != 0;
+                if named.is_none() && node.input(1).is_some() {
+                    return keeps.then(|| vec![None; dims.len()]);
+                }
+                let axes = reduced_axes(node, named.as_deref(), dims.len())?;
+                let kept = keeps.then_some(Some(1));
                 let reduced = |(axis, &dim)| if axes.contains(&axis) { kept } else { Some(dim) };
                 Some(dims.iter().enumerate().filter_map(reduced).collect())
             }
@@ -307,11 +318,8 @@ fn pooled(node: &Node<'_>, given: &Dims) -> Option<Dims> {
     Some(dims)
 }
 
-/// By what a `Resize` or an `Upsample` multiplies each axis, where that is constant.
+/// By what a `Resize` or an `Upsample` multiplies each axis, or each that `axes` names, where that is constant.
 pub(super) fn scales_of(graph: &Graph<'_>, node: &Node<'_>) -> Option<Vec<f64>> {
-    if node.attribute("axes").is_some() {
-        return None;
-    }
     if let Some(scales) = node.floats("scales") {
         return Some(scales.into_iter().map(f64::from).collect());
     }
@@ -321,7 +329,7 @@ pub(super) fn scales_of(graph: &Graph<'_>, node: &Node<'_>) -> Option<Vec<f64>> 
 }
 
 fn resized(graph: &Graph<'_>, node: &Node<'_>, given: &Dims) -> Dims {
-    let scales = scales_of(graph, node);
+    let scales = scales_of(graph, node).filter(|_| node.attribute("axes").is_none());
     let size = |(axis, &dim): (usize, &Option<usize>)| {
         let len = (dim? as f64 * scales.as_ref()?.get(axis)?).floor();
         (0.0..268_435_456.0).contains(&len).then_some(len as usize)

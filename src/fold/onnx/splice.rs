@@ -203,16 +203,16 @@ impl<'p> Joiner<'p> {
     /// The fields of the graph.
     fn graph(&mut self) -> Result<(), ModelError> {
         let (graph, edits) = (&self.decided.pass.graph, &self.decided.edits);
-        let mut leading = graph.added_behind(None);
+        let mut leading = Some(graph.added_behind(None));
         for &(part, raw) in &graph.parts {
             match part {
                 Part::Node(id) => {
-                    std::mem::take(&mut leading).iter().try_for_each(|&added| self.node(added))?;
+                    leading.take().into_iter().flatten().try_for_each(|added| self.node(added))?;
                     let node = graph.node(id);
                     if !node.is_removed {
                         if node.is_changed { self.node(id)? } else { self.pieces.push(Piece::Copied(raw)) }
                     }
-                    graph.added_behind(Some(id)).iter().try_for_each(|&added| self.node(added))?;
+                    graph.added_behind(Some(id)).try_for_each(|added| self.node(added))?;
                 }
                 Part::Initializer(value) if edits.dropped.contains(&value) => {}
                 Part::Initializer(value) => match edits.replaced.get(&value) {

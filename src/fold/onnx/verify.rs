@@ -27,8 +27,10 @@ impl Plan<'_> {
     ///
     /// [`ModelError`] where the folded model cannot be read.
     pub fn verify(&self, folded: &Model, samples: usize, tolerance: Option<f64>) -> Result<Verification, ModelError> {
-        let before = Graph::read(self.model())?;
-        let after = Graph::read(folded)?;
+        let (mut before, mut after) = (Graph::read(self.model())?, Graph::read(folded)?);
+        for graph in [&mut before, &mut after] {
+            graph.freezes_inputs = self.pass().graph.freezes_inputs;
+        }
         let shapes = Shapes::of(&before);
         let compared = Comparison { plan: self, before: &before, after: &after, shapes: &shapes };
         let pairs = self.pass().units.iter().map(|unit| compared.pair(unit)).collect();
@@ -66,8 +68,11 @@ impl Comparison<'_> {
         let attempts = [small_first, !small_first].map(|small| self.inputs_of(unit, small));
         let mut error = Err("the shapes of its inputs are not known".to_owned());
         for inputs in attempts.into_iter().flatten() {
-            error = self.compare_unit(unit, &inputs).map_err(|error| error.to_string());
-            if error.is_ok() {
+            let found = self.compare_unit(unit, &self.consistent(inputs)).map_err(|error| error.to_string());
+            if error.is_err() || found.is_ok() {
+                error = found;
+            }
+            if error.as_ref().is_ok_and(|error| error.is_finite()) {
                 break;
             }
         }
@@ -86,7 +91,8 @@ impl Comparison<'_> {
                 if at == axis {
                     Some(channels)
                 } else if at == 0 {
-                    known(0).filter(|_| !small).or(Some(1))
+                    // A batch of one is another thing than one of more, which `Squeeze` leaves alone.
+                    known(0).map(|samples| if small { samples.min(2) } else { samples }).or(Some(1))
                 } else {
                     spatial(at)
                 }
@@ -98,6 +104,24 @@ impl Comparison<'_> {
             Some((pass.graph.value(value).name.to_string(), random_array(&mut random, shape(value)?)?))
         };
         unit.inputs.iter().map(named).collect()
+    }
+
+    /// Inputs of a unit, where those that follow from others are what the model makes of these: a layer and its copy are
+    /// perhaps read in different places.
+    fn consistent(&self, mut inputs: BTreeMap<String, Array>) -> BTreeMap<String, Array> {
+        let producer = |name: &String| self.before.producer(self.before.find(name)?);
+        let mut made: Vec<_> = inputs.keys().filter_map(|name| Some((producer(name)?, name.clone()))).collect();
+        made.sort();
+        for (_, name) in made.into_iter().filter(|_| inputs.len() > 1).collect::<Vec<_>>() {
+            let Some(own) = inputs.remove(&name) else { continue };
+            let computed = self.given(self.before, &inputs, Mode::Values).and_then(|given| {
+                let wanted = find(self.before, [&name].into_iter())?;
+                evaluate(self.before, &given, &wanted, Mode::Values, |_, _| ())
+            });
+            let array = computed.ok().and_then(|arrays| arrays.first().map(|array| Array::clone(array)));
+            inputs.insert(name, array.unwrap_or(own));
+        }
+        inputs
     }
 
     /// The rank of a unit's input, the axis of its channels, and how many these are.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     super::{
-        constants::{axis_of, numbers},
+        constants::{axis_of, numbers, reduced_axes},
         graph::Graph,
         node::Node,
         tensor::Tensor,
@@ -55,10 +55,7 @@ fn unary_or_more<'a>(
         "GlobalAveragePool" => reduced(x, &(2..x.dims.len()).collect::<Vec<_>>(), true, mean),
         "GlobalMaxPool" => reduced(x, &(2..x.dims.len()).collect::<Vec<_>>(), true, largest),
         "ReduceMean" | "ReduceSum" | "ReduceMax" => {
-            let axes = match list("axes", 1) {
-                Some(axes) => axes.into_iter().map(|axis| axis_of(axis, x.dims.len())).collect::<Option<Vec<_>>>()?,
-                None => (0..x.dims.len()).collect(),
-            };
+            let axes = reduced_axes(node, list("axes", 1).as_deref(), x.dims.len())?;
             let of = match node.op {
                 "ReduceMean" => mean,
                 "ReduceSum" => |values: &[f64]| values.iter().sum(),
@@ -83,12 +80,12 @@ fn unary_or_more<'a>(
             let (starts, ends) = (list("starts", 1)?, list("ends", 2)?);
             shaping::slice(x, &starts, &ends, list("axes", 3).as_deref(), list("steps", 4).as_deref())
         }
-        "Pad" => {
+        "Pad" if optional(3).is_none() => {
             let value = optional(2).and_then(|value| value.data.first().copied());
             let value = value.unwrap_or_else(|| f64::from(node.float("value", 0.0)));
             shaping::pad(x, &list("pads", 1)?, node.text("mode").unwrap_or("constant"), value)
         }
-        "Resize" | "Upsample" => {
+        "Resize" | "Upsample" if node.ints("axes").is_none() => {
             let own = node.floats("scales").map(|scales| Array::list(scales.into_iter().map(f64::from).collect()));
             let slot = if node.op == "Upsample" || graph.opset < 11 { 1 } else { 2 };
             let is_given = |array: &&Array| !array.data.is_empty();

@@ -220,7 +220,7 @@ impl<'m> Pass<'m> {
             return Err(ModelError::Unconvertible { dtype, opset, known });
         }
         let order = self.graph.order();
-        let own = self.types(&order);
+        let own = self.types(&order, edits);
         let mut now = own.clone();
         for (value, payload) in edits.tensors() {
             now[value.0] = Some(payload.element);
@@ -252,7 +252,7 @@ impl<'m> Pass<'m> {
     }
 
     /// The element types of values, as far as they can be told.
-    fn types(&self, order: &[NodeId]) -> Vec<Option<ElementType>> {
+    fn types(&self, order: &[NodeId], edits: &Edits) -> Vec<Option<ElementType>> {
         let graph = &self.graph;
         let mut types: Vec<_> = graph
             .values
@@ -263,6 +263,9 @@ impl<'m> Pass<'m> {
                 (None, None) => None,
             })
             .collect();
+        for (value, payload) in &edits.added {
+            types[value.0] = Some(payload.own);
+        }
         for &id in order {
             let node = graph.node(id);
             let made = match node.op {
@@ -277,6 +280,7 @@ impl<'m> Pass<'m> {
                         None => Some(ElementType::F32),
                     }
                 }
+                "Upsample" => node.input(0).and_then(|value| types[value.0]),
                 _ => operator(node, graph.opset).and_then(|(slots, _)| self.data_type(node, slots, &types)),
             };
             for output in node.outputs.iter().flatten().take(if node.op == "Split" { usize::MAX } else { 1 }) {
@@ -286,10 +290,10 @@ impl<'m> Pass<'m> {
         types
     }
 
-    /// The type that a node computes in.
+    /// The type that a node computes in, as far as any of its inputs tells.
     fn data_type(&self, node: &Node<'_>, slots: u32, types: &[Option<ElementType>]) -> Option<ElementType> {
-        let slot = usize::try_from(slots.trailing_zeros()).ok()?;
-        node.input(slot).and_then(|value| types[value.0])
+        let inputs = node.inputs.iter().enumerate().filter(|&(slot, _)| takes(slots, slot));
+        inputs.filter_map(|(_, input)| *input).find_map(|value| types[value.0])
     }
 }
 
@@ -437,7 +441,8 @@ impl Converter<'_, '_> {
 
     fn convert_in_place(&mut self, value: ValueId) {
         let Some(Ok((dims, _))) = self.header(value).map(|header| header.shape()) else { return };
-        let payload = Payload { element: self.goal, dims, contents: Contents::Converted(value) };
+        let own = self.own[value.0].unwrap_or(self.goal);
+        let payload = Payload { element: self.goal, own, dims, contents: Contents::Converted(value) };
         self.edits.replaced.insert(value, payload);
         self.now[value.0] = Some(self.goal);
     }
@@ -451,13 +456,14 @@ impl Converter<'_, '_> {
         if let Some(&copy) = self.copies.get(&(value, self.goal.code())) {
             return Some(copy);
         }
+        let own = self.own[value.0].unwrap_or(self.goal);
         let payload = if self.is_other_initializer(value) {
             let (dims, _) = self.header(value)?.shape().ok()?;
-            Payload { element: self.goal, dims, contents: Contents::Converted(value) }
+            Payload { element: self.goal, own, dims, contents: Contents::Converted(value) }
         } else {
             let tensor = self.pass.graph.constant(value).ok()?;
             let bytes = encode(&tensor, self.goal)?;
-            Payload { element: self.goal, dims: tensor.dims, contents: Contents::Bytes(bytes) }
+            Payload { element: self.goal, own, dims: tensor.dims, contents: Contents::Bytes(bytes) }
         };
         let copy = self.new_value(value, self.goal);
         self.edits.added.push((copy, payload));
@@ -575,7 +581,8 @@ impl Converter<'_, '_> {
     fn cast(&mut self, behind: Option<NodeId>, from: ValueId, to: ValueId, element: ElementType) {
         let mut node = Node::new("Cast", vec![Some(from)], to);
         node.set("to", Setting::Int(element.code()));
-        node.rename(&format!("{}_cast", self.pass.graph.value(to).name));
+        let graph = &self.pass.graph;
+        node.rename(&graph.free_node_name(&format!("{}_cast", graph.value(to).name)));
         self.pass.graph.add_node_behind(behind, node);
         self.casts += 1;
     }

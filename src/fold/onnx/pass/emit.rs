@@ -17,6 +17,7 @@ use super::{
     super::{
         file::Externals,
         node::{NodeId, Setting, ValueId},
+        shapes::Dims,
         tensor::{ElementType, Tensor},
     },
     Leftover, Pass,
@@ -28,8 +29,16 @@ use super::{
 #[derive(Debug)]
 pub(in crate::fold::onnx) struct Payload {
     pub(in crate::fold::onnx) element: ElementType,
+    /// The type that it has where none is wished for.
+    pub(in crate::fold::onnx) own: ElementType,
     pub(in crate::fold::onnx) dims: Vec<usize>,
     pub(in crate::fold::onnx) contents: Contents,
+}
+
+impl Payload {
+    fn dims_known(&self) -> Dims {
+        self.dims.iter().map(|&dim| Some(dim)).collect()
+    }
 }
 
 /// The elements of a tensor that is to be written.
@@ -95,8 +104,9 @@ impl Linear<'_> {
 }
 
 impl<'m> Pass<'m> {
-    /// Changes the graph and lists the tensors that are new. Where the numbers forbid it: which maps to leave out.
-    pub(super) fn emit(&mut self) -> Result<(Edits, BTreeMap<NodeId, FoldReport>), Refused> {
+    /// Changes the graph and lists the tensors that are new. Where the numbers forbid it: which maps to leave out, of each
+    /// layer or node not more than `most`.
+    pub(super) fn emit(&mut self, most: usize) -> Result<(Edits, BTreeMap<NodeId, FoldReport>), Refused> {
         let changed: Vec<_> = self.layers.iter().filter(|(_, linear)| linear.has_changed()).collect();
         let surveyed: Vec<_> = changed.par_iter().map(|(id, linear)| (**id, self.survey(linear))).collect();
         let mut reports = BTreeMap::new();
@@ -104,7 +114,10 @@ impl<'m> Pass<'m> {
         for (id, report) in surveyed {
             match report {
                 Ok(report) => _ = reports.insert(id, report),
-                Err(refusal) => refused.extend(self.latest(id).map(|latest| (latest, self.at_layer(refusal, id)))),
+                Err(refusal) => {
+                    let refusal = self.at_layer(refusal, id);
+                    refused.extend(self.latest(id, most).map(|latest| (latest, refusal.clone())));
+                }
             }
         }
         if !refused.is_empty() {
@@ -113,22 +126,29 @@ impl<'m> Pass<'m> {
         let mut edits = Edits::default();
         let mut released = self.inputs_of_removed();
         for (id, leftover) in std::mem::take(&mut self.leftovers) {
-            if let Some(latest) = leftover.merged.last().copied() {
-                self.emit_leftover(id, &leftover, &mut edits, &mut released)
-                    .map_err(|refusal| vec![(latest, refusal)])?;
+            if !leftover.merged.is_empty()
+                && let Err(refusal) = self.emit_leftover(id, &leftover, &mut edits, &mut released)
+            {
+                let latest = leftover.merged.iter().rev().take(most);
+                refused.extend(latest.map(|&latest| (latest, refusal.clone())));
             }
         }
-        for (id, (data, shift)) in std::mem::take(&mut self.shifts) {
-            self.emit_shift(id, data, &shift, &mut edits, &mut released).map_err(|refusal| vec![(id, refusal)])?;
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+        for (id, (slot, shift)) in std::mem::take(&mut self.shifts) {
+            self.emit_shift(id, slot, &shift, &mut edits, &mut released).map_err(|refusal| vec![(id, refusal)])?;
         }
         for id in reports.keys() {
-            self.emit_layer(*id, &mut edits, &mut released).map_err(|refusal| vec![(*id, refusal)])?;
+            self.emit_layer(*id, &mut edits, &mut released).map_err(|refusal| {
+                self.latest(*id, most).map(|latest| (latest, refusal.clone())).collect::<Vec<_>>()
+            })?;
         }
         self.drop_unused(released, &mut edits);
         let needed = self.graph.computed.iter().filter(|&(&value, _)| !self.graph.is_unused(value));
         edits.added.extend(needed.map(|(&value, integers)| {
             let contents = Contents::Bytes(integers.bytes());
-            (value, Payload { element: ElementType::I64, dims: integers.dims.clone(), contents })
+            (value, Payload { element: ElementType::I64, own: ElementType::I64, dims: integers.dims.clone(), contents })
         }));
         Ok((edits, reports))
     }
@@ -137,9 +157,10 @@ impl<'m> Pass<'m> {
         linear.survey(self.stored(linear.weight.element()), self.graph.externals)
     }
 
-    /// The map that a layer has absorbed last.
-    fn latest(&self, layer: NodeId) -> Option<NodeId> {
-        self.layers.get(&layer)?.absorbed.last().copied()
+    /// The maps that a layer has absorbed last.
+    fn latest(&self, layer: NodeId, most: usize) -> impl Iterator<Item = NodeId> {
+        let absorbed = self.layers.get(&layer).map_or(&[][..], |linear| &linear.absorbed);
+        absorbed.iter().rev().take(most).copied()
     }
 
     fn at_layer(&self, refusal: Refusal, layer: NodeId) -> Refusal {
@@ -157,7 +178,8 @@ impl<'m> Pass<'m> {
     fn emit_layer(&mut self, id: NodeId, edits: &mut Edits, released: &mut Vec<ValueId>) -> Result<(), Refusal> {
         let Some(linear) = self.layers.get(&id) else { return Ok(()) };
         let after = linear.whole_after()?;
-        let element = self.stored(linear.weight.element());
+        let own = linear.weight.element();
+        let element = self.stored(own);
         let (dims, changes_weight) = (linear.weight.dims().to_vec(), linear.changes_weight(after.as_ref()));
         let had_bias = self.graph.node(id).input(2).is_some();
         let absorption = linear.absorption(after.as_ref())?;
@@ -166,7 +188,8 @@ impl<'m> Pass<'m> {
         let needs_bias = had_bias || bias.iter().any(|&value| value != 0.0);
         let bias = encoded("folded.bias", &bias, element)?;
         if changes_weight {
-            self.put(id, 1, "weight", Payload { element, dims, contents: Contents::Weight(id) }, edits, released);
+            let payload = Payload { element, own, dims, contents: Contents::Weight(id) };
+            self.put(id, 1, "weight", payload, edits, released);
         }
         let node = self.graph.node(id);
         if node.op == "Gemm" {
@@ -182,7 +205,7 @@ impl<'m> Pass<'m> {
         if !needs_bias {
             return Ok(());
         }
-        let payload = Payload { element, dims: vec![bias_len], contents: Contents::Bytes(bias) };
+        let payload = Payload { element, own, dims: vec![bias_len], contents: Contents::Bytes(bias) };
         if !Linear::is_matmul_node(self.graph.node(id)) {
             self.put(id, 2, "bias", payload, edits, released);
         } else if self.becomes_gemm(id) {
@@ -214,7 +237,9 @@ impl<'m> Pass<'m> {
         if let Some(value) = node.input(slot) {
             let of = self.graph.value(value);
             let is_own = of.uses == [(id, slot)] && !of.is_output && !of.is_captured;
-            if of.initializer.is_some() && is_own {
+            // What states its shape states the one that it has.
+            let keeps_shape = of.value_info.is_none() || self.shapes.get(value) == Some(&payload.dims_known());
+            if of.initializer.is_some() && is_own && keeps_shape {
                 edits.replaced.insert(value, payload);
                 return;
             }
@@ -251,14 +276,15 @@ impl<'m> Pass<'m> {
     ) -> Result<(), Refusal> {
         let map = &leftover.at.map;
         if !leftover.at.is_batch_norm {
-            let element = self.stored(leftover.at.element);
+            let own = leftover.at.element;
+            let element = self.stored(own);
             let (op, values): (_, Vec<f64>) = if map.is_scale() {
                 ("Mul", map.affine.scale().to_vec())
             } else {
                 ("Add", map.affine.intercepts().collect())
             };
             let contents = Contents::Bytes(encoded("the merged constant", &values, element)?);
-            let payload = Payload { element, dims: leftover.at.dims.clone(), contents };
+            let payload = Payload { element, own, dims: leftover.at.dims.clone(), contents };
             self.become_node(id, op, leftover.at.data, payload, edits, released);
             return Ok(());
         }
@@ -274,7 +300,7 @@ impl<'m> Pass<'m> {
             let is_data = slot < 3 || self.graph.opset < 14;
             let element = if is_data { self.stored(as_was.element) } else { as_was.element };
             let contents = Contents::Bytes(encoded(what, values, element)?);
-            let payload = Payload { element, dims: as_was.dims.clone(), contents };
+            let payload = Payload { element, own: as_was.element, dims: as_was.dims.clone(), contents };
             self.put(id, slot, what, payload, edits, released);
             Ok::<_, FoldError>(())
         };
@@ -290,21 +316,23 @@ impl<'m> Pass<'m> {
     fn emit_shift(
         &mut self,
         id: NodeId,
-        data: ValueId,
+        slot: usize,
         shift: &[f64],
         edits: &mut Edits,
         released: &mut Vec<ValueId>,
     ) -> Result<(), Refusal> {
+        let Some(data) = self.graph.node(id).input(slot) else { return Ok(()) };
         let rank = self.shapes.rank(data).unwrap_or(4);
         // The element type of the data is that of the weights it meets.
         let layers = self.layers.values().find(|linear| linear.absorbed.contains(&id));
-        let element = self.stored(layers.map_or(ElementType::F32, |linear| linear.weight.element()));
+        let own = layers.map_or(ElementType::F32, |linear| linear.weight.element());
+        let element = self.stored(own);
         let mut dims = vec![shift.len()];
         if self.graph.opset >= 7 {
             dims.extend(vec![1; rank.saturating_sub(2)]);
         }
         let contents = Contents::Bytes(encoded("the shift", shift, element)?);
-        self.become_node(id, "Add", data, Payload { element, dims, contents }, edits, released);
+        self.become_node(id, "Add", data, Payload { element, own, dims, contents }, edits, released);
         self.graph.nodes[id.0].mark_as_left();
         if self.graph.opset < 7 {
             self.graph.nodes[id.0].set("broadcast", Setting::Int(1));

@@ -158,6 +158,10 @@ fn arithmetic(graph: &Graph<'_>, shapes: &Shapes, node: &Node<'_>) -> Option<Map
     let output = node.output()?;
     let tensor = graph.constant(constant).ok()?;
     let (axis, is_uniform) = channel_axis(graph, shapes, node, data, &tensor.dims)?;
+    // An axis of length 1 would be repeated.
+    if !is_uniform && shapes.dim(data, axis).is_some_and(|len| len != tensor.len()) {
+        return None;
+    }
     let values = tensor.values()?;
     let affine = match node.op {
         "Mul" => Affine::from_scale(values),

@@ -79,8 +79,8 @@ pub(super) struct Pass<'m> {
     pub(super) units: Vec<Unit>,
     options: Options,
     leftovers: BTreeMap<NodeId, Leftover>,
-    /// The additions that stay before layers which have absorbed the scale, with what they add to.
-    shifts: BTreeMap<NodeId, (ValueId, Vec<f64>)>,
+    /// The additions that stay before layers which have absorbed the scale, and as which input they take the data.
+    shifts: BTreeMap<NodeId, (usize, Vec<f64>)>,
     /// Values that stay as they were, each with one of another type that the model reads in its place.
     pub(super) twins: BTreeMap<ValueId, ValueId>,
 }
@@ -97,16 +97,19 @@ pub(super) struct Decided<'m> {
 impl<'m> Decided<'m> {
     pub(super) fn of(model: &'m Model, options: &Options) -> Result<Self, ModelError> {
         let mut excluded: BTreeMap<NodeId, Refusal> = BTreeMap::new();
+        // A layer that refuses again and again loses more and more of its maps at once.
+        let mut most = 1_usize;
         loop {
             let mut pass = Pass::new(model, options)?;
             pass.run(&excluded);
-            match pass.emit() {
+            match pass.emit(most) {
                 Ok((mut edits, reports)) => {
                     let conversion = options.dtype.map(|dtype| pass.convert(&mut edits, dtype)).transpose()?;
                     return Ok(Self { pass, edits, reports, conversion });
                 }
                 Err(refused) => excluded.extend(refused),
             }
+            most = most.saturating_mul(2);
         }
     }
 }
@@ -266,9 +269,20 @@ impl<'m> Pass<'m> {
         self.leftovers.get(&producer).map(|leftover| (producer, leftover.clone()))
     }
 
+    /// Whether a map may have more channels than its data, as an axis of length 1 is repeated. Without it, or with another
+    /// node in its place, the data would then be of the wrong shape.
+    fn may_widen(&self, at: &MapNode) -> bool {
+        !at.is_batch_norm
+            && !at.map.is_uniform
+            && self.shapes.dim(at.data, at.map.axis) != Some(at.map.affine.channels())
+    }
+
     /// Leaves a map where it is, or within the maps before it.
     fn leave(&mut self, id: NodeId, left: Leftover, previous: Option<(NodeId, Leftover)>) {
         let at = &left.at;
+        if self.may_widen(at) {
+            return;
+        }
         let merged = previous.and_then(|(node, leftover)| {
             let map = leftover.at.map.then(&at.map).ok()?;
             let is_one_node = leftover.at.is_batch_norm
@@ -396,11 +410,12 @@ impl<'m> Pass<'m> {
         if let Some(channel) = affine.scale().iter().position(|&scale| scale == 0.0) {
             return Some(Err(Refusal::ZeroScale { layer, channel }));
         }
+        let slot = self.graph.node(id).inputs.iter().position(|&input| input == Some(leftover.at.data))?;
         let shift = affine.intercepts().zip(affine.scale()).map(|(shift, scale)| shift / scale).collect();
         Some(self.absorb(&route.landings).map(|layers| {
             let unit = self.unit_behind(&leftover.at, id, &route);
             note(&mut self.units, unit);
-            self.shifts.insert(id, (leftover.at.data, shift));
+            self.shifts.insert(id, (slot, shift));
             self.leftovers.remove(&id);
             self.settle(gone, &Fate::ScaleFolded { layers: layers.clone() }, &layers);
         }))

@@ -4,7 +4,7 @@ use crate::fold::{Affine, Refusal, Side, absorb::check_shift};
 
 use super::{
     super::{
-        constants::{axis_of, permutation},
+        constants::{axis_of, permutation, reduced_axes},
         graph::Graph,
         node::{Node, NodeId, ValueId},
         shapes::{Dims, scales_of},
@@ -16,6 +16,9 @@ use super::{
 
 /// How many operators may lie between a map and a layer.
 const LONGEST: usize = 32;
+
+/// How many readers of a value a refusal names, as each of them may have one.
+const MOST_READERS: usize = 16;
 
 /// A layer that a map arrives at, and what the map has become on the way.
 #[derive(Debug, Clone)]
@@ -180,8 +183,12 @@ impl Pass<'_> {
         self.check_inner(value)?;
         let of = self.graph.value(value);
         if of.uses.len() > 1 {
-            let others = of.uses.iter().filter(|&&(user, _)| user != reader);
-            let mut readers: Vec<_> = others.map(|&(user, _)| self.graph.label(user)).collect();
+            let others = || of.uses.iter().filter(|&&(user, _)| user != reader);
+            let mut readers: Vec<_> = others().take(MOST_READERS).map(|&(user, _)| self.graph.label(user)).collect();
+            match others().count().saturating_sub(MOST_READERS) {
+                0 => {}
+                more => readers.push(format!("{more} more")),
+            }
             if readers.is_empty() {
                 readers.push(self.graph.label(reader));
             }
@@ -224,13 +231,13 @@ impl Pass<'_> {
             "Transpose" => self.through_transpose(node, from, map, to_side),
             "AveragePool" => averages(node, map).then(|| map.clone()),
             "GlobalAveragePool" => (map.is_uniform || map.axis == 1).then(|| map.clone()),
-            "ReduceMean" => self.through_mean(node, from, to, map),
+            "ReduceMean" => self.through_mean(node, map),
             // The largest stays the largest unless a scale is negative.
             "MaxPool" | "GlobalMaxPool" => {
                 let keeps_order = map.affine.scale().iter().all(|&scale| scale >= 0.0);
                 (keeps_order && (map.is_uniform || map.axis == 1)).then(|| map.clone())
             }
-            "Resize" | "Upsample" => self.resizes_only_space(node, map).then(|| map.clone()),
+            "Resize" | "Upsample" => self.resizes_only_space(node, from, map).then(|| map.clone()),
             "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => {
                 let (from, to) = (self.shapes.get(from)?, self.shapes.get(to)?);
                 reshape(map, from, to, to_side)
@@ -250,24 +257,34 @@ impl Pass<'_> {
         Some(Map { axis, ..map.clone() })
     }
 
-    fn through_mean(&self, node: &Node<'_>, from: ValueId, to: ValueId, map: &Map) -> Option<Map> {
-        let rank = self.shapes.rank(from).or_else(|| self.shapes.rank(to))?;
-        let axes = match (node.ints("axes"), node.input(1)) {
-            (Some(axes), _) => axes.to_vec(),
-            (None, Some(axes)) => self.graph.constant(axes).ok()?.ints()?,
-            (None, None) => return map.is_uniform.then(|| map.clone()),
+    fn through_mean(&self, node: &Node<'_>, map: &Map) -> Option<Map> {
+        if map.is_uniform {
+            return Some(map.clone());
+        }
+        let named = match node.input(1) {
+            Some(axes) => Some(self.graph.constant(axes).ok()?.ints()?),
+            None => node.ints("axes").map(<[i64]>::to_vec),
         };
-        let axes = axes.into_iter().map(|axis| axis_of(axis, rank)).collect::<Option<Vec<_>>>()?;
+        let axes = reduced_axes(node, named.as_deref(), self.shapes.rank(node.input(0)?)?)?;
         let keeps_place = node.int("keepdims", 1) != 0 || axes.iter().all(|&axis| axis > map.axis);
-        (map.is_uniform || keeps_place && !axes.contains(&map.axis)).then(|| map.clone())
+        (keeps_place && !axes.contains(&map.axis)).then(|| map.clone())
     }
 
     /// Whether every result of a resize is an average of values of one channel.
-    fn resizes_only_space(&self, node: &Node<'_>, map: &Map) -> bool {
+    fn resizes_only_space(&self, node: &Node<'_>, data: ValueId, map: &Map) -> bool {
         let linear = matches!(node.text("mode"), None | Some("nearest" | "linear"));
         let within = node.text("coordinate_transformation_mode") != Some("tf_crop_and_resize");
-        let scales = scales_of(&self.graph, node);
-        let keeps_channels = scales.is_some_and(|scales| scales.get(map.axis) == Some(&1.0));
+        let keeps_channels = scales_of(&self.graph, node).is_some_and(|scales| match node.ints("axes") {
+            None => scales.get(map.axis) == Some(&1.0),
+            Some(axes) => {
+                let rank = self.shapes.rank(data);
+                let axes =
+                    rank.and_then(|rank| axes.iter().map(|&axis| axis_of(axis, rank)).collect::<Option<Vec<_>>>());
+                axes.is_some_and(|axes| {
+                    axes.iter().zip(&scales).all(|(&axis, &scale)| axis != map.axis || scale == 1.0)
+                })
+            }
+        });
         linear && within && (map.is_uniform || keeps_channels)
     }
 

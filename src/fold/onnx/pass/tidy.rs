@@ -171,8 +171,7 @@ fn arithmetic(op: &str, left: &Integers, right: &Integers) -> Option<Integers> {
         "Div" if left >= 0 && right > 0 => Some(left / right),
         _ => None,
     };
-    let (long, len) =
-        if left.values.len() >= right.values.len() { (left, left.values.len()) } else { (right, right.values.len()) };
+    let len = left.values.len().max(right.values.len());
     let is_alike = left.dims == right.dims
         || left.values.len() == 1 && left.dims.len() <= right.dims.len()
         || right.values.len() == 1 && right.dims.len() <= left.dims.len();
@@ -181,5 +180,7 @@ fn arithmetic(op: &str, left: &Integers, right: &Integers) -> Option<Integers> {
     }
     let at = |integers: &Integers, index: usize| integers.values[if integers.values.len() == 1 { 0 } else { index }];
     let values = (0..len).map(|index| combine(at(left, index), at(right, index))).collect::<Option<Vec<_>>>()?;
+    // One number may be a list of one, and then so is what comes of it and another.
+    let long = [left, right].into_iter().max_by_key(|integers| (integers.values.len(), integers.dims.len()))?;
     Some(Integers { dims: long.dims.clone(), values })
 }
