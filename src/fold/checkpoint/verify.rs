@@ -50,11 +50,12 @@ fn compare(before: &Checkpoint, after: &Checkpoint, folded: &Folded<'_>) -> Resu
     let eps = folded.eps;
     let map =
         |channel: usize, x: f64| (x - mean[channel]) / (var[channel] + eps).sqrt() * weight[channel] + bias[channel];
-    let entry = after.entry(&named(layer, "weight")).ok_or("the weight is not there")?;
+    let entry = |part: &str| after.entry(&named(layer, part)).ok_or_else(|| format!("the {part} is not there"));
     if new.len() != old.len() || new_bias.len() != outputs || old_bias.len() != outputs {
         return Err("its tensors have other lengths".to_owned());
     }
-    let (u, least) = roundoff(entry);
+    // The two may be of different types.
+    let ((u, least), (bias_u, bias_least)) = (roundoff(entry("weight")?), roundoff(entry("bias")?));
     let mut random = Random::new(7);
     let inputs: Vec<f64> = old.iter().map(|_| 2.0 * random.next() - 1.0).collect();
     let mut sums = vec![[0.0_f64; 4]; outputs];
@@ -75,7 +76,7 @@ fn compare(before: &Checkpoint, after: &Checkpoint, folded: &Folded<'_>) -> Resu
         let scale = if folded.pair.side == Side::After { folded.map.scale()[output].abs() } else { 1.0 };
         let center = if folded.pair.side == Side::After { mean[output].abs() } else { 0.0 };
         let slack = 1e-13 * (scale * (old_terms + old_bias[output].abs() + center) + old_y.abs());
-        let bound = 2.0 * u * (terms + new_bias[output].abs()) + least + slack;
+        let bound = 2.0 * (u * terms + bias_u * new_bias[output].abs()) + bias_least + slack;
         let error = (old_y - new_y).abs();
         let part = if error == 0.0 { 0.0 } else { error / bound };
         worst = if part.is_nan() { f64::INFINITY } else { worst.max(part) };
