@@ -259,7 +259,9 @@ def whole_pool(g, x):
     shape = g.shapes[x]
     if len(shape) < 3:
         return None
-    return g.add(g.pick("GlobalAveragePool", "GlobalMaxPool"), [x], [*shape[:2], *[1] * (len(shape) - 2)])
+    # The reference evaluator of opset 6 drops axes of the latter.
+    op = g.pick("GlobalAveragePool", "GlobalMaxPool") if g.opset >= 7 else "GlobalAveragePool"
+    return g.add(op, [x], [*shape[:2], *[1] * (len(shape) - 2)])
 
 
 def mean(g, x):

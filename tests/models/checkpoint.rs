@@ -210,3 +210,16 @@ fn files_that_are_none() {
     let empty = Checkpoint::from_bytes(b"\x02\0\0\0\0\0\0\0{}".to_vec()).unwrap();
     assert!(Plan::new(&empty, &eps()).report().rows.is_empty());
 }
+
+/// Each is rounded to its own type, and may be off by what that explains.
+#[test]
+fn a_bias_of_another_type_than_the_weight() {
+    let mut dict = Dict::default().layer("a.conv", &[4, 3, 3, 3]).norm("a.bn", 4);
+    let data = [0.3, -0.7, 1.1, 0.9].into_iter().flat_map(|value| half::f16::from_f64(value).to_le_bytes()).collect();
+    dict.tensors.insert("a.conv.bias".to_owned(), (Dtype::F16, vec![4], data));
+    let (bytes, codes) = fold(&dict, &eps());
+    assert_eq!(codes, [("a.bn".to_owned(), "folded")]);
+    let folded = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(folded.tensor("a.conv.bias").unwrap().dtype(), Dtype::F16);
+    assert_eq!(folded.tensor("a.conv.weight").unwrap().dtype(), Dtype::F32);
+}

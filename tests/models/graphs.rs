@@ -502,3 +502,12 @@ fn squeezing_what_was_unsqueezed() {
     let builder = conv(&[3], 4, 6, 1, true).initializer(axes).node("Unsqueeze", &["c", "axes"], "u", &[]);
     folds(&builder.node("Squeeze", &["u"], "s", &[]).batch_norm("s", "y", 6), 3);
 }
+
+/// What is compared alone is first tried in a small size, in which these channels would not stay together.
+#[test]
+fn a_change_of_shape_that_depends_on_the_size() {
+    let shape = tensor("shape", INT64, &[2], &[-1.0, 8.0]);
+    let builder = Builder::default().input("x", &[2, 4, 2]).output("y").random("w", &[8, 3]).initializer(shape);
+    let builder = builder.batch_norm("x", "n", 4).node("Reshape", &["n", "shape"], "r", &[]);
+    folds(&builder.node("MatMul", &["r", "w"], "y", &[]), 2);
+}

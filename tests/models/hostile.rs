@@ -255,3 +255,26 @@ fn models_that_multiply() {
     let model = Model::from_bytes(large.output("c2000").build()).unwrap();
     assert!(Plan::new(&model, &Options::default()).unwrap().report().rows.len() < 2000);
 }
+
+/// As PyTorch calls the files of a large model, and as its folded tensors would be called.
+#[test]
+fn folded_tensors_beside_the_others() {
+    let (from, to) = (Folder::new("beside"), Folder::new("elsewhere"));
+    let weight: Vec<u8> = (0..24).flat_map(|index| (index as f32 / 8.0 - 1.0).to_le_bytes()).collect();
+    let path = from.path("model.onnx");
+    for location in ["model.onnx.data", "./model.onnx.data"] {
+        for folder in [&to, &from] {
+            fs::write(from.path("model.onnx.data"), [&weight[..], &weight[..]].concat()).unwrap();
+            fs::write(&path, external(location, "96")).unwrap();
+            let model = Model::open(&path).unwrap();
+            let plan = Plan::new(&model, &Options::default()).unwrap();
+            plan.save(folder.path("model.onnx")).unwrap();
+            let folded = Model::open(folder.path("model.onnx")).unwrap();
+            assert!(plan.verify(&folded, 1, None).unwrap().passed());
+            assert_eq!(fs::read(from.path("model.onnx.data")).unwrap().len(), 2 * weight.len());
+            assert_eq!(fs::read(folder.path("model.onnx.1.data")).unwrap().len(), weight.len());
+            // Nor is the model itself written over them.
+            assert!(matches!(plan.save(folder.path("model.onnx.data")), Err(ModelError::Io { .. })));
+        }
+    }
+}

@@ -50,13 +50,12 @@ fn compare(before: &Checkpoint, after: &Checkpoint, folded: &Folded<'_>) -> Resu
     let eps = folded.eps;
     let map =
         |channel: usize, x: f64| (x - mean[channel]) / (var[channel] + eps).sqrt() * weight[channel] + bias[channel];
-    let roundoff_of = |part: &str| Some(roundoff(after.entry(&named(layer, part))?));
+    let entry = |part: &str| after.entry(&named(layer, part)).ok_or_else(|| format!("the {part} is not there"));
     if new.len() != old.len() || new_bias.len() != outputs || old_bias.len() != outputs {
         return Err("its tensors have other lengths".to_owned());
     }
-    let (u, least) = roundoff_of("weight").ok_or("the weight is not there")?;
-    // The bias may be of another type.
-    let (bias_u, bias_least) = roundoff_of("bias").ok_or("the bias is not there")?;
+    // The two may be of different types.
+    let ((u, least), (bias_u, bias_least)) = (roundoff(entry("weight")?), roundoff(entry("bias")?));
     let mut random = Random::new(7);
     let inputs: Vec<f64> = old.iter().map(|_| 2.0 * random.next() - 1.0).collect();
     let mut sums = vec![[0.0_f64; 4]; outputs];

@@ -142,6 +142,18 @@ impl Externals {
         }
     }
 
+    /// Whether one of the files has this name, where it is or where it would be copied to.
+    pub(super) fn has(&self, name: &str) -> bool {
+        let Some(folder) = &self.folder else { return false };
+        let resolved = |name: &str| folder.join(name).canonicalize().ok();
+        let wanted = resolved(name);
+        self.files.keys().any(|location| {
+            // There are file systems to which letters are the same in either case.
+            let plain = location.trim_start_matches("./");
+            plain.eq_ignore_ascii_case(name) || wanted.is_some() && resolved(location) == wanted
+        })
+    }
+
     /// The model's folder, and what it calls the files in it.
     pub(super) fn files(&self) -> Option<(&Path, impl Iterator<Item = &str>)> {
         let folder = self.folder.as_deref()?;

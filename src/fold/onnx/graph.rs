@@ -81,6 +81,8 @@ pub(super) struct Graph<'m> {
     pub(super) freezes_inputs: bool,
     names: HashMap<Cow<'m, str>, ValueId>,
     node_names: HashSet<String>,
+    /// How many names like one have been tried.
+    numbers: HashMap<String, usize>,
 }
 
 impl<'m> Graph<'m> {
@@ -100,6 +102,7 @@ impl<'m> Graph<'m> {
             freezes_inputs: false,
             names: HashMap::new(),
             node_names: HashSet::new(),
+            numbers: HashMap::new(),
         };
         let mut bodies = Vec::new();
         for field in Fields::of(model.bytes()) {
@@ -299,10 +302,9 @@ impl<'m> Graph<'m> {
     /// A new value, by this name if it is free and else by one like it.
     pub(super) fn new_value(&mut self, wish: &str) -> ValueId {
         let mut name = wish.to_owned();
-        for number in 1.. {
-            if !self.names.contains_key(name.as_str()) {
-                break;
-            }
+        while self.names.contains_key(name.as_str()) {
+            let number = self.numbers.entry(wish.to_owned()).or_default();
+            *number += 1;
             name = format!("{wish}_{number}");
         }
         let id = ValueId(self.values.len());

@@ -1,6 +1,6 @@
 //! The decision how to fold a model, and the folded model.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use super::{
     file::Model,
@@ -74,12 +74,13 @@ impl<'m> Plan<'m> {
     /// Writes the folded model.
     ///
     /// It is written under another name first, so that a file which is there already is either kept or replaced as a
-    /// whole. Where the model has tensors in files of their own, the folded ones among them go to `<path>.data`, and in
-    /// another folder the others' files are copied beside it.
+    /// whole. Where the model has tensors in files of their own, the folded ones among them go to `<path>.data`, or to
+    /// `<path>.1.data` and so on where the model has a file of that name, and in another folder the others' files are copied
+    /// beside it.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Io`].
+    /// [`ModelError::Io`], also where tensors of the model are in a file of the name of `path`.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), ModelError> {
         self.save_if(path, &|_| (), |_| Ok(true)).map(|_| ())
     }
@@ -99,7 +100,16 @@ impl<'m> Plan<'m> {
         let path = path.as_ref();
         let name =
             path.file_name().ok_or_else(|| ModelError::unsupported(format!("{} names no file", path.display())))?;
-        let data_name = format!("{}.data", name.to_string_lossy());
+        let name = name.to_string_lossy();
+        let externals = self.model.externals();
+        if externals.has(&name) {
+            let what = "tensors of the model are in a file of this name";
+            return Err(ModelError::io(path)(io::Error::new(io::ErrorKind::AlreadyExists, what)));
+        }
+        // Tensors that are not folded stay where they are, which may be the usual place.
+        let numbered = (1..).map(|number| format!("{name}.{number}.data"));
+        let mut names = std::iter::once(format!("{name}.data")).chain(numbered);
+        let data_name = names.find(|name| !externals.has(name)).unwrap_or_default();
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),

@@ -313,7 +313,8 @@ impl<'m> Pass<'m> {
         );
         let mut merged = [leftover.merged, left.merged].concat();
         merged.push(gone);
-        for merged in &merged {
+        // Those before it are in the first one already.
+        for merged in &merged[if keeps_first { merged.len() - 1 } else { 0 }..] {
             if let Some(found) = self.found.get_mut(merged) {
                 found.fate = Fate::Merged { into: kept };
             }
