@@ -172,6 +172,30 @@ fn family(name: &str) -> Result<f64, String> {
 }
 
 impl Fold {
+    /// What is given and means nothing to a state dict.
+    pub fn only_for_onnx(&self) -> Option<&'static str> {
+        let given = [
+            (!matches!(self.forward, Before::Exact), "--forward"),
+            (self.merge_branches, "--merge-branches"),
+            (self.duplicate_shared, "--duplicate-shared"),
+            (self.freeze_inputs, "--freeze-inputs"),
+            (self.tidy, "--tidy"),
+            (self.tol.is_some(), "--tol"),
+        ];
+        given.into_iter().find_map(|(is_given, name)| is_given.then_some(name))
+    }
+
+    /// What is given and means nothing to an ONNX model.
+    pub fn only_for_state_dicts(&self) -> Option<&'static str> {
+        let given = [
+            (self.pairs.is_some(), "--pairs"),
+            (!self.eps.is_empty(), "--eps"),
+            (self.preset.is_some(), "--preset"),
+            (self.yes, "--yes"),
+        ];
+        given.into_iter().find_map(|(is_given, name)| is_given.then_some(name))
+    }
+
     /// What is wished of a state dict.
     pub fn checkpoint_options(&self, pairs: Option<Vec<Pair>>) -> checkpoint::Options {
         // What is said of some comes before what is said of all.

@@ -56,6 +56,9 @@ pub fn run(arguments: &Fold) -> Result<Outcome, String> {
         _ => format!("{}: {error}", input.display()),
     };
     if input.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
+        if let Some(option) = arguments.only_for_onnx() {
+            return Err(format!("{option} is for ONNX models, and {} is a state dict", input.display()));
+        }
         let pairs = arguments.pairs.as_ref().map(|path| pairs(path)).transpose()?;
         let is_sure = arguments.yes || pairs.is_some();
         let checkpoint = Checkpoint::open(input).map_err(text)?;
@@ -65,6 +68,12 @@ pub fn run(arguments: &Fold) -> Result<Outcome, String> {
             return Err("nothing was written: look at the pairs and say --yes, or give them by --pairs".to_owned());
         }
         return Ok(outcome);
+    }
+    if let Some(option) = arguments.only_for_state_dicts() {
+        return Err(format!(
+            "{option} is for state dicts in files named *.safetensors, and {} is none",
+            input.display()
+        ));
     }
     let model = Model::open(input).map_err(text)?;
     let plan = onnx::Plan::new(&model, &arguments.options()).map_err(text)?;

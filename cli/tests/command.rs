@@ -150,6 +150,13 @@ fn what_is_there_is_not_lost() {
     // A system's refusal names its file once.
     assert_eq!(refused(&["none.onnx"]).matches("none.onnx").count(), 1);
     assert!(fs::read(folder.path("model.onnx")).unwrap() == model().build());
+    // What is no model is said to be so, and an option that would do nothing.
+    fs::write(folder.path("model.onnx.gz"), [0x1f, 0x8b, 8, 0]).unwrap();
+    assert!(refused(&["model.onnx.gz"]).contains("compressed by gzip"));
+    assert!(refused(&["."]).contains("is a directory"));
+    assert!(refused(&["model.onnx", "--eps", "1e-3"]).contains("--eps is for state dicts"));
+    state_dict(&folder.path("model.safetensors"));
+    assert!(refused(&["model.safetensors", "--eps", "1e-3", "--tidy"]).contains("--tidy is for ONNX models"));
     // What is no file is no place for one, as /dev/null.
     #[cfg(unix)]
     {

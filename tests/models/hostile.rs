@@ -196,6 +196,19 @@ fn external_data() {
                 .all(|entry| { !entry.unwrap().file_name().to_string_lossy().contains("unfinished") })
         );
     }
+    // What an earlier fold has left is whole after one that was not accepted, or that could not be.
+    let out = to.0.join("folded.onnx");
+    let before = [&out, &to.0.join("folded.onnx.data")].map(|path| fs::read(path).unwrap());
+    assert!(!plan.save_if(&out, &|_| (), |_| Ok(false)).unwrap());
+    plan.save_if(&out, &|_| (), |_| Model::from_bytes([0x3a, 0xff]).map(|_| true)).unwrap_err();
+    assert!([&out, &to.0.join("folded.onnx.data")].map(|path| fs::read(path).unwrap()) == before);
+    assert_eq!(fs::read_dir(&to.0).unwrap().count(), 3);
+    // Another model's file of the same name is not replaced.
+    let other = Folder::new("other");
+    fs::write(other.0.join("weights.bin"), [1; 112]).unwrap();
+    let refused = plan.save(other.0.join("folded.onnx")).unwrap_err();
+    assert!(refused.to_string().contains("weights.bin: it is there already"), "{refused}");
+    assert_eq!(fs::read(other.0.join("weights.bin")).unwrap(), [1; 112]);
     // Beyond the end of the file, and no number at all.
     fs::write(&path, external("weights.bin", "20")).unwrap();
     let short = Model::open(&path).unwrap();

@@ -11,7 +11,7 @@ pub use error::ModelError;
 pub use report::{Conversion, Report, Row, Summary, Verdict};
 pub use verification::{PairCheck, Verification, Whole};
 
-pub(super) use bytes::{Bytes, map};
+pub(super) use bytes::{Bytes, are_same, map};
 pub(super) use patterns::selects;
-pub(super) use unfinished::Unfinished;
+pub(super) use unfinished::{SetAside, Unfinished};
 pub(super) use verification::Random;

@@ -48,6 +48,37 @@ impl Unfinished {
     }
 }
 
+/// A file that was there, out of the way of another; back under its name unless it is given up.
+pub(in crate::fold) struct SetAside {
+    at: PathBuf,
+    path: PathBuf,
+}
+
+impl SetAside {
+    /// `None` where there is no file.
+    pub(in crate::fold) fn of(path: &Path) -> Result<Option<Self>, ModelError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let mut at = path.as_os_str().to_owned();
+        at.push(format!(".{}.before", std::process::id()));
+        let aside = Self { at: at.into(), path: path.to_owned() };
+        fs::rename(path, &aside.at).map_err(ModelError::io(path))?;
+        Ok(Some(aside))
+    }
+
+    pub(in crate::fold) fn give_up(self) {
+        // Then there is nothing to put back.
+        let _ = fs::remove_file(&self.at);
+    }
+}
+
+impl Drop for SetAside {
+    fn drop(&mut self) {
+        let _ = fs::rename(&self.at, &self.path);
+    }
+}
+
 impl Drop for Unfinished {
     fn drop(&mut self) {
         // Once it has its name there is nothing to remove; and what cannot be removed is not the error to report.

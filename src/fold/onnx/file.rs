@@ -61,6 +61,9 @@ impl Model {
     }
 
     fn new(bytes: Bytes, mut externals: Externals) -> Result<Self, ModelError> {
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            return Err(ModelError::unsupported("it is compressed by gzip; unpack it first"));
+        }
         if bytes.len() > LONGEST {
             return Err(ModelError::unsupported(
                 "it has more than 2 GiB in one file, which protobuf does not allow; save it with external data",

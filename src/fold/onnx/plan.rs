@@ -10,7 +10,7 @@ use super::{
     shapes::stated_type,
     splice::Splice,
 };
-use crate::fold::models::{ModelError, Report, Row, Summary, Unfinished, Verdict};
+use crate::fold::models::{ModelError, Report, Row, SetAside, Summary, Unfinished, Verdict, are_same};
 use crate::fold::{Layer, Refusal, RoundingReport};
 
 /// The decision how to fold a model. The weights are computed when the folded model is written.
@@ -117,6 +117,8 @@ impl<'m> Plan<'m> {
         self.copy_externals(folder)?;
         let splice = Splice::new(self.model, &self.decided, Some(&data_name))?;
         let data = folder.join(&data_name);
+        // That of an earlier fold is needed for as long as its model is.
+        let before = if splice.has_external() { SetAside::of(&data)? } else { None };
         if splice.has_external() {
             Unfinished::write(&data, |to| splice.write_external(to, wrote))?.keep()?;
         }
@@ -124,13 +126,15 @@ impl<'m> Plan<'m> {
         let accepted = Model::open(&written.at).and_then(|folded| accept(&folded));
         if matches!(accepted, Ok(true)) {
             written.keep()?;
+            before.into_iter().for_each(SetAside::give_up);
         } else if splice.has_external() {
             fs::remove_file(&data).map_err(ModelError::io(&data))?;
         }
         accepted
     }
 
-    /// Copies the files of tensors that were not changed to the folder of the folded model, unless they are there.
+    /// Copies the files of tensors that were not changed to the folder of the folded model, unless they are there. What is
+    /// there by such a name and is another file stays.
     fn copy_externals(&self, folder: &Path) -> Result<(), ModelError> {
         let Some((from, locations)) = self.model.externals().files() else { return Ok(()) };
         let to = folder.canonicalize().map_err(ModelError::io(folder))?;
@@ -142,7 +146,12 @@ impl<'m> Plan<'m> {
             if let Some(parent) = target.parent() {
                 fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
             }
-            Unfinished::copy(&source, &target)?.keep()?;
+            if !target.exists() {
+                Unfinished::copy(&source, &target)?.keep()?;
+            } else if !are_same(&source, &target)? {
+                let what = "it is there already and holds something else than the model's file of that name";
+                return Err(ModelError::io(target)(io::Error::new(io::ErrorKind::AlreadyExists, what)));
+            }
         }
         Ok(())
     }
