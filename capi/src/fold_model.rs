@@ -182,7 +182,7 @@ unsafe fn wishes(options: &wn_fold_options) -> Result<Options> {
     if options.reserved != [0; 4] {
         return Err(Refusal::value("`reserved` of the options is not zero"));
     }
-    if !(options.tolerance >= 0.0) {
+    if options.tolerance.is_nan() || options.tolerance < 0.0 {
         return Err(Refusal::value(format!("`tolerance` is {:?}", options.tolerance)));
     }
     // SAFETY: as the caller promised.

@@ -121,6 +121,9 @@ fn shapes_of_nothing_that_are_large() {
     let builder = Builder::default().input("x", &[2, 4, 6, 6]).output("y").constant("k", &[0, large, large], &[]);
     let builder = builder.node("MatMul", &["k", "k"], "m", &[]).node("Relu", &["x"], "y", &[]).output("m");
     exercise(builder.build());
+    // What is repeated along an axis of another that holds nothing.
+    let builder = Builder::default().input("x", &[4, 5]).output("y").constant("k", &[1 << 31, 5, 0], &[]);
+    exercise(builder.node("MatMul", &["x", "k"], "y", &[]).build());
 }
 
 #[test]

@@ -57,6 +57,8 @@ impl Array {
         if self.dims == dims {
             return Some(Cow::Borrowed(&self.data));
         }
+        // The other one may be large of nothing.
+        room(dims)?;
         let added = dims.len().checked_sub(self.dims.len())?;
         let own = |axis: usize| axis.checked_sub(added).map_or(1, |axis| self.dims[axis]);
         let strides = strides(&self.dims);
