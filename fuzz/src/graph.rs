@@ -15,6 +15,9 @@ pub struct Case {
     pub options: Options,
     /// Whether its numbers are such that rounding explains little of what may differ, and all of it is valid.
     promises: Promises,
+    /// Whether a second fold must change nothing. A copied layer has other readers, branches have one beginning when the map
+    /// before one of them is gone, and in opset 6 two additions are not made one before something else comes.
+    settles: bool,
 }
 
 /// What must come of a case.
@@ -55,8 +58,7 @@ impl Case {
         let compared = matches!(verification.whole, Whole::Compared { .. });
         assert!(compared && (verification.whole.passed() || self.promises == Promises::Stretches), "{}", explained());
         let bytes = again.to_bytes().expect("enough memory");
-        // A copied layer has other readers, and branches one beginning when the map before one of them is gone.
-        let is_settled = bytes == folded.bytes() || self.options.duplicate_shared || self.options.merge_branches;
+        let is_settled = bytes == folded.bytes() || !self.settles;
         assert!(is_settled, "a second fold changes the model: {:#?}\n{}", again.report(), explained());
     }
 }
@@ -137,7 +139,8 @@ impl<'u, 'a> Generator<'u, 'a> {
             (false, false) => Promises::Results,
             (false, true) => Promises::Stretches,
         };
-        Ok(Case { bytes: self.builder.build(), options, promises })
+        let settles = self.opset >= 7 && !options.merge_branches && !options.duplicate_shared;
+        Ok(Case { bytes: self.builder.build(), options, promises, settles })
     }
 
     fn input(&mut self) -> Result<()> {
