@@ -15,8 +15,8 @@ pub struct Case {
     pub options: Options,
     /// Whether its numbers are such that rounding explains little of what may differ, and all of it is valid.
     promises: Promises,
-    /// Whether a second fold must change nothing. A copied layer has other readers, branches have one beginning when the map
-    /// before one of them is gone, and in opset 6 two additions are not made one before something else comes.
+    /// Whether a second fold must change nothing. A copied layer has other readers, and branches have one beginning when the
+    /// map before one of them is gone.
     settles: bool,
 }
 
@@ -139,7 +139,7 @@ impl<'u, 'a> Generator<'u, 'a> {
             (false, false) => Promises::Results,
             (false, true) => Promises::Stretches,
         };
-        let settles = self.opset >= 7 && !options.merge_branches && !options.duplicate_shared;
+        let settles = !options.merge_branches && !options.duplicate_shared;
         Ok(Case { bytes: self.builder.build(), options, promises, settles })
     }
 

@@ -408,3 +408,15 @@ fn stretches_of_any_axis_are_compared() {
     let model = Model::from_bytes(listed.opset(18).build()).unwrap();
     assert_eq!(Plan::new(&model, &Options::default()).unwrap().report().rows[0].verdict.code(), "behind");
 }
+
+/// Additions that no `MatMul` takes alone, and which opset 6 does not make one, go with what follows them.
+#[test]
+fn several_additions_before_a_scale() {
+    let builder = Builder::default().opset(6).input("x", &[2, 3, 4]).random("w", &[4, 1]).output("y");
+    let broadcasts = [("broadcast", Value::Int(1))];
+    let builder = builder.constant("k", &[1], &[0.5]).constant("l", &[1], &[-2.0]).constant("m", &[1], &[3.0]);
+    let builder = builder.node("MatMul", &["x", "w"], "p", &[]).node("Sub", &["p", "k"], "q", &broadcasts);
+    let builder = builder.node("Add", &["q", "l"], "r", &broadcasts).node("Mul", &["r", "m"], "y", &broadcasts);
+    let folded = fold(&builder);
+    assert_eq!((folded.codes(), folded.nodes()), (vec!["folded"; 3], 2), "{:#?}", folded.report.rows);
+}

@@ -37,6 +37,9 @@ pub(super) use units::Unit;
 /// weight of any number of layers.
 const MOST_OWNED_BYTES: usize = if cfg!(fuzzing) { 1 << 20 } else { 1 << 30 };
 
+/// How many maps that could not be merged are looked at together.
+const MOST_IN_CHAIN: usize = 4;
+
 /// What became of a map.
 #[derive(Debug, Clone)]
 pub(super) enum Fate {
@@ -181,29 +184,42 @@ impl<'m> Pass<'m> {
             }
             return;
         }
-        let previous = self.leftover_before(&at, id);
-        let whole = match &previous {
-            Some((_, leftover)) => leftover.at.map.then(&at.map),
-            None => Ok(at.map.clone()),
+        // What no layer would take alone, as an addition, it may take together with what follows.
+        let mut chain: Vec<(NodeId, Leftover)> = Vec::new();
+        let (mut data, mut reader, mut whole) = (at.data, id, Ok(at.map.clone()));
+        let mut refused = None;
+        let placed = loop {
+            let before = (chain.len() < MOST_IN_CHAIN).then(|| self.leftover_before(data, reader)).flatten();
+            match (before, refused.take()) {
+                (None, Some(refusal)) => break Err(refusal),
+                (None, None) => {}
+                (Some((node, leftover)), refusal) => {
+                    whole = whole.and_then(|whole| leftover.at.map.then(&whole));
+                    (data, reader, refused) = (leftover.at.data, node, refusal);
+                    chain.push((node, leftover));
+                }
+            }
+            let routes = whole.clone().and_then(|whole| self.routes_back(data, &whole, reader));
+            match routes.and_then(|route| self.absorb(&route.landings).map(|layers| (layers, route))) {
+                Ok(placed) => break Ok(placed),
+                Err(refusal) => _ = refused.get_or_insert(refusal),
+            }
         };
-        let data = previous.as_ref().map_or(at.data, |(_, leftover)| leftover.at.data);
-        let reader = previous.as_ref().map_or(id, |&(node, _)| node);
-        let routes = whole.clone().and_then(|whole| self.routes_back(data, &whole, reader));
-        match routes.and_then(|route| self.absorb(&route.landings).map(|layers| (layers, route))) {
+        match placed {
             Ok((layers, route)) => {
                 let mut unit = self.unit_of(&route);
                 unit.outputs.insert(at.output);
                 let mut gone = vec![id];
-                let copy = if let Some((node, leftover)) = previous {
+                let (mut last, mut last_data) = (id, at.data);
+                for (node, leftover) in chain {
                     self.leftovers.remove(&node);
                     gone.extend([node].into_iter().chain(leftover.merged));
-                    unit.inside.insert(at.data);
+                    unit.inside.insert(last_data);
                     unit.members.insert(node);
-                    self.graph.remove_behind(id, at.data, at.output);
-                    self.retire(node, leftover.at.data, at.output, &route.landings)
-                } else {
-                    self.retire(id, at.data, at.output, &route.landings)
-                };
+                    self.graph.remove_behind(last, last_data, at.output);
+                    (last, last_data) = (node, leftover.at.data);
+                }
+                let copy = self.retire(last, last_data, at.output, &route.landings);
                 let layers = copy.map_or(layers, |copy| vec![copy]);
                 unit.members.extend(&layers);
                 note(&mut self.units, unit);
@@ -213,7 +229,7 @@ impl<'m> Pass<'m> {
             }
             Err(refusal) => {
                 self.found.insert(id, found(Fate::Refused(refusal)));
-                self.leave(id, Leftover { at, merged: Vec::new() }, previous);
+                self.leave(id, Leftover { at, merged: Vec::new() }, chain.into_iter().next());
             }
         }
     }
@@ -262,10 +278,10 @@ impl<'m> Pass<'m> {
     }
 
     /// The map directly before this one, if nothing else reads it and both may be one.
-    fn leftover_before(&self, at: &MapNode, id: NodeId) -> Option<(NodeId, Leftover)> {
-        let value = self.graph.value(at.data);
+    fn leftover_before(&self, data: ValueId, id: NodeId) -> Option<(NodeId, Leftover)> {
+        let value = self.graph.value(data);
         let is_read_once = value.uses == [(id, value.uses.first()?.1)] && !value.is_output && !value.is_captured;
-        let producer = self.graph.producer(at.data).filter(|_| is_read_once)?;
+        let producer = self.graph.producer(data).filter(|_| is_read_once)?;
         self.leftovers.get(&producer).map(|leftover| (producer, leftover.clone()))
     }
 
@@ -330,7 +346,7 @@ impl<'m> Pass<'m> {
         };
         self.leftovers.remove(&node);
         // What this one alone could not be one node with, both together may be.
-        let previous = self.leftover_before(&whole, kept);
+        let previous = self.leftover_before(whole.data, kept);
         self.leave(kept, Leftover { at: whole, merged }, previous);
     }
 
