@@ -212,6 +212,21 @@ fn external_data() {
     let refused = plan.save(other.0.join("folded.onnx")).unwrap_err();
     assert!(refused.to_string().contains("weights.bin: it is there already"), "{refused}");
     assert_eq!(fs::read(other.0.join("weights.bin")).unwrap(), [1; 112]);
+    // Those of an attribute and of a graph within a node go along.
+    let [constant, inner] = ["constant", "inner"].map(|name| {
+        fs::write(from.0.join(name), [0; 4]).unwrap();
+        let entry = Message::default().bytes(1, "location").bytes(2, name);
+        Message::default().int(1, 1).int(2, FLOAT).bytes(8, name).int(14, 1).message(13, &entry)
+    });
+    let body = Message::default().message(5, &inner).bytes(2, "body");
+    let builder = Builder::default().input("x", &[2, 4, 6, 6]).output("y").random("w", &[6, 4, 1, 1]);
+    let builder = builder.node("Conv", &["x", "w"], "c", &[]).batch_norm("c", "y", 6).output("k").output("z");
+    let builder = builder.node("Constant", &[], "k", &[("value", Value::Tensor(constant))]);
+    let builder = builder.node("Loop", &[""], "z", &[("body", Value::Graph(body))]);
+    fs::write(from.0.join("within.onnx"), builder.build()).unwrap();
+    let within = Model::open(from.0.join("within.onnx")).unwrap();
+    Plan::new(&within, &Options::default()).unwrap().save(to.0.join("within.onnx")).unwrap();
+    assert!(to.0.join("constant").exists() && to.0.join("inner").exists());
     // Beyond the end of the file, and no number at all.
     fs::write(&path, external("weights.bin", "20")).unwrap();
     let short = Model::open(&path).unwrap();

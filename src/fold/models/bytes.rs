@@ -1,3 +1,5 @@
+//! What lies in files, as bytes.
+
 use std::{
     fs::File,
     io::{self, Read},

@@ -8,6 +8,7 @@ use std::{
 use memmap2::Mmap;
 
 use super::{
+    graph::DEEPEST,
     tensor::{ExternalData, TensorHeader},
     wire::{Field, Fields},
 };
@@ -71,7 +72,7 @@ impl Model {
         }
         for field in Fields::of(&bytes) {
             if let Field { number: 7, value, .. } = field? {
-                externals.open_all(value.bytes()?)?;
+                externals.open_all(value.bytes()?, 0)?;
             }
         }
         Ok(Self { bytes, externals })
@@ -89,17 +90,40 @@ impl Model {
 }
 
 impl Externals {
-    /// Opens the files of a graph's initializers.
-    fn open_all(&mut self, graph: &[u8]) -> Result<(), ModelError> {
+    /// Opens the files of a graph's tensors: its initializers, those of its nodes' attributes, and those of graphs within.
+    fn open_all(&mut self, graph: &[u8], depth: usize) -> Result<(), ModelError> {
+        if depth == DEEPEST {
+            return Err(ModelError::unsupported("its graphs lie too deep in each other"));
+        }
         for field in Fields::of(graph) {
-            if let Field { number: 5, value, .. } = field? {
-                let header = TensorHeader::read(value.bytes()?)?;
-                if let Some(external) = header.external() {
-                    self.open(header.name, external.location)?;
+            let Field { number, value, .. } = field?;
+            match number {
+                1 => self.open_all_of_node(value.bytes()?, depth)?,
+                5 => self.open_of(value.bytes()?)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn open_all_of_node(&mut self, node: &[u8], depth: usize) -> Result<(), ModelError> {
+        for field in Fields::of(node) {
+            let Field { number: 5, value, .. } = field? else { continue };
+            for field in Fields::of(value.bytes()?) {
+                let Field { number, value, .. } = field?;
+                match number {
+                    5 | 10 => self.open_of(value.bytes()?)?,
+                    6 | 11 => self.open_all(value.bytes()?, depth + 1)?,
+                    _ => {}
                 }
             }
         }
         Ok(())
+    }
+
+    fn open_of(&mut self, tensor: &[u8]) -> Result<(), ModelError> {
+        let header = TensorHeader::read(tensor)?;
+        header.external().map_or(Ok(()), |external| self.open(header.name, external.location))
     }
 
     fn open(&mut self, tensor: &str, location: &str) -> Result<(), ModelError> {

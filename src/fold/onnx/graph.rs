@@ -14,7 +14,7 @@ use super::{
 use crate::fold::models::ModelError;
 
 /// How deep graphs may lie in graphs.
-const DEEPEST: usize = 32;
+pub(super) const DEEPEST: usize = 32;
 
 /// A value of the graph: an input, an initializer, or what a node makes.
 #[derive(Debug, Clone, Default)]
