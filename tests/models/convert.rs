@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use half::{bf16, f16};
 use warpnorm::{
-    DType,
+    DType, Element,
     fold::onnx::{Array, Model, Options, Plan},
 };
 
@@ -93,37 +93,45 @@ fn inputs_and_outputs_keep_their_types() {
     assert_eq!(conversion.stored_only, None);
 }
 
-/// In f32 and then in f16 it would be rounded twice.
+/// Factors whose product is so near to the middle between two numbers of a type that it would become the wrong one if it
+/// were rounded to f32 before.
+fn products_that_round_twice<T: Element>(count: usize) -> (Vec<f64>, Vec<f64>) {
+    let mut state = 1_u64;
+    let mut factor = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        f64::from(1.0 + (state >> 41) as f32 / (1 << 23) as f32)
+    };
+    let pairs = std::iter::repeat_with(|| (factor(), factor()));
+    let differs = |&(left, right): &(f64, f64)| {
+        let product = left * right;
+        T::from_f64(product).to_f32() != T::from_f64(f64::from(product as f32)).to_f32()
+    };
+    pairs.filter(differs).take(count).unzip()
+}
+
 #[test]
 fn folded_weights_are_rounded_once() {
-    let of = |dtype| {
-        let builder = conv(&[3, 3], 16, 16, 1, true).batch_norm("c", "y", 16);
-        fold_with(&builder, &options(dtype)).bytes
-    };
-    let exact = {
-        // The same fold, of a model whose tensors are f64 where the fold allows it, is not to be had: so by hand.
-        let builder = conv(&[3, 3], 16, 16, 1, true).batch_norm("c", "y", 16);
-        let model = builder.build();
-        let numbers = |name: &str| -> Vec<f64> {
-            data_of(&model, name).as_chunks().0.iter().map(|&bytes| f64::from(f32::from_le_bytes(bytes))).collect()
-        };
-        let (weight, scale, var) = (numbers("w"), numbers("y.weight"), numbers("y.var"));
-        let eps = f64::from(1e-3_f32);
-        let per_output = weight.len() / 16;
-        let scaled = weight.into_iter().enumerate().map(move |(index, weight)| {
-            let channel = index / per_output;
-            weight * (scale[channel] / (var[channel] + eps).sqrt())
-        });
-        scaled.collect::<Vec<_>>()
-    };
-    let (half, brain) = (of(DType::F16), of(DType::Bf16));
-    let half = data_of(&half, "w").as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes));
-    let brain = data_of(&brain, "w").as_chunks().0.iter().map(|&bytes| bf16::from_le_bytes(bytes));
-    assert_eq!(half.len(), exact.len());
-    for ((half, brain), exact) in half.zip(brain).zip(exact) {
-        assert_eq!(half, f16::from_f64(exact));
-        assert_eq!(brain, bf16::from_f64(exact));
+    fn check<T: Element>(dtype: DType) {
+        let (weights, factors) = products_that_round_twice::<T>(8);
+        let builder = Builder::default().input("x", &[2, 1, 3, 3]).output("y").constant("w", &[8, 1, 1, 1], &weights);
+        let builder = builder.node("Conv", &["x", "w"], "c", &[]).constant("k", &[8, 1, 1], &factors);
+        let folded = fold_with(&builder.node("Mul", &["c", "k"], "y", &[]), &options(dtype));
+        let stored = data_of(&folded.bytes, "w").chunks_exact(2);
+        assert_eq!(stored.len(), 8);
+        for ((stored, weight), factor) in stored.zip(weights).zip(factors) {
+            // No conversion is asked: the numbers beside it are further away.
+            let bits = u16::from_le_bytes([stored[0], stored[1]]);
+            let distance = |bits: u16| {
+                let value =
+                    if dtype == DType::F16 { f16::from_bits(bits).to_f64() } else { bf16::from_bits(bits).to_f64() };
+                (value - weight * factor).abs()
+            };
+            let others = [bits - 1, bits + 1].map(distance);
+            assert!(others.into_iter().all(|other| distance(bits) < other), "{dtype}: {weight} by {factor}");
+        }
     }
+    check::<f16>(DType::F16);
+    check::<bf16>(DType::Bf16);
 }
 
 #[test]
