@@ -4,12 +4,22 @@
 //! each of the [`Level`]s, of which the widest that the machine has is chosen at run time. Everything that a [`Task`] calls
 //! is inlined into it; what is not would be compiled once only, for any machine. Elsewhere the compiler may assume vectors
 //! (NEON, say) of every machine.
+//!
+//! The environment variable `WARPNORM_CPU_VECTORS` asks for a narrower one by its [name](Level::NAMES), so that each can be
+//! tested on one machine. It is read once, before the first work of the process. A name of none, or of one that the machine
+//! lacks, is of no effect, for this is a library; a test says whether the one that is asked for is in use.
+
+use std::ffi::OsStr;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+const VARIABLE: &str = "WARPNORM_CPU_VECTORS";
 
 /// The vectors that a machine has, from the narrowest on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub(super) enum Level {
     /// What the compiler may assume.
-    Any,
+    Any = 1,
     /// AVX2, and conversions of f16.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -18,9 +28,20 @@ pub(super) enum Level {
     Avx512,
 }
 
+/// The [`Level`] that is computed with, as a number; 0 until it is known. Only what the machine has is ever stored.
+static CHOSEN: AtomicU8 = AtomicU8::new(0);
+
 impl Level {
+    /// All, from the narrowest on, and what they are asked for by.
+    const NAMES: &[(Self, &str)] = &[
+        (Self::Any, "portable"),
+        #[cfg(target_arch = "x86_64")]
+        (Self::Avx2, "avx2"),
+        #[cfg(target_arch = "x86_64")]
+        (Self::Avx512, "avx512"),
+    ];
+
     /// The widest of this machine.
-    #[inline(always)]
     pub(super) fn of_machine() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -44,10 +65,27 @@ impl Level {
     /// The one to compute with.
     #[inline(always)]
     pub(super) fn chosen() -> Self {
-        #[cfg(test)]
-        return Self::of_machine().min(tests::most());
-        #[cfg(not(test))]
-        Self::of_machine()
+        match CHOSEN.load(Ordering::Relaxed) {
+            1 => Self::Any,
+            #[cfg(target_arch = "x86_64")]
+            2 => Self::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            3 => Self::Avx512,
+            _ => Self::choose(),
+        }
+    }
+
+    #[cold]
+    fn choose() -> Self {
+        let level = Self::by_name(std::env::var_os(VARIABLE).as_deref(), Self::of_machine());
+        CHOSEN.store(level as u8, Ordering::Relaxed);
+        level
+    }
+
+    /// The one of that name, if the machine has it, and else the machine's widest.
+    fn by_name(name: Option<&OsStr>, widest: Self) -> Self {
+        let named = Self::NAMES.iter().find(|(_, known)| name.is_some_and(|name| name == *known));
+        named.map_or(widest, |&(level, _)| if level <= widest { level } else { widest })
     }
 }
 
@@ -58,7 +96,7 @@ pub(super) trait Task {
     fn run(self) -> Self::Output;
 }
 
-/// Runs `task` with the widest vectors that this machine has.
+/// Runs `task` with the chosen vectors.
 pub(super) fn run<K: Task>(task: K) -> K::Output {
     match Level::chosen() {
         Level::Any => task.run(),
@@ -85,31 +123,54 @@ fn run_avx512<K: Task>(task: K) -> K::Output {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::ffi::OsStr;
+    use std::sync::atomic::Ordering;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    use super::Level;
+    use super::{CHOSEN, Level, VARIABLE};
 
-    const LEVELS: &[Level] = &[
-        Level::Any,
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2,
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512,
-    ];
-
-    static MOST: AtomicUsize = AtomicUsize::new(usize::MAX);
-
-    pub(super) fn most() -> Level {
-        LEVELS[MOST.load(Ordering::Relaxed).min(LEVELS.len() - 1)]
+    /// The level belongs to the process: one test at a time asks for it or changes it.
+    fn turn() -> MutexGuard<'static, ()> {
+        static TURN: Mutex<()> = Mutex::new(());
+        TURN.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls `body` with each kind of vectors that this machine has, from the narrowest on. Of no effect on the tests that
     /// run beside: that is what it tests.
     pub(in crate::cpu) fn on_every_level(mut body: impl FnMut(Level)) {
-        for (index, &level) in LEVELS.iter().enumerate().filter(|&(_, &level)| level <= Level::of_machine()) {
-            MOST.store(index, Ordering::Relaxed);
+        let _turn = turn();
+        for &(level, _) in Level::NAMES.iter().filter(|(level, _)| *level <= Level::of_machine()) {
+            CHOSEN.store(level as u8, Ordering::Relaxed);
+            assert_eq!(Level::chosen(), level);
             body(level);
         }
-        MOST.store(usize::MAX, Ordering::Relaxed);
+        Level::choose();
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_not_chosen() {
+        for &(widest, _) in Level::NAMES {
+            for &(level, name) in Level::NAMES {
+                let expected = if level <= widest { level } else { widest };
+                assert_eq!(Level::by_name(Some(OsStr::new(name)), widest), expected, "{name} of {widest:?}");
+            }
+            for unknown in [None, Some(OsStr::new("")), Some(OsStr::new("AVX2")), Some(OsStr::new("sse"))] {
+                assert_eq!(Level::by_name(unknown, widest), widest, "{unknown:?}");
+            }
+        }
+    }
+
+    /// What `scripts/check-cpu` relies on.
+    #[test]
+    fn the_level_asked_for_is_in_use() {
+        let Some(name) = std::env::var_os(VARIABLE) else {
+            return println!("no level is asked for, {:?} is in use", Level::of_machine());
+        };
+        let _turn = turn();
+        let widest = Level::of_machine();
+        let known = Level::NAMES.iter().find(|(_, known)| name == **known);
+        let &(level, _) = known.unwrap_or_else(|| panic!("{VARIABLE}={name:?}: none of {:?}", Level::NAMES));
+        assert!(level <= widest, "{VARIABLE}={name:?}: this machine has {widest:?} at most");
+        assert_eq!(Level::chosen(), level, "{VARIABLE}={name:?}");
     }
 }
