@@ -1,39 +1,117 @@
-//! The activations, for a block at a time.
+//! The activations, a vector at a time.
 //!
-//! The transcendental ones are computed in f64 and rounded once, from formulas that do not cancel: their results are
-//! within an ulp of f32 everywhere, the far negative tails of the two GELUs included. f64 costs vector width, but it
-//! leaves so much precision to spare that a short polynomial suffices, without tables or special cases.
+//! SiLU is computed in f32, from a formula that does not cancel: it is within three ulps, tail included, but that results
+//! below 2⁻¹²⁰ may be zero. The two GELUs are computed in f64 and rounded once: they are within an ulp everywhere,
+//! their far negative tails included. f64 costs vector width, but it leaves so much precision to spare that a short
+//! polynomial suffices, without tables or special cases.
 
+use super::moments::Values;
+use super::simd::{LANES, Vector, each};
+use super::vectors::{self, Task};
 use crate::norm::Activation;
 
 #[inline(always)]
-pub(super) fn activate(values: &mut [f32], activation: Activation) {
+pub(super) fn of_vectors<V: Vector, const COUNT: usize>(values: [V; COUNT], activation: Activation) -> [V; COUNT] {
     match activation {
-        Activation::None => {}
+        Activation::None => values,
         // NaN is not below zero, so it stays.
-        Activation::Relu => map(values, |value| if value < 0.0 { 0.0 } else { value }),
-        Activation::Silu => map_in_f64(values, silu),
-        Activation::Gelu => map_in_f64(values, gelu),
-        Activation::GeluTanh => map_in_f64(values, gelu_tanh),
+        Activation::Relu => each(
+            values,
+            #[inline(always)]
+            |value| value.at_least(V::splat(0.0)),
+        ),
+        Activation::Silu | Activation::Gelu | Activation::GeluTanh => out_of_line(values, activation),
     }
 }
 
+/// The same of values that lie behind each other.
 #[inline(always)]
-fn map(values: &mut [f32], function: impl Fn(f32) -> f32) {
-    for value in values {
-        *value = function(*value);
+pub(super) fn activate<V: Vector>(values: &mut [f32], activation: Activation) {
+    if activation == Activation::None {
+        return;
+    }
+    for values in values.chunks_mut(LANES) {
+        // SAFETY: the chunk's own.
+        unsafe {
+            let [result] = of_vectors([V::load_some(values.as_ptr(), values.len())], activation);
+            result.store_some(values.as_mut_ptr(), values.len());
+        }
+    }
+}
+
+/// They are long beside a call, and there are many callers.
+#[inline(always)]
+fn out_of_line<V: Vector, const COUNT: usize>(values: [V; COUNT], activation: Activation) -> [V; COUNT] {
+    let mut lanes = [[0.0; LANES]; COUNT];
+    for (lanes, value) in lanes.iter_mut().zip(values) {
+        // SAFETY: the array has that many.
+        unsafe { value.store(lanes.as_mut_ptr()) };
+    }
+    vectors::run(Lanes { lanes: lanes.as_flattened_mut(), activation });
+    // SAFETY: as above.
+    unsafe { lanes.as_ptr().cast::<f32>().load(0) }
+}
+
+/// Whole vectors.
+struct Lanes<'a> {
+    lanes: &'a mut [f32],
+    activation: Activation,
+}
+
+impl Task for Lanes<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        match self.activation {
+            Activation::Gelu => map_in_f64(self.lanes, gelu),
+            Activation::GeluTanh => map_in_f64(self.lanes, gelu_tanh),
+            _ => {
+                for lanes in self.lanes.as_chunks_mut::<LANES>().0 {
+                    // SAFETY: the array has that many.
+                    unsafe { silu(V::load(lanes.as_ptr())).store(lanes.as_mut_ptr()) };
+                }
+            }
+        }
     }
 }
 
 #[inline(always)]
 fn map_in_f64(values: &mut [f32], function: impl Fn(f64) -> f64) {
-    #[expect(clippy::cast_possible_truncation, reason = "the one rounding")]
-    map(values, |value| function(f64::from(value)) as f32);
+    for value in values {
+        #[expect(clippy::cast_possible_truncation, reason = "the one rounding")]
+        let rounded = function(f64::from(*value)) as f32;
+        *value = rounded;
+    }
 }
 
 #[inline(always)]
-fn silu(x: f64) -> f64 {
-    x / (1.0 + exp(-x))
+fn silu<V: Vector>(x: V) -> V {
+    x.div(V::splat(1.0).add(exp_of_negative(x)))
+}
+
+/// `e⁻ˣ` within an ulp and a half, with infinity, zero and NaN where they belong; results below 2⁻¹²⁶ are zero, and those
+/// above 2¹²⁷·⁵ infinity.
+///
+/// `-x = n ln 2 + r` with `|r| <= ln 2 / 2`, where `ln 2` is a number of few digits, so that its product is exact, and a rest;
+/// and the Taylor polynomial of `eʳ`.
+#[inline(always)]
+fn exp_of_negative<V: Vector>(x: V) -> V {
+    use std::f32::consts::LOG2_E;
+    // Added to a number, it rounds it to an integer, which then stands in the lowest bits.
+    const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2^23
+    const LN_2_HIGH: f32 = 0.693_359_4; // 355 / 512
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    const TAYLOR: [f32; 6] = [1.0 / 5_040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 1.0 / 2.0];
+    let x = V::splat(0.0).sub(x).at_least(V::splat(-88.0)).at_most(V::splat(88.9));
+    let shifted = x.mul(V::splat(LOG2_E)).add(V::splat(ROUNDER));
+    let n = shifted.sub(V::splat(ROUNDER));
+    let r = x.sub(n.mul(V::splat(LN_2_HIGH))).sub(n.mul(V::splat(LN_2_LOW)));
+    let square = r.mul(r);
+    let odd = V::splat(TAYLOR[0]).mul(square).add(V::splat(TAYLOR[2])).mul(square).add(V::splat(TAYLOR[4]));
+    let even = V::splat(TAYLOR[1]).mul(square).add(V::splat(TAYLOR[3])).mul(square).add(V::splat(TAYLOR[5]));
+    let polynomial = odd.mul(r).add(even);
+    polynomial.mul(square).add(r).add(V::splat(1.0)).mul(shifted.two_to_the())
 }
 
 /// `x · Φ(x)` with `Φ(x) = erfc(-x/√2) / 2`, for `1 + erf` would cancel.

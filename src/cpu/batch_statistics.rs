@@ -15,12 +15,14 @@ use std::ops::Range;
 use std::ptr;
 
 use super::BLOCK;
+use super::caches;
 use super::constants::Table;
 use super::convert::Convert;
 use super::input::{Coefficients, Input, Output, Tensor, part, stretches};
 use super::modulation::Modulation;
 use super::moments::Moments;
-use super::pointwise::Map;
+use super::pointwise::{Map, bytes_of_element};
+use super::simd::Vector;
 use super::slabs::Slab;
 use super::threads::{for_each_chunk, merged};
 use super::vectors::{self, Task};
@@ -42,6 +44,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers
         return;
     }
     let input = Input::<T>::new(buffers);
+    let streams = caches::are_exceeded_by(length * bytes_of_element::<T>(buffers, problem.output));
     // Without spatial axes both layouts are the same memory.
     let is_planes = problem.layout == Layout::Nchw && spatial > 1;
     // SAFETY: by the caller; nothing is written before all moments are there.
@@ -49,7 +52,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers
         if is_planes {
             Planes { input, samples, spatial, channels }.moments()
         } else {
-            Slab { input, pixels: samples * spatial, channels }.moments().groups(1).collect()
+            Slab { input, pixels: samples * spatial, channels, ahead: streams }.moments().groups(1).collect()
         }
     };
     let mut table = Table::new(channels);
@@ -62,7 +65,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers
     }
     let spatial = if is_planes { spatial } else { 1 };
     let (y, source) = (Output { dtype: problem.output, address: buffers.y }, table.source());
-    let map = Map { length, channels, spatial, activation: problem.activation, input, y, source };
+    let map = Map { length, channels, spatial, activation: problem.activation, input, y, source, streams };
     // SAFETY: by the caller, and the table is there.
     unsafe { map.write() };
 }
@@ -157,7 +160,7 @@ impl<T: Convert> Planes<T> {
 
     /// The moments of one block of a channel.
     #[inline(always)]
-    fn moments_of_block(&self, channel: usize, block: usize, buffer: &mut [f32; BLOCK]) -> Moments {
+    fn moments_of_block<V: Vector>(&self, channel: usize, block: usize, buffer: &mut [f32; BLOCK]) -> Moments {
         let first = block * BLOCK;
         let values = part(buffer, self.length().saturating_sub(first).min(BLOCK));
         let mut rest = &mut *values;
@@ -171,7 +174,7 @@ impl<T: Convert> Planes<T> {
             offset = 0;
             rest = left;
         }
-        Moments::of(values)
+        Moments::of::<V, true>(values)
     }
 }
 
@@ -194,13 +197,13 @@ impl<T: Convert> Task for BlocksOfChannels<'_, T> {
 
     /// The moments of each channel, merged in order.
     #[inline(always)]
-    fn run(self) -> Self::Output {
+    fn run<V: Vector>(self) -> Self::Output {
         let mut merged = [Moments::NONE; CHANNELS];
         let mut buffer = [0.0; BLOCK];
         let first_block = self.blocks.start;
         for block in self.blocks {
             for (channel, merged) in self.channels.clone().zip(&mut merged) {
-                let moments = self.planes.moments_of_block(channel, block, &mut buffer);
+                let moments = self.planes.moments_of_block::<V>(channel, block, &mut buffer);
                 *merged = if block == first_block { moments } else { merged.merge(moments) };
             }
         }

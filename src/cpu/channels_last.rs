@@ -12,15 +12,15 @@
 
 use std::ops::Range;
 
-use super::BLOCK;
+use super::caches;
 use super::constants::{Constants, Table};
 use super::convert::Convert;
 use super::input::{Coefficients, Input, Output};
 use super::modulation::{Modulation, Pattern};
-use super::pointwise::Map;
+use super::pointwise::{Map, bytes_of_element};
+use super::simd::finish_streaming;
 use super::slabs::{Channels, Slab};
 use super::threads::for_each_piece;
-use super::vectors::{self, Task};
 use crate::problem::{self, Buffers};
 
 /// # Safety
@@ -37,10 +37,11 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::ChannelsLast, buffers: &
         weight: Coefficients::new(problem.weight, buffers.weight),
         bias: Coefficients::new(problem.bias, buffers.bias),
         modulation: Modulation::new(&problem.modulation, buffers),
+        streams: caches::are_exceeded_by(problem.samples * length * bytes_of_element::<T>(buffers, problem.output)),
     };
     for_each_piece(0..problem.samples, length, &|samples| {
         if tensor.slab(samples.start).is_one_part() {
-            vectors::run(WholeSamples { tensor, samples });
+            normalize_whole(tensor, samples);
         } else {
             samples.for_each(|sample| normalize_by_parts(tensor, sample));
         }
@@ -55,6 +56,8 @@ struct Samples<'a, T> {
     weight: Coefficients,
     bias: Coefficients,
     modulation: Modulation,
+    /// Whether the tensors exceed the caches.
+    streams: bool,
 }
 
 impl<T: Convert> Samples<'_, T> {
@@ -65,7 +68,7 @@ impl<T: Convert> Samples<'_, T> {
         // SAFETY: the sample is one of the tensors'.
         let mut input = unsafe { self.input.offset(sample * pixels * channels) };
         input.added = self.modulation.offset(sample * channels).added(Pattern::Pixels(channels));
-        Slab { input, pixels, channels }
+        Slab { input, pixels, channels, ahead: self.streams }
     }
 
     #[inline(always)]
@@ -82,37 +85,37 @@ impl<T: Convert> Samples<'_, T> {
     /// The second step of a sample, by the constants of the table.
     #[inline(always)]
     fn map(&self, sample: usize, table: &Table) -> Map<T> {
-        let Slab { input, pixels, channels } = self.slab(sample);
+        let Slab { input, pixels, channels, .. } = self.slab(sample);
         let length = pixels * channels;
         let y = self.y.offset(sample * length);
-        Map { length, channels, spatial: 1, activation: self.problem.activation, input, y, source: table.source() }
+        Map {
+            length,
+            channels,
+            spatial: 1,
+            activation: self.problem.activation,
+            input,
+            y,
+            source: table.source(),
+            streams: self.streams,
+        }
     }
 }
 
 /// Samples of one part each.
-struct WholeSamples<'a, T> {
-    tensor: &'a Samples<'a, T>,
-    samples: Range<usize>,
-}
-
-impl<T: Convert> Task for WholeSamples<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { tensor, samples } = self;
-        let mut moments = Channels::new(tensor.problem.channels);
-        let mut table = Table::new(tensor.problem.channels);
-        let mut constants = Constants::new();
-        let mut buffer = [0.0; BLOCK];
-        for sample in samples {
-            // SAFETY: this thread alone has the sample; it is written when its moments are there.
-            unsafe {
-                tensor.slab(sample).moments_of(0..tensor.problem.spatial, &mut moments, &mut buffer);
-                tensor.fill(sample, &mut table, &moments);
-                tensor.map(sample, &table).write_pixels(&mut constants, &mut buffer);
-            }
+fn normalize_whole<T: Convert>(tensor: &Samples<'_, T>, samples: Range<usize>) {
+    let mut moments = Channels::new(tensor.problem.channels);
+    let mut table = Table::new(tensor.problem.channels);
+    let mut constants = Constants::new();
+    for sample in samples {
+        // SAFETY: this thread alone has the sample; it is written when its moments are there.
+        unsafe {
+            tensor.slab(sample).moments_of(0..tensor.problem.spatial, &mut moments);
+            tensor.fill(sample, &mut table, &moments);
+            tensor.map(sample, &table).write_pixels(&mut constants);
         }
+    }
+    if tensor.streams {
+        finish_streaming();
     }
 }
 

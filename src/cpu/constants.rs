@@ -6,6 +6,7 @@ use super::BLOCK;
 use super::input::{Coefficients, Tensor, part, within};
 use super::modulation::Modulation;
 use super::moments::Normalization;
+use super::stretch::Plane;
 use crate::problem::{self, Buffers};
 
 /// Where the constants come from.
@@ -120,12 +121,27 @@ pub(super) struct Constants {
     pub rest: [f32; BLOCK],
     pub scale: [f32; BLOCK],
     pub bias: [f32; BLOCK],
+    /// Else `rest` is zero.
+    pub has_rest: bool,
 }
 
 impl Constants {
     #[inline(always)]
     pub(super) fn new() -> Self {
-        Self { mean: [0.0; BLOCK], rest: [0.0; BLOCK], scale: [0.0; BLOCK], bias: [0.0; BLOCK] }
+        Self { mean: [0.0; BLOCK], rest: [0.0; BLOCK], scale: [0.0; BLOCK], bias: [0.0; BLOCK], has_rest: false }
+    }
+
+    /// Of one channel.
+    #[inline(always)]
+    pub(super) fn plane(&self, place: usize) -> Plane {
+        let at = |constants: &[f32; BLOCK]| constants.get(place).copied().unwrap_or_default();
+        Plane { mean: at(&self.mean), rest: at(&self.rest), scale: at(&self.scale), bias: at(&self.bias) }
+    }
+
+    /// Where the constants from a place on are: mean, rest, scale and bias.
+    #[inline(always)]
+    pub(super) fn from(&self, place: usize) -> [*const f32; 4] {
+        [&self.mean, &self.rest, &self.scale, &self.bias].map(|constants| constants.as_ptr().wrapping_add(place))
     }
 
     /// Those of `count` channels from `first` on, at most a block; the first channel follows upon the last.
@@ -158,6 +174,7 @@ impl Constants {
             source.mean.load(first, mean);
             match source.kind {
                 Kind::Table { has_rest } => {
+                    self.has_rest = has_rest;
                     source.mean.load(source.channels + first, scale);
                     source.mean.load(2 * source.channels + first, bias);
                     if has_rest {

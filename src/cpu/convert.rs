@@ -3,6 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::simd::{LANES, Vector};
 use super::vectors::Level;
 use crate::element::{DType, Element};
 
@@ -12,6 +13,34 @@ pub(super) trait Convert: Element {
     fn widen(from: &[Self], into: &mut [f32]);
     /// Rounds to nearest, ties to even. The slices are equally long.
     fn narrow(from: &[f32], into: &mut [Self]);
+
+    /// A vector of [`LANES`] elements.
+    ///
+    /// # Safety
+    /// They may be read; and `V` is of the level that this is compiled for, as with all that follows.
+    unsafe fn load<V: Vector>(from: *const Self) -> V;
+    /// The first `count` lanes of a vector, zero in the others.
+    ///
+    /// # Safety
+    /// They may be read; there are at most [`LANES`].
+    unsafe fn load_some<V: Vector>(from: *const Self, count: usize) -> V;
+    /// # Safety
+    /// [`LANES`] elements may be written.
+    unsafe fn store<V: Vector>(vector: V, into: *mut Self);
+    /// # Safety
+    /// So many elements may be written, at most [`LANES`].
+    unsafe fn store_some<V: Vector>(vector: V, into: *mut Self, count: usize);
+    /// Past the caches.
+    ///
+    /// # Safety
+    /// As [`store`](Self::store), and `into` is aligned to that many elements.
+    unsafe fn stream<V: Vector>(vector: V, into: *mut Self);
+
+    /// Elements from `address` to the next one that may be streamed to.
+    #[inline(always)]
+    fn unaligned(address: *mut Self) -> usize {
+        (address.addr().wrapping_neg() / size_of::<Self>()) % LANES
+    }
 }
 
 /// To the type and back.
@@ -37,6 +66,31 @@ impl Convert for f32 {
     #[inline(always)]
     fn narrow(from: &[f32], into: &mut [Self]) {
         into.copy_from_slice(from);
+    }
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: by the caller.
+        unsafe { V::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_some<V: Vector>(from: *const Self, count: usize) -> V {
+        // SAFETY: by the caller.
+        unsafe { V::load_some(from, count) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(vector: V, into: *mut Self) {
+        // SAFETY: by the caller.
+        unsafe { vector.store(into) };
+    }
+    #[inline(always)]
+    unsafe fn store_some<V: Vector>(vector: V, into: *mut Self, count: usize) {
+        // SAFETY: by the caller.
+        unsafe { vector.store_some(into, count) };
+    }
+    #[inline(always)]
+    unsafe fn stream<V: Vector>(vector: V, into: *mut Self) {
+        // SAFETY: by the caller.
+        unsafe { vector.stream(into) };
     }
 }
 
@@ -65,6 +119,31 @@ impl Convert for f16 {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { x86::narrow_by_16(from, into) },
         }
+    }
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: by the caller.
+        V::from_f16(unsafe { V::load_halves(from.cast()) })
+    }
+    #[inline(always)]
+    unsafe fn load_some<V: Vector>(from: *const Self, count: usize) -> V {
+        // SAFETY: by the caller.
+        V::from_f16(unsafe { V::load_some_halves(from.cast(), count) })
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(vector: V, into: *mut Self) {
+        // SAFETY: by the caller.
+        unsafe { V::store_halves(vector.to_f16(), into.cast()) };
+    }
+    #[inline(always)]
+    unsafe fn store_some<V: Vector>(vector: V, into: *mut Self, count: usize) {
+        // SAFETY: by the caller.
+        unsafe { V::store_some_halves(vector.to_f16(), into.cast(), count) };
+    }
+    #[inline(always)]
+    unsafe fn stream<V: Vector>(vector: V, into: *mut Self) {
+        // SAFETY: by the caller.
+        unsafe { V::stream_halves(vector.to_f16(), into.cast()) };
     }
 }
 
@@ -139,6 +218,31 @@ impl Convert for bf16 {
             let bits = if wide.is_nan() { bits | 0x0040_0000 } else { rounded };
             *narrow = bf16::from_bits((bits >> 16) as u16);
         }
+    }
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const Self) -> V {
+        // SAFETY: by the caller.
+        V::from_bf16(unsafe { V::load_halves(from.cast()) })
+    }
+    #[inline(always)]
+    unsafe fn load_some<V: Vector>(from: *const Self, count: usize) -> V {
+        // SAFETY: by the caller.
+        V::from_bf16(unsafe { V::load_some_halves(from.cast(), count) })
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(vector: V, into: *mut Self) {
+        // SAFETY: by the caller.
+        unsafe { V::store_halves(vector.to_bf16(), into.cast()) };
+    }
+    #[inline(always)]
+    unsafe fn store_some<V: Vector>(vector: V, into: *mut Self, count: usize) {
+        // SAFETY: by the caller.
+        unsafe { V::store_some_halves(vector.to_bf16(), into.cast(), count) };
+    }
+    #[inline(always)]
+    unsafe fn stream<V: Vector>(vector: V, into: *mut Self) {
+        // SAFETY: by the caller.
+        unsafe { V::stream_halves(vector.to_bf16(), into.cast()) };
     }
 }
 

@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use super::BLOCK;
 use super::convert::{Convert, round};
 use super::modulation::Added;
+use super::stretch::Inputs;
 use crate::element::DType;
 use crate::problem::{Buffers, Coefficient};
 
@@ -31,11 +32,18 @@ impl<T: Convert> Tensor<T> {
     /// # Safety
     /// The element at `elements` belongs to the tensor, which is not absent.
     #[inline(always)]
-    unsafe fn at(self, elements: usize) -> *mut T {
+    pub(super) unsafe fn at(self, elements: usize) -> *mut T {
         #[expect(clippy::cast_possible_truncation, reason = "an address of this machine")]
         let start = ptr::with_exposed_provenance_mut::<T>(self.address as usize);
         // SAFETY: stays within the tensor.
         unsafe { start.add(elements) }
+    }
+
+    /// Where an element would be, which need not belong to the tensor.
+    #[inline(always)]
+    pub(super) fn wrapping_at(self, elements: usize) -> *const T {
+        #[expect(clippy::cast_possible_truncation, reason = "an address of this machine")]
+        ptr::with_exposed_provenance::<T>(self.address as usize).wrapping_add(elements)
     }
 
     /// The part from the element at `elements` on.
@@ -124,6 +132,16 @@ impl<T: Convert> Input<T> {
                 rounds: self.rounds,
             }
         }
+    }
+
+    /// `x` and the residual, if they are all that there is.
+    #[inline(always)]
+    pub(super) fn plain(self) -> Option<Inputs<T>> {
+        let Self { x, residual, second_residual, sum: _, bias, gate, added, rounds } = self;
+        let is_plain =
+            second_residual.is_absent() && bias.is_absent() && gate.is_absent() && added.is_absent() && !rounds;
+        let residual = if residual.is_absent() { ptr::null() } else { residual.wrapping_at(0) };
+        is_plain.then(|| Inputs { x: x.wrapping_at(0), residual })
     }
 
     /// `(x + bias) * gate`, the residuals and a sample's bias, of `into.len()` elements, each step rounded to f32.
@@ -263,6 +281,11 @@ impl Coefficients {
 
     pub(super) fn is_absent(self) -> bool {
         self.dtype.is_none()
+    }
+
+    /// Where they are, if they are f32.
+    pub(super) fn as_f32(self) -> Option<*const f32> {
+        (self.dtype == Some(DType::F32)).then(|| Tensor::new(self.address).wrapping_at(0))
     }
 
     /// `into.len()` elements from the one at `first` on; `absent` in place of each if there are none.

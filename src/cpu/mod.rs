@@ -41,6 +41,7 @@
 mod activation;
 mod backend;
 mod batch_statistics;
+mod caches;
 mod channels_last;
 mod constants;
 mod convert;
@@ -48,10 +49,13 @@ mod head_rows;
 mod input;
 mod modulation;
 mod moments;
+mod plain_rows;
 mod pointwise;
 mod quantized;
 mod rows;
+mod simd;
 mod slabs;
+mod stretch;
 #[cfg(test)]
 mod tests;
 mod threads;

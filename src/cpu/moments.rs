@@ -1,14 +1,17 @@
-//! Mean and variance: of a block, of many blocks, and what a row is normalized by.
+//! Mean and variance: of a stretch, of many stretches, and what a row is normalized by.
 //!
-//! A block takes two sweeps in f32. With its first element x₀ as a pivot, `m = fl(x₀ + mean(x - x₀))`; then
-//! `c = mean(x - m)` and `Q = sum((x - m)²)` together. `m + c` is the mean to more than the precision of f32, and
-//! `Q - n c²` is the sum of squared deviations. The pivot only serves `m`: should it be an outlier, `m` is merely less
-//! exact, and `c` makes up for it. Blocks are merged in f64 by Chan's rule.
+//! A stretch takes one sweep in f32, about a pivot `p`, the mean of its first elements: `t = sum(x - p)` and
+//! `Q = sum((x - p)²)`. Its mean is `p + t / n`, and `Q - t² / n` the sum of squared deviations, in f64. That subtraction
+//! costs digits where the pivot lies far from the mean: where it is more than a standard deviation away, the stretch is
+//! swept again about the mean found. Stretches are merged in f64 by Chan's rule.
 
-/// Additions that stay in f32: lanes, and a balanced tree of [`DEPTH`] elements a lane; then on in f64. Deeper sums in
-/// f32 would lose too much beside an outlier.
-const LANES: usize = 16;
-const DEPTH: usize = 8;
+use super::convert::Convert;
+use super::simd::{LANES, Vector, each, prefetch};
+
+/// Additions that stay in f32: a balanced tree of so many elements a lane; then on in f64. Deeper sums in f32 would lose too
+/// much beside an outlier.
+pub(super) const DEPTH: usize = 8;
+/// Elements that meet in f32, [`LANES`] by [`LANES`].
 const CHUNK: usize = LANES * DEPTH;
 
 /// Count, mean and sum of squared deviations of a set of numbers.
@@ -28,6 +31,22 @@ impl Moments {
         Self { count, mean, m2 }
     }
 
+    /// Of values that lie behind each other.
+    #[inline(always)]
+    pub(super) fn of<V: Vector, const MEAN: bool>(values: &[f32]) -> Self {
+        let (count, values) = (values.len(), values.as_ptr());
+        // SAFETY: the slice's own.
+        unsafe {
+            let pivot = Sums::<V, MEAN>::pivot(values, 0, count);
+            Self::of_sweeps::<V, MEAN>(
+                count,
+                pivot,
+                #[inline(always)]
+                |sums| sums.add_all(values, 0, count, 0),
+            )
+        }
+    }
+
     #[inline(always)]
     pub(super) fn mean(self) -> f64 {
         self.mean
@@ -39,24 +58,25 @@ impl Moments {
         not_negative(self.m2) / (self.count - 1.0)
     }
 
-    /// Mean and squared deviations of some values.
+    /// Of so many values, as `sweep` adds them up about the pivot that it is given: `pivot`, or a better one.
     #[inline(always)]
-    pub(super) fn of(values: &[f32]) -> Self {
-        let count = count_of(values);
-        let pivot = values.first().copied().unwrap_or_default();
-        let [total, _] = sums(values, pivot);
-        #[expect(clippy::cast_possible_truncation, reason = "the rest is made up for by the second sweep")]
-        let middle = (f64::from(pivot) + total / count) as f32;
-        let [total, squares] = sums(values, middle);
-        let rest = total / count;
-        Self { count, mean: f64::from(middle) + rest, m2: squares - total * rest }
-    }
-
-    /// The squares of some values, not of their deviations.
-    #[inline(always)]
-    pub(super) fn of_squares(values: &[f32]) -> Self {
-        let [_, squares] = sums(values, 0.0);
-        Self { count: count_of(values), mean: 0.0, m2: squares }
+    pub(super) fn of_sweeps<V: Vector, const MEAN: bool>(
+        count: usize,
+        pivot: f32,
+        mut sweep: impl FnMut(&mut Sums<V, MEAN>),
+    ) -> Self {
+        // A loop of two turns, for the sweep is long code.
+        let mut sums = Sums::about(pivot);
+        let mut is_second = false;
+        loop {
+            sweep(&mut sums);
+            match sums.better_pivot(count) {
+                Some(better) if !is_second => sums = Sums::about(better),
+                _ => break,
+            }
+            is_second = true;
+        }
+        sums.moments(count)
     }
 
     /// The moments of two disjoint sets together (Chan, Golub and LeVeque, 1979).
@@ -79,6 +99,167 @@ impl Moments {
             rstd: (1.0 / (variance + f64::from(eps)).sqrt()) as f32,
         }
     }
+}
+
+/// Values that are swept over, by their index.
+pub(super) trait Values<V: Vector>: Copy {
+    /// Consecutive vectors.
+    ///
+    /// # Safety
+    /// There are that many values from there on, to be read.
+    unsafe fn load<const COUNT: usize>(self, first: usize) -> [V; COUNT];
+    /// Zero beyond `count`.
+    ///
+    /// # Safety
+    /// There are so many of them, at most [`LANES`].
+    unsafe fn load_some(self, first: usize, count: usize) -> V;
+    /// Of the line of a value that is there, or is not.
+    fn prefetch(self, index: usize);
+}
+
+impl<V: Vector, T: Convert> Values<V> for *const T {
+    #[inline(always)]
+    unsafe fn load<const COUNT: usize>(self, first: usize) -> [V; COUNT] {
+        let mut vectors = [V::splat(0.0); COUNT];
+        for (index, vector) in vectors.iter_mut().enumerate() {
+            // SAFETY: by the caller.
+            *vector = unsafe { T::load(self.add(first + index * LANES)) };
+        }
+        vectors
+    }
+    #[inline(always)]
+    unsafe fn load_some(self, first: usize, count: usize) -> V {
+        // SAFETY: by the caller.
+        unsafe { T::load_some(self.add(first), count) }
+    }
+    #[inline(always)]
+    fn prefetch(self, index: usize) {
+        prefetch(self.wrapping_add(index));
+    }
+}
+
+/// A sweep: `sum(x - pivot)` and `sum((x - pivot)²)`; without `MEAN` the latter alone, about zero.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<V: Vector, const MEAN: bool> {
+    pivot: f32,
+    totals: V::Sums,
+    squares: V::Sums,
+}
+
+impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
+    #[inline(always)]
+    pub(super) fn about(pivot: f32) -> Self {
+        Self { pivot: if MEAN { pivot } else { 0.0 }, totals: V::no_sums(), squares: V::no_sums() }
+    }
+
+    /// The mean of the first values of some: as a pivot, which need not be exact.
+    ///
+    /// # Safety
+    /// As [`Values::load_some`], for the first of them, of which there are `count` and at least one.
+    #[inline(always)]
+    pub(super) unsafe fn pivot(values: impl Values<V>, first: usize, count: usize) -> f32 {
+        if !MEAN {
+            return 0.0;
+        }
+        let count = count.min(LANES);
+        // SAFETY: by the caller.
+        let some: V = unsafe { values.load_some(first, count) };
+        let lowest = some.lowest();
+        let one = V::splat(lowest);
+        let mut sums = V::no_sums();
+        some.first(count, one).sub(one).add_to(&mut sums);
+        #[expect(clippy::cast_possible_truncation, reason = "a pivot need not be exact")]
+        let pivot = (f64::from(lowest) + V::total(sums) / count_of(count)) as f32;
+        pivot
+    }
+
+    /// Adds the values `[first, first + count)`, and prefetches what lies `ahead` values further on, if it is not 0.
+    ///
+    /// # Safety
+    /// As [`Values::load`], for these.
+    #[inline(always)]
+    pub(super) unsafe fn add_all(&mut self, values: impl Values<V>, first: usize, count: usize, ahead: usize) {
+        let pivot = V::splat(self.pivot);
+        let mut next = first;
+        for _ in 0..count / CHUNK {
+            // SAFETY: by the caller.
+            let chunk: [V; DEPTH] = unsafe { values.load(next) };
+            if ahead > 0 {
+                for row in 0..DEPTH {
+                    values.prefetch(next + ahead + row * LANES);
+                }
+            }
+            self.add(chunk, pivot);
+            next += CHUNK;
+        }
+        let rest = count % CHUNK;
+        if rest > 0 {
+            // What equals the pivot adds nothing, unless the pivot is infinite; then all is NaN anyway.
+            let mut chunk = [pivot; DEPTH];
+            for (row, vector) in chunk.iter_mut().enumerate().take(rest / LANES) {
+                // SAFETY: by the caller.
+                [*vector] = unsafe { values.load(next + row * LANES) };
+            }
+            let some = rest % LANES;
+            if some > 0 {
+                // SAFETY: by the caller.
+                let vector = unsafe { values.load_some(next + rest - some, some) };
+                chunk[rest / LANES] = vector.first(some, pivot);
+            }
+            self.add(chunk, pivot);
+        }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, chunk: [V; DEPTH], pivot: V) {
+        let mut deviations = chunk;
+        if MEAN {
+            deviations = each(
+                deviations,
+                #[inline(always)]
+                |vector| vector.sub(pivot),
+            );
+            tree_sum(deviations).add_to(&mut self.totals);
+        }
+        tree_sum(each(
+            deviations,
+            #[inline(always)]
+            |vector| vector.mul(vector),
+        ))
+        .add_to(&mut self.squares);
+    }
+
+    /// The mean, if the pivot lies so far from it that another sweep is due.
+    #[inline(always)]
+    fn better_pivot(&self, count: usize) -> Option<f32> {
+        if !MEAN {
+            return None;
+        }
+        let (total, squares) = (V::total(self.totals), V::total(self.squares));
+        // In terms of the deviation of the mean from the pivot, d: n d² is more than half of the squares about the pivot.
+        // NaN is due nothing.
+        let is_far = 2.0 * total * total > squares * count_of(count);
+        #[expect(clippy::cast_possible_truncation, reason = "a pivot need not be exact")]
+        is_far.then(|| (f64::from(self.pivot) + total / count_of(count)) as f32)
+    }
+
+    #[inline(always)]
+    fn moments(&self, count: usize) -> Moments {
+        let count = count_of(count);
+        let squares = V::total(self.squares);
+        if !MEAN {
+            return Moments { count, mean: 0.0, m2: squares };
+        }
+        let total = V::total(self.totals);
+        let rest = total / count;
+        Moments { count, mean: f64::from(self.pivot) + rest, m2: squares - total * rest }
+    }
+}
+
+/// `((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))`.
+#[inline(always)]
+pub(super) fn tree_sum<V: Vector>([a, b, c, d, e, f, g, h]: [V; DEPTH]) -> V {
+    a.add(b).add(c.add(d)).add(e.add(f).add(g.add(h)))
 }
 
 /// What a row is normalized by; the mean is `high + low`, to twice the precision of f32.
@@ -115,52 +296,10 @@ fn not_negative(value: f64) -> f64 {
     if value < 0.0 { 0.0 } else { value }
 }
 
+/// Of a set of numbers.
 #[inline(always)]
-pub(super) fn count_of<V>(values: &[V]) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a block is shorter than 2^52")]
-    let count = values.len() as f64;
+pub(super) fn count_of(count: usize) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let count = count as f64;
     count
-}
-
-/// `sum(x - pivot)` and `sum((x - pivot)²)`. Where one of them is not used, the compiler drops it.
-#[inline(always)]
-fn sums(values: &[f32], pivot: f32) -> [f64; 2] {
-    let mut totals = [0.0; LANES];
-    let mut squares = [0.0; LANES];
-    let (chunks, rest) = values.as_chunks::<CHUNK>();
-    for chunk in chunks {
-        add_chunk(chunk, pivot, &mut totals, &mut squares);
-    }
-    if !rest.is_empty() {
-        // Adds nothing to the sums where it is not overwritten, unless the pivot is infinite; then all is NaN anyway.
-        let mut chunk = [pivot; CHUNK];
-        for (place, value) in chunk.iter_mut().zip(rest) {
-            *place = *value;
-        }
-        add_chunk(&chunk, pivot, &mut totals, &mut squares);
-    }
-    [tree_sum(totals), tree_sum(squares)]
-}
-
-#[inline(always)]
-fn add_chunk(chunk: &[f32; CHUNK], pivot: f32, totals: &mut [f64; LANES], squares: &mut [f64; LANES]) {
-    for lane in 0..LANES {
-        let at = |row: usize| chunk[row * LANES + lane] - pivot;
-        let d: [f32; DEPTH] = [at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)];
-        totals[lane] += f64::from(((d[0] + d[1]) + (d[2] + d[3])) + ((d[4] + d[5]) + (d[6] + d[7])));
-        let q = d.map(|difference| difference * difference);
-        squares[lane] += f64::from(((q[0] + q[1]) + (q[2] + q[3])) + ((q[4] + q[5]) + (q[6] + q[7])));
-    }
-}
-
-#[inline(always)]
-fn tree_sum(mut lanes: [f64; LANES]) -> f64 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
 }

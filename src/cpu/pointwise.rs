@@ -15,13 +15,29 @@ use std::ops::Range;
 
 use super::BLOCK;
 use super::activation::activate;
+use super::caches;
 use super::constants::{Constants, Source};
 use super::convert::Convert;
 use super::input::{Input, Output, Tensor, part, stretches};
+use super::simd::{Vector, finish_streaming};
+use super::stretch::{self, Plane, Stretch, TURN_LANES};
 use super::threads::for_each_piece;
 use super::vectors::{self, Task};
+use crate::element::DType;
 use crate::norm::Activation;
 use crate::problem::{self, Buffers, ChannelTable};
+
+/// Planes whose constants are found together.
+const PLANES: usize = 64;
+
+/// What an input is asked for ahead, where it comes from memory.
+const AHEAD_BYTES: usize = 2048;
+
+/// Of all tensors of a call together.
+pub(super) fn bytes_of_element<T: Convert>(buffers: &Buffers, output: DType) -> usize {
+    let inputs = [buffers.x, buffers.residual, buffers.sum].iter().filter(|&&address| address != 0).count();
+    inputs * size_of::<T>() + output.size()
+}
 
 /// # Safety
 /// As [`run`](super::run).
@@ -34,6 +50,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Pointwise, buffers: &Buf
         input: Input::<T>::new(buffers),
         y: Output { dtype: problem.output, address: buffers.y },
         source: Source::new(problem, buffers),
+        streams: caches::are_exceeded_by(problem.length * bytes_of_element::<T>(buffers, problem.output)),
     };
     // SAFETY: by the caller.
     unsafe { map.write() };
@@ -61,6 +78,8 @@ pub(super) struct Map<T> {
     pub input: Input<T>,
     pub y: Output,
     pub source: Source,
+    /// Whether the tensors, of which these may be a part, exceed the caches.
+    pub streams: bool,
 }
 
 impl<T: Convert> Map<T> {
@@ -75,10 +94,26 @@ impl<T: Convert> Map<T> {
         }
         if self.spatial == 1 {
             let rows = self.length.div_ceil(self.width());
-            for_each_piece(0..rows, self.width(), &|rows| vectors::run(Pixels { map, rows }));
+            for_each_piece(0..rows, self.width(), &|rows| {
+                // SAFETY: by the caller; this thread alone has these rows.
+                unsafe { map.write_rows(rows, &mut Constants::new()) };
+                map.finish();
+            });
         } else {
             let blocks = self.length.div_ceil(BLOCK);
-            for_each_piece(0..blocks, BLOCK, &|blocks| vectors::run(Planes { map, blocks }));
+            for_each_piece(0..blocks, BLOCK, &|blocks| {
+                let (first, end) = (blocks.start * BLOCK, (blocks.end * BLOCK).min(map.length));
+                // SAFETY: by the caller; this thread alone has these blocks.
+                unsafe { map.write_planes(first, end - first) };
+                map.finish();
+            });
+        }
+    }
+
+    /// To be called by each thread behind what it wrote.
+    pub(super) fn finish(&self) {
+        if self.streams {
+            finish_streaming();
         }
     }
 
@@ -87,13 +122,35 @@ impl<T: Convert> Map<T> {
         self.channels * (BLOCK / self.channels).max(1)
     }
 
-    /// Writes some rows of the tensor as a matrix. The last row may be short.
+    /// The tensors, if elements can go from one to another without a buffer between.
+    fn stretch(&self) -> Option<Stretch<T>> {
+        let Input { x, residual, sum, .. } = self.input;
+        let ahead = if self.streams { AHEAD_BYTES / size_of::<T>() } else { 0 };
+        (self.input.plain().is_some() && self.y.dtype == T::DTYPE).then(|| Stretch {
+            x,
+            residual,
+            sum,
+            y: Tensor::new(self.y.address),
+            activation: self.activation,
+            streams: self.streams,
+            ahead,
+        })
+    }
+
+    /// NHWC: writes some rows of the tensor as a matrix. The last row may be short.
     ///
     /// # Safety
     /// As [`write`](Self::write), for these rows.
-    #[inline(always)]
-    unsafe fn write_rows(&self, rows: Range<usize>, constants: &mut Constants, buffer: &mut [f32; BLOCK]) {
+    unsafe fn write_rows(&self, rows: Range<usize>, constants: &mut Constants) {
         let width = self.width();
+        let Some(stretch) = self.stretch() else {
+            return vectors::run(BufferedPixels { map: self, rows, constants });
+        };
+        if width + TURN_LANES <= BLOCK {
+            let (first, end) = (rows.start * width, (rows.end * width).min(self.length));
+            // SAFETY: within the tensor; the caller alone has these rows.
+            return unsafe { self.write_on(stretch, first, end, constants) };
+        }
         for column in (0..width).step_by(BLOCK) {
             let columns = (width - column).min(BLOCK);
             // Where the tensor is shorter than a row, not more than it needs.
@@ -102,8 +159,31 @@ impl<T: Convert> Map<T> {
                 let first = row * width + column;
                 let count = self.length.saturating_sub(first).min(columns);
                 // SAFETY: within the tensor; the caller alone has this row.
-                unsafe { self.map(first, part(buffer, count), |values| apply_by_element(values, constants)) };
+                unsafe { stretch::Pixels { stretch, first, count, origin: first, constants }.write() };
             }
+        }
+    }
+
+    /// NHWC: writes `[first, end)`, which begins with a pixel, without a stop where a row ends: the constants of a row are
+    /// followed by those that it begins with.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write), for these elements.
+    unsafe fn write_on(&self, stretch: Stretch<T>, first: usize, end: usize, constants: &mut Constants) {
+        let width = self.width();
+        constants.load(&self.source, 0, (width + TURN_LANES).min(end - first));
+        // What follows the first elements is aligned, and stays so, turn by turn.
+        // SAFETY: within the tensor.
+        let mut count = unsafe { T::unaligned(stretch.y.at(first)).min(end - first) };
+        let mut next = first;
+        while next < end {
+            let place = (next - first) % width;
+            if next > first || count == 0 {
+                count = (width - place).next_multiple_of(TURN_LANES).min(end - next);
+            }
+            // SAFETY: by the caller.
+            unsafe { stretch::Pixels { stretch, first: next, count, origin: next - place, constants }.write() };
+            next += count;
         }
     }
 
@@ -111,10 +191,40 @@ impl<T: Convert> Map<T> {
     ///
     /// # Safety
     /// As [`write`](Self::write).
-    #[inline(always)]
-    pub(super) unsafe fn write_pixels(&self, constants: &mut Constants, buffer: &mut [f32; BLOCK]) {
+    pub(super) unsafe fn write_pixels(&self, constants: &mut Constants) {
         // SAFETY: by the caller.
-        unsafe { self.write_rows(0..self.length.div_ceil(self.width()), constants, buffer) };
+        unsafe { self.write_rows(0..self.length.div_ceil(self.width()), constants) };
+    }
+
+    /// NCHW: writes `[first, first + count)` of the flat tensor.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write), for these elements.
+    unsafe fn write_planes(&self, first: usize, count: usize) {
+        let mut constants = Constants::new();
+        let mut planes = [Plane::NONE; PLANES];
+        let stretch = self.stretch();
+        let end = first + count;
+        let mut next = first;
+        while next < end {
+            // Constants are found for some planes at a time.
+            let plane = next / self.spatial;
+            let count = ((plane + PLANES) * self.spatial).min(end) - next;
+            let found = (next + count).div_ceil(self.spatial) - plane;
+            constants.load(&self.source, plane % self.channels, found);
+            for (place, plane) in planes.iter_mut().enumerate().take(found) {
+                *plane = constants.plane(place);
+            }
+            let planes = planes.get(..found).unwrap_or_default();
+            match stretch {
+                // SAFETY: by the caller.
+                Some(stretch) => unsafe {
+                    stretch::Planes { stretch, first: next, count, spatial: self.spatial, planes }.write();
+                },
+                None => vectors::run(BufferedPlanes { map: self, first: next, count, planes }),
+            }
+            next += count;
+        }
     }
 
     /// Maps `values.len()` elements from the one at `first` on by `apply`; `values` is a buffer.
@@ -122,81 +232,77 @@ impl<T: Convert> Map<T> {
     /// # Safety
     /// Those elements belong to the tensors, and no other thread has them.
     #[inline(always)]
-    unsafe fn map(&self, first: usize, values: &mut [f32], apply: impl FnOnce(&mut [f32])) {
+    unsafe fn map<V: Vector>(&self, first: usize, values: &mut [f32], apply: impl FnOnce(&mut [f32])) {
         // SAFETY: by the caller; everything is read before any of it is written.
         unsafe {
             self.input.load(first, values);
             self.input.write_sum(first, values);
         }
         apply(values);
-        activate(values, self.activation);
+        activate::<V>(values, self.activation);
         // SAFETY: by the caller.
         unsafe { self.y.store(first, values) };
     }
 }
 
-/// NCHW: some blocks of the flat tensor.
-struct Planes<'a, T> {
+/// NCHW by a buffer: some planes, or parts of them.
+struct BufferedPlanes<'a, T> {
     map: &'a Map<T>,
-    blocks: Range<usize>,
+    first: usize,
+    count: usize,
+    planes: &'a [Plane],
 }
 
-impl<T: Convert> Task for Planes<'_, T> {
+impl<T: Convert> Task for BufferedPlanes<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        let map = self.map;
-        let mut constants = Constants::new();
+    fn run<V: Vector>(self) {
         let mut buffer = [0.0; BLOCK];
-        for block in self.blocks {
-            let first = block * BLOCK;
-            let count = map.length.saturating_sub(first).min(BLOCK);
-            let first_plane = first / map.spatial;
-            let planes = (first + count).div_ceil(map.spatial) - first_plane;
-            constants.load(&map.source, first_plane % map.channels, planes);
-            // SAFETY: within the tensor; this thread alone has this block.
-            unsafe {
-                map.map(first, part(&mut buffer, count), |values| {
-                    apply_by_plane(values, stretches(first, count, map.spatial), &constants);
-                });
+        let mut next = self.first;
+        for ((_, count), plane) in stretches(self.first, self.count, self.map.spatial).zip(self.planes) {
+            for start in (0..count).step_by(BLOCK) {
+                let values = part(&mut buffer, (count - start).min(BLOCK));
+                // SAFETY: within the tensor; this thread alone has these elements.
+                unsafe { self.map.map::<V>(next + start, values, |values| plane.apply(values)) };
+            }
+            next += count;
+        }
+    }
+}
+
+/// NHWC by a buffer: some rows of the tensor as a matrix.
+struct BufferedPixels<'a, T> {
+    map: &'a Map<T>,
+    rows: Range<usize>,
+    constants: &'a mut Constants,
+}
+
+impl<T: Convert> Task for BufferedPixels<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { map, rows, constants } = self;
+        let width = map.width();
+        let mut buffer = [0.0; BLOCK];
+        for column in (0..width).step_by(BLOCK) {
+            let columns = (width - column).min(BLOCK);
+            // Where the tensor is shorter than a row, not more than it needs.
+            constants.load(&map.source, column % map.channels, columns.min(map.length));
+            for row in rows.clone() {
+                let first = row * width + column;
+                let values = part(&mut buffer, map.length.saturating_sub(first).min(columns));
+                // SAFETY: within the tensor; this thread alone has this row.
+                unsafe { map.map::<V>(first, values, |values| apply_by_element(values, constants)) };
             }
         }
     }
 }
 
 #[inline(always)]
-fn apply_by_plane(values: &mut [f32], planes: impl Iterator<Item = (usize, usize)>, constants: &Constants) {
-    let mut left = values;
-    let Constants { mean, rest, scale, bias } = constants;
-    for ((_, count), (((mean, rest), scale), bias)) in planes.zip(mean.iter().zip(rest).zip(scale).zip(bias)) {
-        let (plane, others) = left.split_at_mut(count);
-        for value in plane {
-            *value = ((*value - mean) - rest) * scale + bias;
-        }
-        left = others;
-    }
-}
-
-/// NHWC: some rows of the tensor as a matrix.
-struct Pixels<'a, T> {
-    map: &'a Map<T>,
-    rows: Range<usize>,
-}
-
-impl<T: Convert> Task for Pixels<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        // SAFETY: this thread alone has these rows.
-        unsafe { self.map.write_rows(self.rows, &mut Constants::new(), &mut [0.0; BLOCK]) };
-    }
-}
-
-#[inline(always)]
 fn apply_by_element(values: &mut [f32], constants: &Constants) {
-    let Constants { mean, rest, scale, bias } = constants;
+    let Constants { mean, rest, scale, bias, .. } = constants;
     for (value, (((mean, rest), scale), bias)) in values.iter_mut().zip(mean.iter().zip(rest).zip(scale).zip(bias)) {
         *value = ((*value - mean) - rest) * scale + bias;
     }
@@ -214,7 +320,7 @@ impl Task for Table<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Vector>(self) {
         let mut constants = Constants::new();
         for block in self.blocks {
             let first = block * BLOCK;

@@ -20,8 +20,10 @@ use super::activation::activate;
 use super::convert::{Convert, round};
 use super::input::{Coefficients, Input, combine, part, stretches};
 use super::modulation::{Modulation, Pattern};
-use super::moments::{Moments, Normalization};
+use super::moments::{Moments, Normalization, Sums};
+use super::plain_rows;
 use super::quantized::{Amplitude, Destination};
+use super::simd::{LANES, Vector};
 use super::threads::{for_each_piece, merged};
 use super::vectors::{self, Task};
 use crate::norm::Rounding;
@@ -37,6 +39,10 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers)
     if problem.length == 0 {
         return;
     }
+    if plain_rows::takes::<T>(problem) {
+        // SAFETY: by the caller.
+        return unsafe { plain_rows::run::<T>(problem, buffers) };
+    }
     let rows = &Rows {
         problem,
         input: Input::<T> { rounds: problem.rounding != Rounding::Once, ..Input::new(buffers) },
@@ -51,7 +57,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers)
         modulation: Modulation::new(&problem.modulation, buffers),
     };
     for_each_piece(0..problem.rows, problem.length, &|piece| {
-        if problem.length <= BLOCKS_OF_PART * BLOCK {
+        if problem.length <= BLOCK {
             vectors::run(WholeRows { rows, piece });
         } else {
             piece.for_each(|row| normalize_by_parts(rows, row));
@@ -128,10 +134,10 @@ impl<T: Convert> Rows<'_, T> {
     }
 
     #[inline(always)]
-    fn moments(&self, values: &[f32]) -> Moments {
+    fn moments<V: Vector>(&self, values: &[f32]) -> Moments {
         match self.problem.moments {
-            problem::Moments::MeanAndVariance => Moments::of(values),
-            problem::Moments::MeanSquare => Moments::of_squares(values),
+            problem::Moments::MeanAndVariance => Moments::of::<V, true>(values),
+            problem::Moments::MeanSquare => Moments::of::<V, false>(values),
         }
     }
 }
@@ -230,7 +236,7 @@ impl<T: Convert> Row<'_, T> {
 
     /// The second step: makes y of `values`, which are those from the element at `first` on.
     #[inline(always)]
-    fn finish(&self, values: &mut [f32], by: Normalization, weight: &[f32], bias: &[f32]) {
+    fn finish<V: Vector>(&self, values: &mut [f32], by: Normalization, weight: &[f32], bias: &[f32]) {
         if self.rows.problem.rounding == Rounding::Normalized {
             by.center(values);
             self.round_normalized(values);
@@ -238,25 +244,62 @@ impl<T: Convert> Row<'_, T> {
         } else {
             by.apply(values, weight, bias);
         }
-        activate(values, self.rows.problem.activation);
+        activate::<V>(values, self.rows.problem.activation);
     }
 
-    /// The moments of some blocks, merged in order.
+    /// The moments of some blocks.
     ///
     /// # Safety
     /// Nothing of the row is written meanwhile.
     #[inline(always)]
-    unsafe fn moments(&self, blocks: Range<usize>, post: Option<Normalization>, buffer: &mut [f32; BLOCK]) -> Moments {
-        let mut merged: Option<Moments> = None;
-        for block in blocks {
-            let (first, count) = self.extent(block);
-            let values = part(buffer, count);
-            // SAFETY: within the row.
-            unsafe { self.load(first, values, post) };
-            let moments = self.rows.moments(values);
-            merged = Some(merged.map_or(moments, |before| before.merge(moments)));
+    unsafe fn moments<V: Vector>(
+        &self,
+        blocks: Range<usize>,
+        post: Option<Normalization>,
+        buffer: &mut [f32; BLOCK],
+    ) -> Moments {
+        // SAFETY: by the caller.
+        unsafe {
+            match self.rows.problem.moments {
+                problem::Moments::MeanAndVariance => self.swept::<V, true>(blocks, post, buffer),
+                problem::Moments::MeanSquare => self.swept::<V, false>(blocks, post, buffer),
+            }
         }
-        merged.unwrap_or(Moments::NONE)
+    }
+
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn swept<V: Vector, const MEAN: bool>(
+        &self,
+        blocks: Range<usize>,
+        post: Option<Normalization>,
+        buffer: &mut [f32; BLOCK],
+    ) -> Moments {
+        let (first, _) = self.extent(blocks.start);
+        let count = self.rows.problem.length.min(blocks.end * BLOCK).saturating_sub(first);
+        let values = part(buffer, count.min(LANES));
+        // SAFETY: within the row.
+        let pivot = unsafe {
+            self.load(first, values, post);
+            Sums::<V, MEAN>::pivot(values.as_ptr(), 0, values.len())
+        };
+        Moments::of_sweeps::<V, MEAN>(
+            count,
+            pivot,
+            #[inline(always)]
+            |sums| {
+                for block in blocks.clone() {
+                    let (first, count) = self.extent(block);
+                    let values = part(buffer, count);
+                    // SAFETY: within the row, and the buffer.
+                    unsafe {
+                        self.load(first, values, post);
+                        sums.add_all(values.as_ptr(), 0, count, 0);
+                    }
+                }
+            },
+        )
     }
 
     /// The largest magnitude of what some blocks become.
@@ -264,7 +307,7 @@ impl<T: Convert> Row<'_, T> {
     /// # Safety
     /// Nothing of the row is written meanwhile.
     #[inline(always)]
-    unsafe fn amplitude(&self, blocks: Range<usize>, by: Norms, scratch: &mut Scratch) -> Amplitude {
+    unsafe fn amplitude<V: Vector>(&self, blocks: Range<usize>, by: Norms, scratch: &mut Scratch) -> Amplitude {
         let mut largest = Amplitude::NONE;
         for block in blocks {
             let (first, count) = self.extent(block);
@@ -272,7 +315,7 @@ impl<T: Convert> Row<'_, T> {
             self.coefficients(first, weight, bias);
             // SAFETY: within the row.
             unsafe { self.load(first, values, by.post) };
-            self.finish(values, by.own, weight, bias);
+            self.finish::<V>(values, by.own, weight, bias);
             largest = largest.max(Amplitude::of(values));
         }
         largest
@@ -283,7 +326,7 @@ impl<T: Convert> Row<'_, T> {
     /// # Safety
     /// No other thread has these blocks, and they were not written before.
     #[inline(always)]
-    unsafe fn write_blocks(&self, blocks: Range<usize>, by: Norms, scratch: &mut Scratch) {
+    unsafe fn write_blocks<V: Vector>(&self, blocks: Range<usize>, by: Norms, scratch: &mut Scratch) {
         for block in blocks {
             let (first, count) = self.extent(block);
             let [values, weight, bias] = scratch.parts(count);
@@ -292,7 +335,7 @@ impl<T: Convert> Row<'_, T> {
             unsafe {
                 self.load(first, values, by.post);
                 self.input.write_sum(first, values);
-                self.finish(values, by.own, weight, bias);
+                self.finish::<V>(values, by.own, weight, bias);
                 self.y.store(first, values);
             }
         }
@@ -331,7 +374,7 @@ impl Scratch {
     }
 }
 
-/// Rows of at most one part.
+/// Rows of at most one block.
 struct WholeRows<'a, T> {
     rows: &'a Rows<'a, T>,
     piece: Range<usize>,
@@ -341,28 +384,10 @@ impl<T: Convert> Task for WholeRows<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Vector>(self) {
         let Self { rows, piece } = self;
         let problem = rows.problem;
         let scratch = &mut Scratch::new();
-        if problem.length > BLOCK {
-            let blocks = || 0..problem.length.div_ceil(BLOCK);
-            for row in piece {
-                let row = rows.row(row);
-                // SAFETY: this thread alone has the row.
-                unsafe {
-                    let post = rows.post_norm.is_some().then(|| row.moments(blocks(), None, &mut scratch.values));
-                    let post = post.map(|moments| moments.normalization(problem.eps));
-                    let own = row.moments(blocks(), post, &mut scratch.values).normalization(problem.eps);
-                    let by = Norms { post, own };
-                    if problem.scales_rows() {
-                        row.y.scale_row(row.amplitude(blocks(), by, scratch));
-                    }
-                    row.write_blocks(blocks(), by, scratch);
-                }
-            }
-            return;
-        }
         let [values, weight, bias] = scratch.parts(problem.length);
         let first_row = piece.start;
         for row_index in piece {
@@ -374,12 +399,12 @@ impl<T: Convert> Task for WholeRows<'_, T> {
             unsafe {
                 row.load(0, values, None);
                 if rows.post_norm.is_some() {
-                    let post = rows.moments(values).normalization(problem.eps);
+                    let post = rows.moments::<V>(values).normalization(problem.eps);
                     row.complete(0, values, Some(post));
                 }
-                let normalization = rows.moments(values).normalization(problem.eps);
+                let normalization = rows.moments::<V>(values).normalization(problem.eps);
                 row.input.write_sum(0, values);
-                row.finish(values, normalization, weight, bias);
+                row.finish::<V>(values, normalization, weight, bias);
                 if problem.scales_rows() {
                     row.y.scale_row(Amplitude::of(values));
                 }
@@ -417,9 +442,9 @@ impl<T: Convert> Task for MergedBlocks<'_, T> {
     type Output = Moments;
 
     #[inline(always)]
-    fn run(self) -> Moments {
+    fn run<V: Vector>(self) -> Moments {
         // SAFETY: writing begins when all of the row's moments are there.
-        unsafe { self.row.moments(self.blocks, self.post, &mut [0.0; BLOCK]) }
+        unsafe { self.row.moments::<V>(self.blocks, self.post, &mut [0.0; BLOCK]) }
     }
 }
 
@@ -433,9 +458,9 @@ impl<T: Convert> Task for MeasuredBlocks<'_, T> {
     type Output = Amplitude;
 
     #[inline(always)]
-    fn run(self) -> Amplitude {
+    fn run<V: Vector>(self) -> Amplitude {
         // SAFETY: writing begins when all of the row is measured.
-        unsafe { self.row.amplitude(self.blocks, self.by, &mut Scratch::new()) }
+        unsafe { self.row.amplitude::<V>(self.blocks, self.by, &mut Scratch::new()) }
     }
 }
 
@@ -449,8 +474,8 @@ impl<T: Convert> Task for WrittenBlocks<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Vector>(self) {
         // SAFETY: this thread alone has these blocks, once.
-        unsafe { self.row.write_blocks(self.blocks, self.by, &mut Scratch::new()) };
+        unsafe { self.row.write_blocks::<V>(self.blocks, self.by, &mut Scratch::new()) };
     }
 }

@@ -2,39 +2,34 @@
 //!
 //! ```text
 //! for each part of the pixels:
-//!     for each 8 rows:  for each slot, many at once:  moments of its 8 elements, merged into the slot's
+//!     for each slot, many at once:  a pivot, the mean of its first elements
+//!     for each 8 rows:  for each slot:  sum(x - pivot) and sum((x - pivot)²), added to the slot's in f64
 //!     merge the slots of each channel
 //! merge the parts
 //! ```
 //!
 //! A row is as many pixels as fit [`COLUMN`], at least one, and each of its elements has a slot: few channels make no
-//! short loops. Memory is walked once, from one end to the other, [`COLUMN`] slots of 8 rows at a time.
+//! short loops. Memory is walked once, from one end to the other. As with the stretches of `moments.rs`, a part is swept
+//! again where a pivot turns out to lie far from its slot's mean.
 //!
-//! The moments of 8 elements take two sweeps in f32, as those of a block in `moments.rs` do, but over numbers that stay
-//! in registers: with the first as a pivot `m = fl(x₀ + mean(x - x₀))`, then `mean(x - m)` and `sum((x - m)²)`. All that
-//! follows is Chan's rule in f64. All slots have as many elements, so its weights are the same for all of them.
-//!
-//! A slot takes two f64, and each of the parts that are being merged has its own: they are on the heap. Where a slab is
-//! one part, a thread uses the same ones for all its slabs.
+//! A slot takes two f64 and a pivot, and each of the parts that are being merged has its own: they are on the heap. Where a
+//! slab is one part, a thread uses the same ones for all its slabs.
 
-use std::array;
 use std::ops::Range;
 
 use super::BLOCK;
 use super::convert::Convert;
 use super::input::Input;
-use super::moments::{Moments, count_of};
+use super::moments::{DEPTH, Moments, Values, count_of, tree_sum};
+use super::simd::{LANES, Vector, each};
 use super::threads::merged;
 use super::vectors::{self, Task};
 
-/// Rows whose elements meet in f32, in a balanced tree.
-const DEPTH: usize = 8;
-
-/// Slots of which a block holds that many rows.
+/// Slots of which a block holds [`DEPTH`] rows.
 const COLUMN: usize = BLOCK / DEPTH;
 
-/// Slots of a turn of the innermost loop.
-const LANES: usize = 8;
+/// Rows that pivots are found from: the more, the less often is a part swept again.
+const ROWS_OF_PIVOT: usize = 2 * DEPTH;
 
 /// The size of a part: so large that merging parts costs little, and so small that wide slabs have several. Bits depend
 /// on both.
@@ -46,6 +41,8 @@ pub(super) struct Slab<T> {
     pub input: Input<T>,
     pub pixels: usize,
     pub channels: usize,
+    /// Whether memory is asked ahead for what comes next.
+    pub ahead: bool,
 }
 
 impl<T: Convert> Slab<T> {
@@ -63,46 +60,44 @@ impl<T: Convert> Slab<T> {
     /// # Safety
     /// As [`Input::load`], for the whole slab.
     pub(super) unsafe fn moments(&self) -> Channels {
-        let part = |pixels| vectors::run(Part { slab: self, pixels });
+        let part = |pixels| {
+            let mut channels = Channels::new(self.channels);
+            // SAFETY: by the caller.
+            unsafe { self.moments_of(pixels, &mut channels) };
+            channels
+        };
         merged(0..self.pixels, self.pixels_of_part(), self.channels, &part, &Channels::merge)
     }
 
-    /// Those of some pixels, in place of what is in `into`; `buffer` is one.
+    /// Those of some pixels, in place of what is in `into`.
+    ///
+    /// # Safety
+    /// As [`Input::load`], for these pixels.
+    pub(super) unsafe fn moments_of(&self, pixels: Range<usize>, into: &mut Channels) {
+        vectors::run(Part { slab: self, pixels, into });
+    }
+
+    /// `buffer` is one.
     ///
     /// # Safety
     /// As [`Input::load`], for these pixels.
     #[inline(always)]
-    pub(super) unsafe fn moments_of(&self, pixels: Range<usize>, into: &mut Channels, buffer: &mut [f32; BLOCK]) {
-        into.clear();
+    unsafe fn find<V: Vector>(&self, pixels: Range<usize>, into: &mut Channels, buffer: &mut [f32; BLOCK]) {
         let pixels_of_row = pixels_of_row(self.channels);
-        let (mut rows, rest) = (pixels.len() / pixels_of_row, pixels.len() % pixels_of_row);
-        let mut walk = Walk {
-            input: self.input,
-            next: pixels.start * self.channels,
+        let walk = Walk {
+            first: pixels.start * self.channels,
             width: pixels_of_row * self.channels,
-            buffer: buffer.as_chunks_mut().0,
+            rows: pixels.len() / pixels_of_row,
+            of_last_row: pixels.len() % pixels_of_row * self.channels,
         };
         // SAFETY: what is walked over are these pixels.
         unsafe {
-            while rows >= 8 {
-                walk.add_rows::<8>(into);
-                rows -= 8;
+            match self.input.plain() {
+                Some(values) => walk.run::<V>(&DirectRows { values, ahead: self.ahead }, into),
+                None => walk.run::<V>(&BufferedRows { input: self.input, buffer: buffer.into() }, into),
             }
-            if rows >= 4 {
-                walk.add_rows::<4>(into);
-                rows -= 4;
-            }
-            if rows >= 2 {
-                walk.add_rows::<2>(into);
-                rows -= 2;
-            }
-            if rows == 1 {
-                walk.add_row(walk.width, into);
-                into.count += 1.0;
-            }
-            walk.add_row(rest * self.channels, into);
         }
-        into.merge_slots(pixels_of_row, rest);
+        into.merge_slots(walk.rows, pixels_of_row, pixels.len() % pixels_of_row);
     }
 }
 
@@ -113,26 +108,28 @@ fn pixels_of_row(channels: usize) -> usize {
 struct Part<'a, T> {
     slab: &'a Slab<T>,
     pixels: Range<usize>,
+    into: &'a mut Channels,
 }
 
 impl<T: Convert> Task for Part<'_, T> {
-    type Output = Channels;
+    type Output = ();
 
     #[inline(always)]
-    fn run(self) -> Channels {
-        let mut channels = Channels::new(self.slab.channels);
-        // SAFETY: promised for the whole slab where the task was made.
-        unsafe { self.slab.moments_of(self.pixels, &mut channels, &mut [0.0; BLOCK]) };
-        channels
+    fn run<V: Vector>(self) {
+        // SAFETY: promised where the task was made.
+        unsafe { self.slab.find::<V>(self.pixels, self.into, &mut [0.0; BLOCK]) };
     }
 }
 
 /// The moments of many channels, each of as many values.
 pub(super) struct Channels {
     channels: usize,
-    /// Values of a slot; at last, of a channel.
+    /// Values of a channel, at last.
     count: f64,
-    /// Of the slots, up to whole [`LANES`]; at last, the first ones are those of the channels.
+    /// Of the slots, up to whole [`LANES`].
+    pivots: Vec<f32>,
+    /// Sums of the slots' deviations from their pivots, and of the squares; at last, means and squared deviations, the first
+    /// ones those of the channels.
     means: Vec<f64>,
     m2: Vec<f64>,
 }
@@ -140,21 +137,43 @@ pub(super) struct Channels {
 impl Channels {
     pub(super) fn new(channels: usize) -> Self {
         let slots = (pixels_of_row(channels) * channels).next_multiple_of(LANES);
-        Self { channels, count: 0.0, means: vec![0.0; slots], m2: vec![0.0; slots] }
+        Self { channels, count: 0.0, pivots: vec![0.0; slots], means: vec![0.0; slots], m2: vec![0.0; slots] }
     }
 
+    /// Makes sums of slots into means and squared deviations. Whether all pivots were near enough; else they are now the
+    /// means.
     #[inline(always)]
-    fn clear(&mut self) {
-        self.count = 0.0;
-        self.means.fill(0.0);
-        self.m2.fill(0.0);
+    fn settle(&mut self, walk: &Walk) -> bool {
+        let mut all_are_near = true;
+        let slots = self.pivots.iter_mut().zip(&mut self.means).zip(&mut self.m2);
+        for (slot, ((pivot, mean), m2)) in slots.enumerate().take(walk.width) {
+            let count = count_of(walk.rows + usize::from(slot < walk.of_last_row));
+            if count == 0.0 {
+                break;
+            }
+            let (total, squares) = (*mean, *m2);
+            let rest = total / count;
+            *mean = f64::from(*pivot) + rest;
+            *m2 = squares - total * rest;
+            // NaN is near.
+            if 2.0 * total * rest > squares {
+                all_are_near = false;
+            }
+        }
+        if !all_are_near {
+            for (pivot, mean) in self.pivots.iter_mut().zip(&self.means) {
+                #[expect(clippy::cast_possible_truncation, reason = "a pivot need not be exact")]
+                let near = *mean as f32;
+                *pivot = near;
+            }
+        }
+        all_are_near
     }
 
-    /// Makes slots into channels. Those of the first `rest` pixels have one value more.
+    /// Makes slots into channels. Each has as many values as there are rows, and those of the first `rest` pixels one more.
     #[inline(always)]
-    fn merge_slots(&mut self, pixels_of_row: usize, rest: usize) {
-        let rows = self.count;
-        let count = |pixel| if pixel < rest { rows + 1.0 } else { rows };
+    fn merge_slots(&mut self, rows: usize, pixels_of_row: usize, rest: usize) {
+        let count = |pixel| count_of(rows + usize::from(pixel < rest));
         let (means, other_means) = self.means.split_at_mut(self.channels);
         let (m2, other_m2) = self.m2.split_at_mut(self.channels);
         self.count = count(0);
@@ -188,7 +207,7 @@ impl Channels {
 /// constant channels have exactly their value as mean.
 #[inline(always)]
 fn merged_group(count: f64, means: &[f64], m2: &[f64]) -> Moments {
-    let channels = count_of(means);
+    let channels = count_of(means.len());
     let mean = means.iter().sum::<f64>() / channels;
     let (mut within, mut between) = (0.0, 0.0);
     for (channel_mean, m2) in means.iter().zip(m2) {
@@ -229,97 +248,296 @@ impl Weights {
 }
 
 /// A walk over rows.
-struct Walk<'a, T> {
-    input: Input<T>,
-    /// The first element of the next row.
-    next: usize,
+struct Walk {
+    /// The first element.
+    first: usize,
     width: usize,
-    /// [`DEPTH`] of them.
-    buffer: &'a mut [[f32; COLUMN]],
+    /// Whole ones.
+    rows: usize,
+    /// Elements of the one that is not.
+    of_last_row: usize,
 }
 
-impl<T: Convert> Walk<'_, T> {
-    /// Merges the next `ROWS` rows into the slots.
+/// Rows of elements, of which some slots are taken.
+trait RowSource<V: Vector> {
+    /// Calls `work` on all slots, a vector of them at a time, with the numbers of `rows` rows from the element at `first` on.
     ///
     /// # Safety
-    /// As [`Input::load`], for these rows.
+    /// They may be read.
+    unsafe fn each_slot(&self, first: usize, width: usize, slots: usize, rows: usize, work: &mut impl SlotWork<V>);
+}
+
+trait SlotWork<V: Vector> {
+    /// What to take for a number that is not there.
+    ///
+    /// # Safety
+    /// The slots belong to those that it was made for.
+    unsafe fn filler(&self, slot: usize) -> V;
+    /// # Safety
+    /// As above.
+    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH], rows: usize);
+}
+
+impl Walk {
+    /// # Safety
+    /// As [`RowSource::each_slot`], for all rows.
     #[inline(always)]
-    unsafe fn add_rows<const ROWS: usize>(&mut self, slots: &mut Channels) {
-        let Some(buffer) = self.buffer.first_chunk_mut::<ROWS>() else { return };
-        let count = count_of(buffer);
-        let weights = Weights::new(slots.count, count);
-        for column in (0..self.width).step_by(COLUMN) {
-            let columns = (self.width - column).min(COLUMN);
-            for (row, values) in buffer.iter_mut().enumerate() {
-                let (values, _) = values.split_at_mut(columns);
-                // SAFETY: by the caller.
-                unsafe { self.input.load(self.next + row * self.width + column, values) };
-            }
-            let means = slots.means.as_chunks_mut::<LANES>().0.iter_mut().skip(column / LANES);
-            let m2 = slots.m2.as_chunks_mut::<LANES>().0.iter_mut().skip(column / LANES);
-            // Beyond the last slot of all, the lanes have left-overs, and nobody reads what becomes of them.
-            let lanes = (0..COLUMN / LANES).take(columns.div_ceil(LANES));
-            for ((lane, means), m2) in lanes.zip(means).zip(m2) {
-                let rows = array::from_fn(|row| buffer[row].as_chunks::<LANES>().0[lane]);
-                add_lanes::<ROWS>(&rows, means, m2, count, weights);
+    unsafe fn run<V: Vector>(&self, source: &impl RowSource<V>, into: &mut Channels) {
+        // SAFETY: by the caller; there is a place for every slot, up to whole vectors.
+        unsafe {
+            self.find_pivots::<V>(source, into);
+            for _ in 0..2 {
+                self.sweep::<V>(source, into);
+                if into.settle(self) {
+                    break;
+                }
             }
         }
-        self.next += ROWS * self.width;
-        slots.count += count;
     }
 
-    /// Merges the next `count` elements into the first slots, one each.
-    ///
     /// # Safety
-    /// As [`Input::load`], for these elements.
+    /// As above.
     #[inline(always)]
-    unsafe fn add_row(&mut self, count: usize, slots: &mut Channels) {
-        let weights = Weights::new(slots.count, 1.0);
-        let Some(values) = self.buffer.first_mut() else { return };
-        let (means, _) = slots.means.split_at_mut(count);
-        let (m2, _) = slots.m2.split_at_mut(count);
-        for (means, m2) in means.chunks_mut(COLUMN).zip(m2.chunks_mut(COLUMN)) {
-            let (values, _) = values.split_at_mut(means.len());
+    unsafe fn find_pivots<V: Vector>(&self, source: &impl RowSource<V>, into: &mut Channels) {
+        into.pivots.fill(0.0);
+        into.means.fill(0.0);
+        // SAFETY: by the caller.
+        unsafe {
+            // The first row, or what there is of it: also the first step to the others' mean.
+            let slots = if self.rows > 0 { self.width } else { self.of_last_row };
+            source.each_slot(self.first, self.width, slots, 1, &mut FirstRow { pivots: into.pivots.as_mut_ptr() });
+            let rows = if self.rows < 8 * ROWS_OF_PIVOT { self.rows.min(DEPTH) } else { ROWS_OF_PIVOT };
+            if rows < 2 {
+                return;
+            }
+            let (pivots, totals) = (into.pivots.as_ptr(), into.means.as_mut_ptr());
+            for row in (0..rows).step_by(DEPTH) {
+                let first = self.first + row * self.width;
+                source.each_slot(
+                    first,
+                    self.width,
+                    self.width,
+                    (rows - row).min(DEPTH),
+                    &mut Totals { pivots, totals },
+                );
+            }
+            for (pivot, total) in into.pivots.iter_mut().zip(&into.means) {
+                #[expect(clippy::cast_possible_truncation, reason = "a pivot need not be exact")]
+                let mean = (f64::from(*pivot) + total / count_of(rows)) as f32;
+                *pivot = mean;
+            }
+        }
+    }
+
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn sweep<V: Vector>(&self, source: &impl RowSource<V>, into: &mut Channels) {
+        into.means.fill(0.0);
+        into.m2.fill(0.0);
+        let pivots = into.pivots.as_ptr();
+        let sums = &mut Both { pivots, totals: into.means.as_mut_ptr(), squares: into.m2.as_mut_ptr() };
+        let mut first = self.first;
+        // SAFETY: by the caller.
+        unsafe {
+            let mut left = self.rows;
+            loop {
+                let (slots, rows) = if left > 0 { (self.width, left.min(DEPTH)) } else { (self.of_last_row, 1) };
+                source.each_slot(first, self.width, slots, rows, sums);
+                first += rows * self.width;
+                if left == 0 {
+                    break;
+                }
+                left -= rows;
+            }
+        }
+    }
+}
+
+/// The elements as they lie.
+struct DirectRows<S> {
+    values: S,
+    ahead: bool,
+}
+
+impl<V: Vector, S: Values<V>> RowSource<V> for DirectRows<S> {
+    #[inline(always)]
+    unsafe fn each_slot(&self, first: usize, width: usize, slots: usize, rows: usize, work: &mut impl SlotWork<V>) {
+        let whole = slots - slots % LANES;
+        for slot in (0..whole).step_by(LANES) {
             // SAFETY: by the caller.
-            unsafe { self.input.load(self.next, values) };
-            for ((mean, m2), value) in means.iter_mut().zip(m2).zip(values) {
-                weights.merge_one(mean, m2, f64::from(*value), 0.0);
+            unsafe {
+                let mut numbers = [work.filler(slot); DEPTH];
+                if rows == DEPTH {
+                    for (row, number) in numbers.iter_mut().enumerate() {
+                        [*number] = self.values.load(first + row * width + slot);
+                        if self.ahead {
+                            self.values.prefetch(first + (DEPTH + row) * width + slot);
+                        }
+                    }
+                } else {
+                    for (row, number) in numbers.iter_mut().enumerate().take(rows) {
+                        [*number] = self.values.load(first + row * width + slot);
+                    }
+                }
+                work.take(slot, numbers, rows);
             }
-            self.next += means.len();
+        }
+        if whole < slots {
+            // SAFETY: by the caller.
+            unsafe {
+                let filler = work.filler(whole);
+                let mut numbers = [filler; DEPTH];
+                for (row, number) in numbers.iter_mut().enumerate().take(rows) {
+                    let some = self.values.load_some(first + row * width + whole, slots - whole);
+                    *number = some.first(slots - whole, filler);
+                }
+                work.take(whole, numbers, rows);
+            }
         }
     }
 }
 
-/// Merges the elements of some rows into the slots that they have side by side.
-#[inline(always)]
-fn add_lanes<const ROWS: usize>(
-    rows: &[[f32; LANES]; ROWS],
-    means: &mut [f64; LANES],
-    m2: &mut [f64; LANES],
-    count: f64,
-    weights: Weights,
-) {
-    for lane in 0..LANES {
-        let x: [f32; ROWS] = array::from_fn(|row| rows[row][lane]);
-        let pivot = x[0];
-        #[expect(clippy::cast_possible_truncation, reason = "a power of two")]
-        let middle = pivot + tree_sum(x.map(|x| x - pivot)) / count as f32;
-        let d = x.map(|x| x - middle);
-        let (total, squares) = (f64::from(tree_sum(d)), f64::from(tree_sum(d.map(|d| d * d))));
-        let rest = total / count;
-        weights.merge_one(&mut means[lane], &mut m2[lane], f64::from(middle) + rest, squares - total * rest);
+/// The elements as they come out of a prologue, by a buffer.
+struct BufferedRows<T> {
+    input: Input<T>,
+    /// Of f32, a block.
+    buffer: std::ptr::NonNull<[f32; BLOCK]>,
+}
+
+impl<V: Vector, T: Convert> RowSource<V> for BufferedRows<T> {
+    #[inline(always)]
+    unsafe fn each_slot(&self, first: usize, width: usize, slots: usize, rows: usize, work: &mut impl SlotWork<V>) {
+        let buffer = self.buffer.cast::<f32>().as_ptr();
+        for column in (0..slots).step_by(COLUMN) {
+            let columns = (slots - column).min(COLUMN);
+            for row in 0..rows {
+                // SAFETY: the buffer has so many rows of so many columns, and this alone uses it; and by the caller.
+                unsafe {
+                    let values = std::slice::from_raw_parts_mut(buffer.add(row * COLUMN), columns);
+                    self.input.load(first + row * width + column, values);
+                }
+            }
+            // SAFETY: as above.
+            unsafe {
+                let rows_here = DirectRows { values: buffer.cast_const(), ahead: false };
+                rows_here.each_slot(0, COLUMN, columns, rows, &mut Shifted { work, by: column });
+            }
+        }
     }
 }
 
-/// Of a power of two of numbers.
-#[inline(always)]
-fn tree_sum<const COUNT: usize>(mut numbers: [f32; COUNT]) -> f32 {
-    let mut width = COUNT / 2;
-    while width > 0 {
-        for place in 0..width {
-            numbers[place] += numbers[place + width];
-        }
-        width /= 2;
+/// Work on slots that begin elsewhere.
+struct Shifted<'a, W> {
+    work: &'a mut W,
+    by: usize,
+}
+
+impl<V: Vector, W: SlotWork<V>> SlotWork<V> for Shifted<'_, W> {
+    #[inline(always)]
+    unsafe fn filler(&self, slot: usize) -> V {
+        // SAFETY: by the caller.
+        unsafe { self.work.filler(slot + self.by) }
     }
-    numbers[0]
+    #[inline(always)]
+    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH], rows: usize) {
+        // SAFETY: by the caller.
+        unsafe { self.work.take(slot + self.by, numbers, rows) };
+    }
+}
+
+/// Takes the first row for pivots.
+struct FirstRow {
+    pivots: *mut f32,
+}
+
+impl<V: Vector> SlotWork<V> for FirstRow {
+    #[inline(always)]
+    unsafe fn filler(&self, _: usize) -> V {
+        V::splat(0.0)
+    }
+    #[inline(always)]
+    unsafe fn take(&mut self, slot: usize, [first, ..]: [V; DEPTH], _: usize) {
+        // SAFETY: by the caller.
+        unsafe { first.store(self.pivots.add(slot)) };
+    }
+}
+
+/// Adds up deviations.
+struct Totals {
+    pivots: *const f32,
+    totals: *mut f64,
+}
+
+impl<V: Vector> SlotWork<V> for Totals {
+    #[inline(always)]
+    unsafe fn filler(&self, slot: usize) -> V {
+        // SAFETY: by the caller.
+        unsafe { V::load(self.pivots.add(slot)) }
+    }
+    #[inline(always)]
+    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH], _: usize) {
+        // SAFETY: by the caller.
+        unsafe {
+            let pivot = V::load(self.pivots.add(slot));
+            add_at(
+                tree_sum(each(
+                    numbers,
+                    #[inline(always)]
+                    |number| number.sub(pivot),
+                )),
+                self.totals.add(slot),
+            );
+        }
+    }
+}
+
+/// Adds up deviations and their squares.
+struct Both {
+    pivots: *const f32,
+    totals: *mut f64,
+    squares: *mut f64,
+}
+
+impl<V: Vector> SlotWork<V> for Both {
+    #[inline(always)]
+    unsafe fn filler(&self, slot: usize) -> V {
+        // SAFETY: by the caller.
+        unsafe { V::load(self.pivots.add(slot)) }
+    }
+    #[inline(always)]
+    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH], _: usize) {
+        // SAFETY: by the caller.
+        unsafe {
+            let pivot = V::load(self.pivots.add(slot));
+            let deviations = each(
+                numbers,
+                #[inline(always)]
+                |number| number.sub(pivot),
+            );
+            add_at(tree_sum(deviations), self.totals.add(slot));
+            add_at(
+                tree_sum(each(
+                    deviations,
+                    #[inline(always)]
+                    |number| number.mul(number),
+                )),
+                self.squares.add(slot),
+            );
+        }
+    }
+}
+
+/// Adds to the sums in memory.
+///
+/// # Safety
+/// There are [`LANES`] of them.
+#[inline(always)]
+unsafe fn add_at<V: Vector>(numbers: V, sums: *mut f64) {
+    // SAFETY: by the caller.
+    unsafe {
+        let mut before = V::load_sums(sums);
+        numbers.add_to(&mut before);
+        V::store_sums(before, sums);
+    }
 }

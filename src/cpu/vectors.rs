@@ -12,6 +12,10 @@
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512};
+use super::simd::{Portable, Vector};
+
 const VARIABLE: &str = "WARPNORM_CPU_VECTORS";
 
 /// The vectors that a machine has, from the narrowest on.
@@ -93,13 +97,14 @@ impl Level {
 pub(super) trait Task {
     type Output;
     /// Implementations are `#[inline(always)]`.
-    fn run(self) -> Self::Output;
+    fn run<V: Vector>(self) -> Self::Output;
 }
 
 /// Runs `task` with the chosen vectors.
+#[inline(never)]
 pub(super) fn run<K: Task>(task: K) -> K::Output {
     match Level::chosen() {
-        Level::Any => task.run(),
+        Level::Any => task.run::<Portable>(),
         // SAFETY: the machine has what the functions were compiled for.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { run_avx2(task) },
@@ -112,13 +117,13 @@ pub(super) fn run<K: Task>(task: K) -> K::Output {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,f16c")]
 fn run_avx2<K: Task>(task: K) -> K::Output {
-    task.run()
+    task.run::<Avx2>()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
 fn run_avx512<K: Task>(task: K) -> K::Output {
-    task.run()
+    task.run::<Avx512>()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-use super::activated;
+use super::{activated, ulps_of};
 use crate::cpu::activation::activate;
+use crate::cpu::simd::Portable;
 use crate::norm::Activation;
 
 const ALL: [Activation; 5] =
@@ -7,12 +8,12 @@ const ALL: [Activation; 5] =
 
 fn of(x: f32, activation: Activation) -> f32 {
     let mut values = [x];
-    activate(&mut values, activation);
+    activate::<Portable>(&mut values, activation);
     values[0]
 }
 
 #[test]
-fn within_an_ulp_from_tail_to_tail() {
+fn within_some_ulps_from_tail_to_tail() {
     for activation in ALL {
         for step in -40_000..=40_000 {
             let x = step as f32 / 1999.0;
@@ -20,7 +21,11 @@ fn within_an_ulp_from_tail_to_tail() {
             // What is subnormal in f32 has fewer digits.
             let ulp = (reference.abs() * 2.0_f64.powi(-23)).max(2.0_f64.powi(-149));
             let error = (f64::from(of(x, activation)) - reference).abs();
-            assert!(error <= ulp, "{activation:?} of {x}: {} for {reference}", of(x, activation));
+            assert!(
+                error <= 0.5 * ulps_of(activation).max(2.0) * ulp,
+                "{activation:?} of {x}: {} for {reference}",
+                of(x, activation)
+            );
         }
     }
 }

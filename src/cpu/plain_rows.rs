@@ -1,0 +1,355 @@
+//! The rows of most calls: of one type, with at most one residual, and with coefficients that are the same for every row or
+//! stand still for a channel. The same steps as in `rows.rs`, which has the others, without a buffer between them.
+//!
+//! ```text
+//! for each row, or each part of a long one:   moments of x + residual           moments.rs
+//! merge the parts' moments in the tree of rows.rs
+//! for each row, or each part:  s = x + residual;  sum = s;  y = activation((s - mean) * rstd * weight + bias)    stretch.rs
+//! ```
+//!
+//! A row is read twice, the second time from the nearest cache that holds it. Where the tensors exceed the caches, the first
+//! reading asks for what comes a row later, so that memory has work while the row is written.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use super::caches;
+use super::convert::Convert;
+use super::input::{Coefficients, Tensor};
+use super::modulation::Modulation;
+use super::moments::{Moments, Normalization, Sums};
+use super::simd::{LANES, Vector, finish_streaming};
+use super::stretch::{Inputs, Plane, Planes, Row, Stretch};
+use super::threads::{for_each_piece, merged};
+use super::vectors::{self, Task};
+use crate::norm::Rounding;
+use crate::problem::{self, Affine, Buffers, Output};
+
+/// Elements whose moments are found in one go, by one thread. Bits depend on it.
+const PART: usize = 32 * 1024;
+
+/// The longest row whose coefficients are made ready for all rows at once.
+const MOST_COEFFICIENTS: usize = 64 * 1024;
+
+/// Planes of fewer elements are many and short: there the constants are better expanded.
+const LEAST_PLANE: usize = LANES;
+
+/// Channels whose constants are found together.
+const PLANES: usize = 64;
+
+/// Elements from one reading to what it asks for, at most.
+const MOST_AHEAD_BYTES: usize = 16 * 1024;
+
+pub(super) fn takes<T: Convert>(problem: &problem::Rows) -> bool {
+    let problem::Rows { modulation, .. } = problem;
+    let is_plain = problem.output == Output::Element(T::DTYPE)
+        && !problem.second_residual
+        && problem.rounding == Rounding::Once
+        && problem.post_norm.is_none()
+        && problem.input_bias.is_none()
+        && modulation.gate.is_none()
+        && modulation.channel_bias.is_none();
+    is_plain
+        && match problem.affine {
+            Affine::PerElement { .. } => {
+                modulation.scale.is_none() && modulation.shift.is_none() && problem.length <= MOST_COEFFICIENTS
+            }
+            Affine::PerChannel { spatial, .. } => spatial >= LEAST_PLANE,
+        }
+}
+
+/// A problem that this [`takes`], and is not empty.
+///
+/// # Safety
+/// As [`run`](super::run).
+pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers) {
+    let affine = match problem.affine {
+        Affine::PerElement { .. } => {
+            return with_ready_coefficients(problem, buffers, |[weight, bias]| {
+                let affine = Elements { weight, bias };
+                // SAFETY: by the caller; the coefficients are there until this returns.
+                unsafe { run_with::<T, _>(problem, buffers, &affine) };
+            });
+        }
+        Affine::PerChannel { groups, channels_per_group, spatial } => Channels {
+            groups,
+            channels_per_group,
+            spatial,
+            weight: Coefficients::new(problem.weight, buffers.weight),
+            bias: Coefficients::new(problem.bias, buffers.bias),
+            weight_plus_one: problem.weight_plus_one,
+            modulation: Modulation::new(&problem.modulation, buffers),
+        },
+    };
+    // SAFETY: by the caller.
+    unsafe { run_with::<T, _>(problem, buffers, &affine) };
+}
+
+/// # Safety
+/// As [`run`].
+unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &Buffers, affine: &A) {
+    let tensors = [buffers.x, buffers.residual, buffers.sum, buffers.y];
+    let present = tensors.iter().filter(|&&address| address != 0).count();
+    let streams = caches::are_exceeded_by(problem.rows * problem.length * size_of::<T>() * present);
+    let [x, residual, sum, y] = tensors.map(Tensor::new);
+    let ahead = if streams { problem.length.min(MOST_AHEAD_BYTES / size_of::<T>()) } else { 0 };
+    let stretch = Stretch::<T> { x, residual, sum, y, activation: problem.activation, streams, ahead: 0 };
+    let rows = &PlainRows { problem, stretch, ahead, affine };
+    for_each_piece(0..problem.rows, problem.length, &|piece| {
+        if problem.length <= PART {
+            rows.normalize_whole(piece);
+        } else {
+            piece.for_each(|row| rows.normalize_by_parts(row));
+        }
+    });
+}
+
+/// Weight and bias as f32, the former with one added where that is asked for; null where absent.
+fn with_ready_coefficients(problem: &problem::Rows, buffers: &Buffers, work: impl FnOnce([Constant; 2])) {
+    thread_local! {
+        /// Kept, so that the next call need not allocate. Whoever uses it takes it away: a thread that waits for others may
+        /// meanwhile work at another call.
+        static READY: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    }
+    let length = problem.length;
+    let mut ready = Vec::new();
+    let given = [(problem.weight, buffers.weight, problem.weight_plus_one), (problem.bias, buffers.bias, false)];
+    let mut place = 0;
+    let constants = given.map(|(dtype, address, plus_one)| {
+        let coefficients = Coefficients::new(dtype, address);
+        if coefficients.is_absent() {
+            return Constant::NONE;
+        }
+        if let (Some(in_place), false) = (coefficients.as_f32(), plus_one) {
+            return Constant(in_place);
+        }
+        if ready.is_empty() {
+            ready = READY.take();
+            if ready.len() < 2 * length {
+                ready.resize(2 * length, 0.0);
+            }
+        }
+        let into = ready.get_mut(place..place + length).unwrap_or_default();
+        // SAFETY: there is a coefficient for every element.
+        vectors::run(Ready { coefficients, plus_one, into });
+        place += length;
+        Constant(into.as_ptr())
+    });
+    work(constants);
+    if !ready.is_empty() {
+        READY.set(ready);
+    }
+}
+
+struct Ready<'a> {
+    coefficients: Coefficients,
+    plus_one: bool,
+    into: &'a mut [f32],
+}
+
+impl Task for Ready<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        // SAFETY: promised where the task was made.
+        unsafe { self.coefficients.load(0, 1.0, self.into) };
+        if self.plus_one {
+            for value in self.into {
+                *value += 1.0;
+            }
+        }
+    }
+}
+
+/// A number for each element of a row, or null.
+#[derive(Clone, Copy)]
+struct Constant(*const f32);
+
+impl Constant {
+    const NONE: Self = Self(std::ptr::null());
+}
+
+// SAFETY: they are read only, while the call lasts whose coefficients they are.
+unsafe impl Sync for Constant {}
+
+/// What weight and bias are.
+trait RowAffine: Sync {
+    /// Writes the elements `range` of a row, of which `stretch` is.
+    ///
+    /// # Safety
+    /// The range is of the row, no other thread has it, and it was not written before.
+    unsafe fn write<T: Convert>(&self, stretch: Stretch<T>, row: usize, range: Range<usize>, by: Normalization);
+}
+
+/// A weight and a bias for each element, the same in all rows.
+struct Elements {
+    weight: Constant,
+    bias: Constant,
+}
+
+impl RowAffine for Elements {
+    unsafe fn write<T: Convert>(&self, stretch: Stretch<T>, _: usize, range: Range<usize>, by: Normalization) {
+        let (weight, bias) = (self.weight.0, self.bias.0);
+        // SAFETY: by the caller.
+        unsafe { Row { stretch, first: range.start, count: range.len(), by, weight, bias }.write() };
+    }
+}
+
+/// A weight and a bias for each channel, a group of which is a row, and a scale and a shift for each of a sample.
+struct Channels {
+    groups: usize,
+    channels_per_group: usize,
+    spatial: usize,
+    weight: Coefficients,
+    bias: Coefficients,
+    weight_plus_one: bool,
+    modulation: Modulation,
+}
+
+impl RowAffine for Channels {
+    unsafe fn write<T: Convert>(&self, stretch: Stretch<T>, row: usize, range: Range<usize>, by: Normalization) {
+        let spatial = self.spatial;
+        let (of_samples, of_group) = (row * self.channels_per_group, row % self.groups * self.channels_per_group);
+        let (mut weight, mut bias) = ([0.0; PLANES], [0.0; PLANES]);
+        let mut planes = [Plane::NONE; PLANES];
+        let (mut first, end) = (range.start, range.end);
+        while first < end {
+            let channel = first / spatial;
+            let count = ((channel + PLANES) * spatial).min(end) - first;
+            let found = (first + count).div_ceil(spatial) - channel;
+            let (weight, bias) = (&mut weight[..found], &mut bias[..found]);
+            // SAFETY: the channels are of the group.
+            unsafe { self.load(of_group + channel, of_samples + channel, weight, bias) };
+            for (plane, (weight, bias)) in planes.iter_mut().zip(weight.iter().zip(&*bias)) {
+                *plane = Plane { mean: by.high, rest: by.low, scale: by.rstd * *weight, bias: *bias };
+            }
+            let planes = planes.get(..found).unwrap_or_default();
+            // SAFETY: by the caller.
+            unsafe { Planes { stretch, first, count, spatial, planes }.write() };
+            first += count;
+        }
+    }
+}
+
+impl Channels {
+    /// Weights and biases of channels from one on, which has another index among all channels of all samples.
+    ///
+    /// # Safety
+    /// As [`Coefficients::load`].
+    unsafe fn load(&self, channel: usize, of_samples: usize, weight: &mut [f32], bias: &mut [f32]) {
+        // SAFETY: by the caller.
+        unsafe {
+            self.weight.load(channel, 1.0, weight);
+            self.bias.load(channel, 0.0, bias);
+        }
+        if self.weight_plus_one && !self.weight.is_absent() {
+            for weight in &mut *weight {
+                *weight += 1.0;
+            }
+        }
+        self.modulation.apply(weight, bias, |of_channels, absent, into| {
+            // SAFETY: by the caller.
+            unsafe { of_channels.load(of_samples, absent, into) };
+        });
+    }
+}
+
+/// The tensors of a problem. It exists within a call of [`run`] alone, so what that was promised holds wherever one is.
+struct PlainRows<'a, T, A> {
+    problem: &'a problem::Rows,
+    /// Of the first row.
+    stretch: Stretch<T>,
+    /// Elements that the first reading asks for ahead.
+    ahead: usize,
+    affine: &'a A,
+}
+
+impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
+    /// The tensors from a row on.
+    #[inline(always)]
+    fn row(&self, row: usize) -> Stretch<T> {
+        let (problem, all) = (self.problem, self.stretch);
+        // SAFETY: the row is one of the tensors'.
+        unsafe {
+            Stretch {
+                x: all.x.offset(row * problem.x_stride),
+                residual: all.residual.offset(row * problem.residual_stride),
+                sum: all.sum.offset(row * problem.sum_stride),
+                y: all.y.offset(row * problem.y_stride),
+                ..all
+            }
+        }
+    }
+
+    fn moments(&self, row: usize, range: Range<usize>) -> Moments {
+        let values = self.row(row).inputs();
+        let (first, count, ahead) = (range.start, range.len(), self.ahead);
+        vectors::run(Sweeps { values, first, count, ahead, moments: self.problem.moments })
+    }
+
+    fn normalize_whole(&self, rows: Range<usize>) {
+        let length = self.problem.length;
+        for row in rows {
+            let by = self.moments(row, 0..length).normalization(self.problem.eps);
+            // SAFETY: this thread alone has the row.
+            unsafe { self.affine.write(self.row(row), row, 0..length, by) };
+        }
+        self.finish();
+    }
+
+    fn normalize_by_parts(&self, row: usize) {
+        let length = self.problem.length;
+        let part = |range| self.moments(row, range);
+        let by = merged(0..length, PART, 1, &part, &Moments::merge).normalization(self.problem.eps);
+        for_each_piece(0..length, 1, &|range| {
+            // SAFETY: this thread alone has these elements, once, and all of the row's moments are there.
+            unsafe { self.affine.write(self.row(row), row, range, by) };
+            self.finish();
+        });
+    }
+
+    fn finish(&self) {
+        if self.stretch.streams {
+            finish_streaming();
+        }
+    }
+}
+
+/// The moments of some elements of a row. It is made before anything of the row is written.
+struct Sweeps<T> {
+    values: Inputs<T>,
+    first: usize,
+    count: usize,
+    ahead: usize,
+    moments: problem::Moments,
+}
+
+impl<T: Convert> Sweeps<T> {
+    #[inline(always)]
+    fn of<V: Vector, const MEAN: bool>(self) -> Moments {
+        let Self { values, first, count, ahead, .. } = self;
+        // SAFETY: within the row.
+        unsafe {
+            let pivot = Sums::<V, MEAN>::pivot(values, first, count);
+            Moments::of_sweeps::<V, MEAN>(
+                count,
+                pivot,
+                #[inline(always)]
+                |sums| sums.add_all(values, first, count, ahead),
+            )
+        }
+    }
+}
+
+impl<T: Convert> Task for Sweeps<T> {
+    type Output = Moments;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> Moments {
+        match self.moments {
+            problem::Moments::MeanAndVariance => self.of::<V, true>(),
+            problem::Moments::MeanSquare => self.of::<V, false>(),
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! The last step of every pattern, over consecutive elements: a map of each, by constants that stand still or come along.
+//!
+//! Elements stay in registers from their tensors into the output. Where the tensors together exceed the caches, the output
+//! goes past them: a store then moves a line once, where an ordinary one loads it before.
+
+use super::activation;
+use super::constants::Constants;
+use super::convert::Convert;
+use super::input::{Tensor, stretches};
+use super::moments::{Normalization, Values};
+use super::simd::{LANES, Vector, each, prefetch};
+use super::vectors::{self, Task};
+use crate::norm::Activation;
+
+/// Vectors of a turn of the loop.
+const TURN: usize = 4;
+
+/// Elements of a turn.
+pub(super) const TURN_LANES: usize = TURN * LANES;
+
+/// Tensors of one type, elementwise beside each other.
+#[derive(Clone, Copy)]
+pub(super) struct Stretch<T> {
+    pub x: Tensor<T>,
+    pub residual: Tensor<T>,
+    pub sum: Tensor<T>,
+    pub y: Tensor<T>,
+    pub activation: Activation,
+    /// Whether the outputs go past the caches.
+    pub streams: bool,
+    /// Elements that the inputs are prefetched ahead by; 0 for none.
+    pub ahead: usize,
+}
+
+/// What an element becomes, but for the activation.
+pub(super) trait Map<V: Vector> {
+    /// Of the vectors from the element at `first` on.
+    ///
+    /// # Safety
+    /// The constants of these elements may be read.
+    unsafe fn of_turn<const TURN: usize>(&self, values: [V; TURN], first: usize) -> [V; TURN];
+    /// Of the first `count` lanes, at most [`LANES`].
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn of_some(&self, value: V, first: usize, count: usize) -> V;
+}
+
+/// `x`, and the residual where it is not null.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<T> {
+    pub x: *const T,
+    pub residual: *const T,
+}
+
+impl<V: Vector, T: Convert> Values<V> for Inputs<T> {
+    #[inline(always)]
+    unsafe fn load<const COUNT: usize>(self, first: usize) -> [V; COUNT] {
+        // SAFETY: by the caller.
+        unsafe {
+            let mut values: [V; COUNT] = self.x.load(first);
+            if !self.residual.is_null() {
+                let residuals: [V; COUNT] = self.residual.load(first);
+                for (value, residual) in values.iter_mut().zip(residuals) {
+                    *value = value.add(residual);
+                }
+            }
+            values
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_some(self, first: usize, count: usize) -> V {
+        // SAFETY: by the caller.
+        unsafe {
+            let value: V = self.x.load_some(first, count);
+            if self.residual.is_null() { value } else { value.add(self.residual.load_some(first, count)) }
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, index: usize) {
+        prefetch(self.x.wrapping_add(index));
+        if !self.residual.is_null() {
+            prefetch(self.residual.wrapping_add(index));
+        }
+    }
+}
+
+impl<T: Convert> Stretch<T> {
+    #[inline(always)]
+    pub(super) fn inputs(self) -> Inputs<T> {
+        let residual = if self.residual.is_absent() { std::ptr::null() } else { self.residual.wrapping_at(0) };
+        Inputs { x: self.x.wrapping_at(0), residual }
+    }
+
+    /// Maps the elements `[first, first + count)`. The map is told their indices less `origin`.
+    ///
+    /// # Safety
+    /// They belong to the tensors that are there, and no other thread has them; an output may be an input only exactly.
+    #[inline(always)]
+    unsafe fn write<V: Vector>(self, first: usize, count: usize, origin: usize, map: &impl Map<V>) {
+        let (mut next, end) = (first, first + count);
+        // SAFETY: by the caller; each turn is read before any of it is written.
+        unsafe {
+            let streams = self.streams && count >= TURN_LANES;
+            // Up to where the output is aligned, if it shall be; then turns, and what is left.
+            let mut some = if streams { T::unaligned(self.y.at(next)) } else { 0 };
+            loop {
+                if some > 0 {
+                    self.write_some(next, some, origin, map);
+                    next += some;
+                }
+                let sum_streams = streams && !self.sum.is_absent() && T::unaligned(self.sum.at(next)) == 0;
+                while next + TURN_LANES <= end {
+                    if self.ahead > 0 {
+                        self.prefetch(next + self.ahead);
+                    }
+                    let mut values: [V; TURN] = self.inputs().load(next);
+                    if !self.sum.is_absent() {
+                        store_each(values, self.sum.at(next), sum_streams);
+                    }
+                    values = activation::of_vectors(map.of_turn(values, next - origin), self.activation);
+                    store_each(values, self.y.at(next), streams);
+                    next += TURN_LANES;
+                }
+                if next == end {
+                    return;
+                }
+                some = (end - next).min(LANES);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`write`](Self::write).
+    #[inline(always)]
+    unsafe fn write_some<V: Vector>(self, first: usize, count: usize, origin: usize, map: &impl Map<V>) {
+        // SAFETY: by the caller.
+        unsafe {
+            if count == LANES {
+                let [value]: [V; 1] = self.inputs().load(first);
+                if !self.sum.is_absent() {
+                    T::store(value, self.sum.at(first));
+                }
+                let [value] = activation::of_vectors(map.of_turn([value], first - origin), self.activation);
+                return T::store(value, self.y.at(first));
+            }
+            let value: V = self.inputs().load_some(first, count);
+            if !self.sum.is_absent() {
+                T::store_some(value, self.sum.at(first), count);
+            }
+            let [value] = activation::of_vectors([map.of_some(value, first - origin, count)], self.activation);
+            T::store_some(value, self.y.at(first), count);
+        }
+    }
+
+    /// The lines of a turn.
+    #[inline(always)]
+    fn prefetch(self, first: usize) {
+        for line in (0..TURN_LANES * size_of::<T>()).step_by(64) {
+            prefetch(self.x.wrapping_at(first).wrapping_byte_add(line));
+            if !self.residual.is_absent() {
+                prefetch(self.residual.wrapping_at(first).wrapping_byte_add(line));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Convert::store`], or [`Convert::stream`].
+#[inline(always)]
+unsafe fn store_each<V: Vector, T: Convert, const COUNT: usize>(values: [V; COUNT], into: *mut T, streams: bool) {
+    for (index, value) in values.into_iter().enumerate() {
+        // SAFETY: by the caller.
+        unsafe {
+            if streams {
+                T::stream(value, into.add(index * LANES));
+            } else {
+                T::store(value, into.add(index * LANES));
+            }
+        }
+    }
+}
+
+/// `((s - mean) - rest) * scale + bias`, the same for all.
+#[derive(Clone, Copy)]
+pub(super) struct Plane {
+    pub mean: f32,
+    pub rest: f32,
+    pub scale: f32,
+    pub bias: f32,
+}
+
+impl Plane {
+    pub(super) const NONE: Self = Self { mean: 0.0, rest: 0.0, scale: 0.0, bias: 0.0 };
+
+    #[inline(always)]
+    pub(super) fn apply(self, values: &mut [f32]) {
+        for value in values {
+            *value = ((*value - self.mean) - self.rest) * self.scale + self.bias;
+        }
+    }
+}
+
+impl<V: Vector> Map<V> for Plane {
+    #[inline(always)]
+    unsafe fn of_turn<const TURN: usize>(&self, values: [V; TURN], _: usize) -> [V; TURN] {
+        each(
+            values,
+            #[inline(always)]
+            |value| plane(self, value),
+        )
+    }
+    #[inline(always)]
+    unsafe fn of_some(&self, value: V, _: usize, _: usize) -> V {
+        plane(self, value)
+    }
+}
+
+#[inline(always)]
+fn plane<V: Vector>(plane: &Plane, value: V) -> V {
+    let Plane { mean, rest, scale, bias } = *plane;
+    value.sub(V::splat(mean)).sub(V::splat(rest)).mul(V::splat(scale)).add(V::splat(bias))
+}
+
+/// Planes behind each other, each by its own constants.
+pub(super) struct Planes<'a, T> {
+    pub stretch: Stretch<T>,
+    pub first: usize,
+    pub count: usize,
+    /// Elements of a plane.
+    pub spatial: usize,
+    /// From that of the first element on.
+    pub planes: &'a [Plane],
+}
+
+impl<T: Convert> Planes<'_, T> {
+    /// Runs it.
+    ///
+    /// # Safety
+    /// As [`Stretch::write`], for all of these elements.
+    pub(super) unsafe fn write(self) {
+        vectors::run(self);
+    }
+}
+
+impl<T: Convert> Task for Planes<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let mut next = self.first;
+        for ((_, count), plane) in stretches(self.first, self.count, self.spatial).zip(self.planes) {
+            // SAFETY: promised where it was run.
+            unsafe { self.stretch.write::<V>(next, count, 0, plane) };
+            next += count;
+        }
+    }
+}
+
+/// Elements of which each has its own constants.
+pub(super) struct Pixels<'a, T> {
+    pub stretch: Stretch<T>,
+    pub first: usize,
+    pub count: usize,
+    /// The element that has the first of the constants.
+    pub origin: usize,
+    pub constants: &'a Constants,
+}
+
+impl<T: Convert> Pixels<'_, T> {
+    /// Runs it.
+    ///
+    /// # Safety
+    /// As [`Stretch::write`], for all of these elements.
+    pub(super) unsafe fn write(self) {
+        vectors::run(self);
+    }
+}
+
+impl<T: Convert> Task for Pixels<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        // SAFETY: promised where it was run.
+        unsafe {
+            self.stretch.write::<V>(self.first, self.count, self.origin, &ByElement { constants: self.constants })
+        };
+    }
+}
+
+/// Each element by constants of its own.
+struct ByElement<'a> {
+    constants: &'a Constants,
+}
+
+impl<V: Vector> Map<V> for ByElement<'_> {
+    #[inline(always)]
+    unsafe fn of_turn<const TURN: usize>(&self, mut values: [V; TURN], first: usize) -> [V; TURN] {
+        let [mean, rest, scale, bias] = self.constants.from(first);
+        // SAFETY: by the caller.
+        unsafe {
+            for (turn, value) in values.iter_mut().enumerate() {
+                *value = value.sub(V::load(mean.add(turn * LANES)));
+            }
+            if self.constants.has_rest {
+                for (turn, value) in values.iter_mut().enumerate() {
+                    *value = value.sub(V::load(rest.add(turn * LANES)));
+                }
+            }
+            for (turn, value) in values.iter_mut().enumerate() {
+                *value = value.mul(V::load(scale.add(turn * LANES))).add(V::load(bias.add(turn * LANES)));
+            }
+        }
+        values
+    }
+
+    #[inline(always)]
+    unsafe fn of_some(&self, value: V, first: usize, count: usize) -> V {
+        let [mean, rest, scale, bias] = self.constants.from(first);
+        // SAFETY: by the caller.
+        unsafe {
+            let mut centered = value.sub(V::load_some(mean, count));
+            if self.constants.has_rest {
+                centered = centered.sub(V::load_some(rest, count));
+            }
+            centered.mul(V::load_some(scale, count)).add(V::load_some(bias, count))
+        }
+    }
+}
+
+/// A row, normalized, with a weight and a bias for each element.
+pub(super) struct Row<T> {
+    pub stretch: Stretch<T>,
+    pub first: usize,
+    pub count: usize,
+    pub by: Normalization,
+    /// From the row's first element on; null where absent.
+    pub weight: *const f32,
+    pub bias: *const f32,
+}
+
+impl<T: Convert> Row<T> {
+    /// Runs it.
+    ///
+    /// # Safety
+    /// As [`Stretch::write`], for all of these elements, and their coefficients may be read.
+    pub(super) unsafe fn write(self) {
+        vectors::run(self);
+    }
+}
+
+impl<T: Convert> Task for Row<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { stretch, first, count, by, weight, bias } = self;
+        let (high, low, rstd) = (V::splat(by.high), V::splat(by.low), V::splat(by.rstd));
+        // SAFETY: promised where it was run.
+        unsafe { stretch.write(first, count, 0, &Normalized { high, low, rstd, weight, bias }) };
+    }
+}
+
+struct Normalized<V> {
+    high: V,
+    low: V,
+    rstd: V,
+    weight: *const f32,
+    bias: *const f32,
+}
+
+impl<V: Vector> Map<V> for Normalized<V> {
+    #[inline(always)]
+    unsafe fn of_turn<const TURN: usize>(&self, values: [V; TURN], first: usize) -> [V; TURN] {
+        let mut values = each(
+            values,
+            #[inline(always)]
+            |value| value.sub(self.high).sub(self.low).mul(self.rstd),
+        );
+        // SAFETY: by the caller.
+        unsafe {
+            if !self.weight.is_null() {
+                for (turn, value) in values.iter_mut().enumerate() {
+                    *value = value.mul(V::load(self.weight.add(first + turn * LANES)));
+                }
+            }
+            if !self.bias.is_null() {
+                for (turn, value) in values.iter_mut().enumerate() {
+                    *value = value.add(V::load(self.bias.add(first + turn * LANES)));
+                }
+            }
+        }
+        values
+    }
+
+    #[inline(always)]
+    unsafe fn of_some(&self, value: V, first: usize, count: usize) -> V {
+        let mut value = value.sub(self.high).sub(self.low).mul(self.rstd);
+        // SAFETY: by the caller.
+        unsafe {
+            if !self.weight.is_null() {
+                value = value.mul(V::load_some(self.weight.add(first), count));
+            }
+            if !self.bias.is_null() {
+                value = value.add(V::load_some(self.bias.add(first), count));
+            }
+        }
+        value
+    }
+}
