@@ -34,8 +34,11 @@ const MOST_COEFFICIENTS: usize = 64 * 1024;
 /// Planes of fewer elements are many and short: there the constants are better expanded.
 const LEAST_PLANE: usize = LANES;
 
+/// Two rows of so many elements fit the nearest cache.
+const MOST_PENDING: usize = 4096;
+
 /// Channels whose constants are found together.
-const PLANES: usize = 64;
+const PLANES: usize = 16;
 
 /// Elements from one reading to what it asks for, at most.
 const MOST_AHEAD_BYTES: usize = 16 * 1024;
@@ -290,11 +293,20 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
 
     fn normalize_whole(&self, rows: Range<usize>) {
         let length = self.problem.length;
+        // SAFETY: this thread alone has the row, all of whose moments are there.
+        let write = |(row, by)| unsafe { self.affine.write(self.row(row), row, 0..length, by) };
+        // While a row is written, the last steps to the next one's moments are under way: they are a long chain.
+        let mut pending = None;
         for row in rows {
-            let by = self.moments(row, 0..length).normalization(self.problem.eps);
-            // SAFETY: this thread alone has the row.
-            unsafe { self.affine.write(self.row(row), row, 0..length, by) };
+            let found = (row, self.moments(row, 0..length).normalization(self.problem.eps));
+            if let Some(before) = pending.replace(found) {
+                write(before);
+            }
+            if length > MOST_PENDING {
+                pending.take().map_or((), write);
+            }
         }
+        pending.map_or((), write);
         self.finish();
     }
 

@@ -28,7 +28,7 @@ use crate::norm::Activation;
 use crate::problem::{self, Buffers, ChannelTable};
 
 /// Planes whose constants are found together.
-const PLANES: usize = 64;
+const PLANES: usize = 16;
 
 /// What an input is asked for ahead, where it comes from memory.
 const AHEAD_BYTES: usize = 2048;
@@ -117,9 +117,9 @@ impl<T: Convert> Map<T> {
         }
     }
 
-    /// NHWC as a matrix: as many pixels a row as fit a block, lest few channels make short loops.
+    /// NHWC as a matrix: as many pixels a row as fit a block, lest few channels make short loops, and leave room for a turn.
     fn width(&self) -> usize {
-        self.channels * (BLOCK / self.channels).max(1)
+        self.channels * ((BLOCK - TURN_LANES) / self.channels).max(1)
     }
 
     /// The tensors, if elements can go from one to another without a buffer between.

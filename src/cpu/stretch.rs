@@ -18,6 +18,9 @@ const TURN: usize = 4;
 /// Elements of a turn.
 pub(super) const TURN_LANES: usize = TURN * LANES;
 
+/// Elements from which on stores are aligned even if they need not be.
+const LEAST_ALIGNED: usize = 4 * TURN_LANES;
+
 /// Tensors of one type, elementwise beside each other.
 #[derive(Clone, Copy)]
 pub(super) struct Stretch<T> {
@@ -102,8 +105,9 @@ impl<T: Convert> Stretch<T> {
         // SAFETY: by the caller; each turn is read before any of it is written.
         unsafe {
             let streams = self.streams && count >= TURN_LANES;
-            // Up to where the output is aligned, if it shall be; then turns, and what is left.
-            let mut some = if streams { T::unaligned(self.y.at(next)) } else { 0 };
+            // Up to where the output is aligned, if that is worth it, for a store into two lines takes longer; then turns, and
+            // what is left.
+            let mut some = if streams || count >= LEAST_ALIGNED { T::unaligned(self.y.at(next)) } else { 0 };
             loop {
                 if some > 0 {
                     self.write_some(next, some, origin, map);
