@@ -22,11 +22,22 @@ class Norms(unittest.TestCase):
         names = [cell.name for cell in cells.norms()]
         self.assertEqual(len(names), len(set(names)))
 
+    def test_on_a_cpu_every_type_and_layout_has_three_sizes(self):
+        found = cells.norms_on_cpu()
+        self.assertEqual(len({cell.name for cell in found}), len(found))
+        kinds = {}
+        for cell in found:
+            kinds.setdefault((cell.op, cell.layout, cell.activation, cell.dtype), []).append(cell.elements)
+        self.assertEqual(len(kinds), 12 * 3)
+        for kind, elements in kinds.items():
+            self.assertEqual((len(elements), elements), (3, sorted(elements)), kind)
+        self.assertIn("batch_norm_inference/32x64x56x56/bf16/nhwc/relu", [cell.name for cell in found])
+
     def test_what_few_engines_are_asked_for_is_among_them(self):
-        names = {cell.name for cell in cells.norms()}
+        names = {cell.name for cell in (*cells.norms(), *cells.norms_on_cpu())}
         for chosen in (cells.COMPILED, cells.BY_JAX):
             self.assertLessEqual(set(chosen), names)
-        self.assertEqual(len(cells.COMPILED), 12)
+        self.assertEqual(len(cells.COMPILED), 24)
 
     def test_shrunk_cells_are_small_and_keep_what_kernels_are_chosen_by(self):
         self.assertEqual(Cell("rms_norm", (8192, 4096)).shrunk().extents, (3, 4096))
@@ -67,6 +78,12 @@ class Convolutions(unittest.TestCase):
         )
         self.assertLessEqual(set(layers.COMPILED), {layer.name for layer in found})
         self.assertEqual(len(layers.COMPILED), 12)
+
+
+    def test_a_cpu_has_each_layer_once(self):
+        found = layers.convolutions_on_cpu()
+        self.assertEqual({(layer.batch, layer.dtype, layer.layout) for layer in found}, {(1, "f32", "nchw")})
+        self.assertEqual(len({layer.name for layer in found}), 23 + 30)
 
 
 if __name__ == "__main__":
