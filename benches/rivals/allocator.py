@@ -26,11 +26,19 @@ class Allocator:
             if not self._mallopt(option, value):
                 raise RuntimeError(f"mallopt refuses {option} = {value}")
 
-    def warm(self, work):
-        """The same work, by an allocator that keeps memory."""
+    def warm(self, make, *arguments):
+        """The work that ``make`` makes, by an allocator that keeps memory."""
         if self._mallopt is None:
             raise RuntimeError("this system's allocator cannot be told to keep memory")
-        return _Warm(self, work)
+        return _Warm(self, self.keeping(make, *arguments))
+
+    def keeping(self, function, *arguments):
+        """What it returns, and meanwhile nothing is given back."""
+        self.set(_WARM)
+        try:
+            return function(*arguments)
+        finally:
+            self.set(_USUAL)
 
 
 class _Warm:
@@ -38,14 +46,7 @@ class _Warm:
         self._allocator, self._work = allocator, work
 
     def window(self):
-        return self._within(self._work.window)
+        return self._allocator.keeping(self._work.window)
 
     def outputs(self):
-        return self._within(self._work.outputs)
-
-    def _within(self, function):
-        self._allocator.set(_WARM)
-        try:
-            return function()
-        finally:
-            self._allocator.set(_USUAL)
+        return self._allocator.keeping(self._work.outputs)

@@ -51,6 +51,8 @@ class Native:
                 copy(way, *places[set_], words)
                 return targets[set_]
 
+            # Their memory must live as long as the addresses.
+            call.buffers = sources, targets
             return call
 
         return [call_of(way) for way in range(self._library.copiers())]

@@ -1,5 +1,6 @@
 """The CPU: calls one after another, timed by the clock, as benches/harness/cpu.rs has it."""
 
+import itertools
 import os
 import pathlib
 import platform
@@ -56,35 +57,27 @@ class Windows(Calls):
     that each set has outputs of its own."""
 
     def __init__(self, host, call, sets):
-        self._kept, self._next, self._calls = [None] * sets, 0, 1
-
-        def kept(set_):
-            self._kept[set_] = None
-            self._kept[set_] = found = call(set_)
-            return found
-
-        super().__init__(host, kept, sets)
+        super().__init__(host, call, sets)
+        self._kept, self._turns, self._calls = [None] * sets, itertools.cycle(range(sets)), 1
         # Touches every page, and finds out how many calls make a window.
-        for _ in range(sets):
-            self._turn()
+        self._run(sets)
         while (seconds := self.window() * self._calls) < timing.CPU_WINDOW_SECONDS:
             wanted = int(timing.CPU_WINDOW_SECONDS / max(seconds, 1e-9) * self._calls) + 1
             self._calls = min(max(2 * self._calls, wanted), 1 << 20)
 
-    def _turn(self):
-        set_ = self._next
-        self._next = (set_ + 1) % self._sets
-        self._call(set_)
+    def _run(self, calls):
+        kept, call = self._kept, self._call
+        for set_ in itertools.islice(self._turns, calls):
+            kept[set_] = None
+            kept[set_] = call(set_)
 
     def window(self):
         self._host.quiet()
         # Wakes its threads.
-        self._turn()
-        turn, clock = self._turn, self._host.clock
-        start = clock()
-        for _ in range(self._calls):
-            turn()
-        return (clock() - start) / self._calls
+        self._run(1)
+        start = self._host.clock()
+        self._run(self._calls)
+        return (self._host.clock() - start) / self._calls
 
 
 def sets_for(read_bytes, cold_bytes):

@@ -1,9 +1,10 @@
 """What the comparison with others compares."""
 
+import csv
 import unittest
 
-import rivals_path  # noqa: F401
-from rivals import cells, layers
+import rivals_path
+from rivals import cells, layers, records
 from rivals.cells import Cell
 from rivals.layers import Convolution
 
@@ -45,6 +46,19 @@ class Norms(unittest.TestCase):
         self.assertEqual(shrunk.extents, (1, 32, 64, 64))
         for cell in cells.norms():
             self.assertLessEqual(cell.shrunk().elements, 1_300_000, cell.name)
+
+
+    def test_on_a_cpu_cells_are_those_of_the_record(self):
+        """By the newest record of each CPU, which Rust has written: names and bytes."""
+        columns = "op case variant dtype weight_dtype layout n_bytes n_read_bytes".split()
+        ours = {tuple(records.identity(cell)[column] for column in columns) for cell in cells.norms_on_cpu()}
+        for device in (rivals_path.ROOT / "benches/record").glob("cpu-*"):
+            with (max(device.iterdir()) / "bench.csv").open(newline="") as file:
+                theirs = {tuple(line[column] for column in columns) for line in csv.DictReader(file)}
+            self.assertGreaterEqual(len(ours & theirs), 60, device)
+            # Nothing that differs in its bytes alone.
+            names = {cell[:-2] for cell in ours & theirs}
+            self.assertEqual([cell for cell in ours ^ theirs if cell[:-2] in names], [])
 
 
 class Convolutions(unittest.TestCase):

@@ -288,10 +288,17 @@ class Memory(unittest.TestCase):
 
         found = allocator.Allocator(mallopt)
         usual, seen = dict(options), []
-        work = found.warm(SimpleNamespace(window=lambda: seen.append(dict(options)) or 1.0, outputs=lambda: []))
-        self.assertEqual(work.window(), 1.0)
-        [warm] = seen
-        self.assertNotEqual(warm, usual)
+
+        def look():
+            seen.append(dict(options))
+            return 1.0
+
+        work = found.warm(lambda: look() and SimpleNamespace(window=look, outputs=look))
+        self.assertEqual(options, usual)
+        self.assertEqual((work.window(), work.outputs()), (1.0, 1.0))
+        self.assertEqual(len(seen), 3, "as the work is made, by a window, and by outputs")
+        for warm in seen:
+            self.assertNotEqual(warm, usual)
         self.assertEqual(options, usual)
 
     def test_it_is_as_before_where_a_call_fails(self):
@@ -299,7 +306,7 @@ class Memory(unittest.TestCase):
         found = allocator.Allocator(lambda option, value: options.update({option: value}) or 1)
         usual = dict(options)
         with self.assertRaises(ZeroDivisionError):
-            found.warm(SimpleNamespace(window=lambda: 1 / 0)).window()
+            found.warm(lambda: SimpleNamespace(window=lambda: 1 / 0)).window()
         self.assertEqual(options, usual)
 
     def test_an_option_that_is_refused_is_no_setting(self):

@@ -30,7 +30,7 @@ class CandleWarm(Candle):
     name = "candle, warm"
 
     def work(self, data, device, flush):
-        return device.allocator.warm(super().work(data, device, flush))
+        return device.allocator.warm(super().work, data, device, flush)
 
 
 class _Work(Windows):

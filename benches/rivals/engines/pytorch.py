@@ -66,7 +66,7 @@ class EagerWarm(Eager):
     name = "pytorch, warm"
 
     def work(self, data, device, flush):
-        return device.allocator.warm(super().work(data, device, flush))
+        return device.allocator.warm(super().work, data, device, flush)
 
 
 class Cudnn(Engine):
