@@ -52,9 +52,17 @@ pub fn multiply(
 fn depthwise(geometry: &DirectConvolution, size: [usize; 2], x: &[f32], weight: &[f32], y: &mut [f32]) {
     for (tap, weight) in taps(geometry, size).zip(weight) {
         tap.each_row(geometry.stride, |row, from| {
-            let x = x[from..].iter().step_by(geometry.stride);
-            y[row].iter_mut().zip(x).for_each(|(y, x)| *y += weight * x);
+            along(&mut y[row], &x[from..], geometry.stride, |y, x| *y += weight * x);
         });
+    }
+}
+
+/// Calls `each` with every element of `y` and, in steps, those of `x`. Of neighbours the compiler makes vectors.
+fn along(y: &mut [f32], x: &[f32], step: usize, each: impl Fn(&mut f32, f32)) {
+    if step == 1 {
+        y.iter_mut().zip(x).for_each(|(y, x)| each(y, *x));
+    } else {
+        y.iter_mut().zip(x.iter().step_by(step)).for_each(|(y, x)| each(y, *x));
     }
 }
 
@@ -118,8 +126,7 @@ fn gather<'a>(
         columns.fill(0.0);
         for (tap, columns) in taps(geometry, size).zip(columns.chunks_exact_mut(pixels)) {
             tap.each_row(geometry.stride, |row, from| {
-                let x = x[from..].iter().step_by(geometry.stride);
-                columns[row].iter_mut().zip(x).for_each(|(column, x)| *column = *x);
+                along(&mut columns[row], &x[from..], geometry.stride, |column, x| *column = x);
             });
         }
     };
