@@ -21,14 +21,14 @@ mod place;
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use harness::case::Case;
 use harness::cell::Cell;
 use harness::cuda::{self, Gpu, NoRoom};
 use harness::measure::measure;
-use harness::record::{Line, Scene, Status, Writer, commit, fraction, slug};
+use harness::record::{Line, Scene, Status, Writer, commit, fraction, slug, version};
 use harness::{Result, cpu, limits, suites};
 
 /// Measures this crate's layers for the record
@@ -191,14 +191,6 @@ fn scene(arguments: &Arguments, gpu: Option<&Gpu>) -> Result<Scene> {
             ..common
         },
     })
-}
-
-/// As in `nvcc 13.0.88`: what follows the words before the version, up to the next blank; nothing if it is not to be had.
-fn version(compiler: &str, before: &str) -> String {
-    let output = Command::new(compiler).arg("--version").output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let version = text.rsplit_once(before).and_then(|(_, rest)| rest.split_whitespace().next());
-    version.map(|version| format!("{compiler} {version}")).unwrap_or_default()
 }
 
 /// Where the record goes: `benches/record/<device>/<date>T<time>-<commit>`, if nothing else was said.

@@ -1,10 +1,10 @@
-"""Plots of a record as SVG: bandwidth by bytes moved, and below it as a part of a copy's."""
+"""Plots of a record as SVG: bandwidth by bytes moved, and below it as a part of a copy's; and how others do beside it."""
 
 import math
 from types import SimpleNamespace
 
 from performance_records import (
-    CEILINGS, OPS, by, ceiling_of, count, counted, describe, fraction, gigabytes_per_second, is_warm, named,
+    CEILINGS, OPS, by, ceiling_of, count, counted, describe, escaped, fraction, gigabytes_per_second, is_warm, named,
     order_in_table, rank, speed,
 )  # fmt: skip
 
@@ -97,6 +97,27 @@ def plot(record, group, cells):
     return document(title, f"Bandwidth of {counted(cells)} by bytes moved.", cells, body)
 
 
+def plot_of_ratios(record, ratios):
+    """How long the fastest other takes by ours. ``ratios``: of each cell the other's line."""
+    cells = sorted(ratios.values(), key=lambda cell: (rank(OPS, cell.op), order_in_table(cell)))
+    x_scale = logarithmic([cell.n_bytes for cell in cells], LEFT, RIGHT)
+    y_scale = logarithmic([cell.times_ours for cell in cells] + [1], LOWER[1], UPPER[0])
+    title = f"{named(record, 'device') or record.name}: beside others"
+    even = number(y_scale.at(1))
+    body = [
+        text(LEFT, 26, title, "name"),
+        text(LEFT, 48, f"record {record.folder.name}"),
+        axes_of_one_panel(x_scale, y_scale, "fastest other / ours"),
+        f'<path class="copy" d="M{LEFT} {even}H{RIGHT}"/>',
+        *(
+            point(cell, x_scale.at(cell.n_bytes), y_scale.at(cell.times_ours), f"{describe(cell)}: {escaped(cell.impl)}")
+            for cell in cells
+        ),
+        legend(sorted({cell.op for cell in cells}, key=lambda op: rank(OPS, op)), []),
+    ]
+    return document(title, f"Time of the fastest other by ours, of {counted(cells)} by bytes moved.", cells, body)
+
+
 def ceiling_line(record, group, cells, kind):
     """[(bytes, GB/s)] of the copies beside the cells and of those measured alone, the fastest for each size."""
     if not any(ceiling_of(cell.op) == kind for cell in cells):
@@ -172,6 +193,21 @@ def axes(x_scale, y_scale, part_scale, part):
             upright(18, sum(UPPER) / 2, "GB/s"),
             *(text(LEFT - 8, part_scale.at(tick) + 5, f"{100 * tick:g} %", "e") for tick in part_scale.labelled),
             upright(18, sum(LOWER) / 2, part),
+        ]
+    )
+
+
+def axes_of_one_panel(x_scale, y_scale, words):
+    top, bottom = UPPER[0], LOWER[1]
+    grid = "".join(f"M{number(x_scale.at(tick))} {top}V{bottom}" for tick in x_scale.ticks)
+    grid += "".join(f"M{LEFT} {number(y_scale.at(tick))}H{RIGHT}" for tick in y_scale.ticks)
+    return "\n".join(
+        [
+            f'<path class="grid" d="{grid}"/><path class="frame" d="M{LEFT} {top}V{bottom}H{RIGHT}"/>',
+            *(text(x_scale.at(tick), bottom + 22, engineering(tick), "m") for tick in x_scale.labelled),
+            text((LEFT + RIGHT) / 2, bottom + 46, "bytes moved", "m"),
+            *(text(LEFT - 8, y_scale.at(tick) + 5, f"{tick:,g}", "e") for tick in y_scale.labelled),
+            upright(18, (top + bottom) / 2, words),
         ]
     )
 

@@ -1,7 +1,7 @@
 """Records of the benchmark: reading and checking them, and the order, the measures and the words of their cells.
 
-A record is a folder <device>/<date>T<time>-<commit>/ with bench.csv, of COLUMNS below, and for a GPU probe.csv, rivals.csv
-and prediction.csv. The newest is the last by name. A device whose name begins with `cpu-` is a CPU, every other one a GPU.
+A record is a folder <device>/<date>T<time>-<commit>/ with bench.csv, of COLUMNS below, rivals.csv where others were compared,
+for a GPU probe.csv and prediction.csv, and for a CPU folding.csv. The newest is the last by name. A device whose name begins with `cpu-` is a CPU, every other one a GPU.
 """
 
 import csv
@@ -15,13 +15,18 @@ COLUMNS = """
     median_us p5_us p95_us copy_us copy_fraction read_us read_fraction max_err status threads
     commit device driver toolkit date
 """.split()
-RIVALS_COLUMNS = [*COLUMNS, "reason"]
+RIVALS_COLUMNS = [*COLUMNS, "times_ours", "reason"]
+FOLDING_COLUMNS = """
+    op case variant dtype layout impl version threads samples median_us p5_us p95_us times_alone max_err status commit device
+    toolkit date
+""".split()
 PROBE_COLUMNS = "name value unit detail".split()
 NUMBERS = """
-    n_bytes n_read_bytes samples median_us p5_us p95_us copy_us copy_fraction read_us read_fraction max_err
+    n_bytes n_read_bytes samples median_us p5_us p95_us copy_us copy_fraction read_us read_fraction times_ours times_alone
+    max_err
 """.split()
-# What a cell that was measured cannot lack.
-FIGURES = "n_bytes samples median_us p5_us p95_us".split()
+# What a cell that was measured cannot lack, of the columns that its file has.
+FIGURES = "n_bytes samples median_us p5_us p95_us times_alone".split()
 STATUSES = ["ok", "wrong", "failed", "unsupported"]
 # Statuses with figures.
 TIMED = ["ok", "wrong"]
@@ -78,6 +83,7 @@ def read_record(folder):
         others=by(lambda cell: cell.key, [c for c in cells if c.impl not in [OURS, *CEILINGS] and c.status == "ok"]),
         rivals=[cell_of(row, place, RIVALS_STATUSES, RIVALS_TIMED) for place, row in rivals],
         probe=probe,
+        folding=[cell_of(row, place, timed=["ok"]) for place, row in read_table(folder / "folding.csv", FOLDING_COLUMNS)],
     )
 
 
@@ -112,7 +118,7 @@ def check_header(path, header, columns):
 
 
 def cell_of(row, place, statuses=STATUSES, timed=TIMED):
-    for column in NUMBERS:
+    for column in filter(row.__contains__, NUMBERS):
         try:
             row[column] = float(row[column]) if row[column] else None
         except ValueError:
@@ -120,10 +126,10 @@ def cell_of(row, place, statuses=STATUSES, timed=TIMED):
     for column, form in (("op", r"\w+"), ("threads", r"\d*")):
         if not re.fullmatch(form, row[column]):
             fail(f"{place}: {column} is `{row[column]}`")
-    cell = SimpleNamespace(**row, key=tuple(row[column] for column in CELL))
+    cell = SimpleNamespace(**row, key=tuple(row.get(column) for column in CELL))
     if cell.status not in statuses:
         fail(f"{place}: unknown status `{cell.status}`")
-    for column in FIGURES if cell.status in timed else []:
+    for column in filter(row.__contains__, FIGURES) if cell.status in timed else []:
         if not (row[column] or 0) > 0:
             fail(f"{place}: status {cell.status}, but {column} is not a positive number")
     # The page counts by status, so that one must not hide what the other says.

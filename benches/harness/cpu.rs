@@ -1,7 +1,6 @@
 //! Cells on the CPU.
 
 use std::hint::black_box;
-use std::sync::atomic::{Ordering, compiler_fence};
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -11,6 +10,7 @@ use super::Result;
 use super::case::Case;
 use super::cell::{ALL_WORK, Cell, Work};
 use super::check::{POISON, max_err};
+use super::copier::{COPIERS, Copier, LINE, ONE_THREAD, Word};
 use super::layer::prepare;
 use super::measure::median;
 use super::tensors::{Constants, Numbers, Output, Tensors, call};
@@ -18,13 +18,10 @@ use crate::place::{Held, Real};
 use crate::with_type;
 
 /// A window is at least so long, so that a clock's grain and a thread's waking are small beside it.
-const WINDOW_SECONDS: f64 = 2e-3;
+pub const WINDOW_SECONDS: f64 = 2e-3;
 
-/// Bytes up to which one thread moves them all: it would take longer to wake others.
-const ONE_THREAD: usize = 256 * 1024;
-
-/// Sixteen bytes, and aligned to them.
-type Word = u128;
+/// Sets of buffers: those of small tensors stay in cache.
+pub const MOST_SETS: usize = 64;
 
 pub fn cell(case: &Case) -> Result<Box<dyn Cell>> {
     with_type!(case.dtype, typed_cell(case))
@@ -76,7 +73,8 @@ impl<T: Real> CpuCell<T> {
     fn new(case: &Case) -> Result<Self> {
         let (numbers, prepared) = (Numbers::new(case), prepare(&Cpu, case)?);
         // As many as no cache holds.
-        let sets = if case.warm { 1 } else { (2 * last_level_cache()).div_ceil(case.bytes().max(1)).clamp(1, 64) };
+        let sets =
+            if case.warm { 1 } else { (2 * last_level_cache()).div_ceil(case.bytes().max(1)).clamp(1, MOST_SETS) };
         let words = |bytes: usize| vec![0x5A5A_1234_5678_9ABC_u128; bytes.div_ceil(size_of::<Word>())];
         let half = case.bytes() / 2;
         let mut cell = Self {
@@ -195,65 +193,6 @@ impl<T: Real> Cell for CpuCell<T> {
 fn poison<T: Held>(buffer: &mut [T]) {
     // SAFETY: every pattern of bits is a value of the element types, and of the quantized one.
     unsafe { std::ptr::write_bytes(buffer.as_mut_ptr().cast::<u8>(), POISON, size_of_val(buffer)) };
-}
-
-/// The ways to copy. Which is the fastest depends on the size: the C library's own changes with it, a plain loop loads the
-/// line that it will overwrite, and one that stores past the caches does not.
-#[derive(Debug, Clone, Copy)]
-enum Copier {
-    Memcpy,
-    Loop,
-    #[cfg(target_arch = "x86_64")]
-    Streaming,
-}
-
-const COPIERS: &[Copier] = &[
-    Copier::Memcpy,
-    Copier::Loop,
-    #[cfg(target_arch = "x86_64")]
-    Copier::Streaming,
-];
-
-impl Copier {
-    fn copy(self, source: &[Word], target: &mut [Word]) {
-        let one = |source: &[Word], target: &mut [Word]| match self {
-            Self::Memcpy => black_box(target).copy_from_slice(black_box(source)),
-            Self::Loop => plain_loop(source, target),
-            #[cfg(target_arch = "x86_64")]
-            Self::Streaming => streaming_loop(source, target),
-        };
-        if size_of_val(source) <= ONE_THREAD {
-            return one(source, target);
-        }
-        let piece = source.len().div_ceil(rayon::current_num_threads());
-        target.par_chunks_mut(piece).zip(source.par_chunks(piece)).for_each(|(target, source)| one(source, target));
-    }
-}
-
-/// Words that a loop moves at a time: a cache line's.
-const LINE: usize = 64 / size_of::<Word>();
-
-fn plain_loop(source: &[Word], target: &mut [Word]) {
-    for (target, source) in target.chunks_mut(LINE).zip(source.chunks(LINE)) {
-        for (target, source) in target.iter_mut().zip(source) {
-            *target = *source;
-        }
-        // Else the compiler sees what this is, and calls memcpy.
-        compiler_fence(Ordering::SeqCst);
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn streaming_loop(source: &[Word], target: &mut [Word]) {
-    use std::arch::x86_64::{__m128i, _mm_load_si128, _mm_sfence, _mm_stream_si128};
-    assert_eq!(source.len(), target.len());
-    let (from, to) = (source.as_ptr().cast::<__m128i>(), target.as_mut_ptr().cast::<__m128i>());
-    for i in 0..source.len() {
-        // SAFETY: both slices have a word at `i`, aligned to its 16 bytes.
-        unsafe { _mm_stream_si128(to.add(i), _mm_load_si128(from.add(i))) };
-    }
-    // SAFETY: orders the stores above before whatever follows; SSE2 is part of x86-64.
-    unsafe { _mm_sfence() };
 }
 
 fn read(source: &[Word]) -> u64 {

@@ -1,4 +1,4 @@
-//! What the two benchmarks share: `layers.rs`, by criterion for people, and `record.rs`, for the record.
+//! What the benchmarks share: `layers.rs`, by criterion for people, `record.rs`, for the record, and `folding.rs`.
 //!
 //! | file | idea |
 //! | --- | --- |
@@ -9,6 +9,8 @@
 //! | `check.rs` | its output against f64 |
 //! | `cell.rs` | what can be timed: the call, a copy of as many bytes, a read |
 //! | `cpu.rs`, `cuda.rs` | the two kinds of cells |
+//! | `convolutions.rs` | layers of networks, to be folded |
+//! | `copier.rs` | the ways to copy on a CPU |
 //! | `limits.rs` | the chip's own limits |
 //! | `measure.rs` | rounds of windows, and what is said of them |
 //! | `record.rs` | a line of the record |
@@ -19,6 +21,8 @@
 pub mod case;
 pub mod cell;
 pub mod check;
+pub mod convolutions;
+pub mod copier;
 pub mod cpu;
 pub mod cuda;
 pub mod layer;

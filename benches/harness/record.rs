@@ -179,6 +179,14 @@ pub fn commit() -> String {
     format!("{}{}", commit.trim(), if is_clean { "" } else { "-dirty" })
 }
 
+/// As in `nvcc 13.0.88`: what follows the words before the version, up to the next blank; nothing if it is not to be had.
+pub fn version(compiler: &str, before: &str) -> String {
+    let output = Command::new(compiler).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let version = text.rsplit_once(before).and_then(|(_, rest)| rest.split_whitespace().next());
+    version.map(|version| format!("{compiler} {version}")).unwrap_or_default()
+}
+
 /// Writes lines as they come, so that a run that is cut short leaves what it has.
 pub struct Writer<W: Write> {
     csv: csv::Writer<W>,

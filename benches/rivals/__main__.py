@@ -8,8 +8,9 @@ import sys
 import time
 
 from . import cells, layers, records
+from .processor import threads_here
 from .session import OURS, Session, opened
-from .timing import Budget
+from .timing import ROUNDS, Budget
 
 # Of each suite: its cells, and module and class of its engines, in the order of the record.
 SUITES = {
@@ -36,7 +37,35 @@ SUITES = {
             "torch.compile": ("convolutions", "ApartCompiled"),
         },
     ),
+    "norms-cpu": (
+        cells.norms_on_cpu,
+        {
+            "warpnorm": ("library", "Library"),
+            "pytorch": ("pytorch", "Eager"),
+            "pytorch, warm": ("pytorch", "EagerWarm"),
+            "torch.compile": ("compiled", "Compiled"),
+            "onnxruntime": ("by_onnxruntime", "OnnxRuntime"),
+            "candle": ("by_candle", "Candle"),
+            "candle, warm": ("by_candle", "CandleWarm"),
+        },
+    ),
+    "folding-cpu": (
+        layers.convolutions_on_cpu,
+        {
+            "convolution alone": ("convolutions", "Alone"),
+            "pytorch": ("convolutions", "Apart"),
+            "warpnorm": ("convolutions", "ApartByLibrary"),
+            "folded": ("convolutions", "Folded"),
+            "onnxruntime, alone": ("convolutions_by_onnxruntime", "Alone"),
+            "onnxruntime, apart": ("convolutions_by_onnxruntime", "Apart"),
+            "onnxruntime, folded": ("convolutions_by_onnxruntime", "Folded"),
+        },
+    ),
 }
+# Those of a CPU.
+ON_CPU = ("norms-cpu", "folding-cpu")
+# What no cell begins after.
+SECONDS, CPU_SECONDS = 440, 3600
 # Neither green nor red: there is nothing here to compare with.
 NOTHING_HERE = 3
 
@@ -50,13 +79,16 @@ def main():
     if options.dry_run:
         # Read when kernels are defined.
         os.environ["TRITON_INTERPRET"] = "1"
+    if options.suite in ON_CPU:
+        # Read when libraries make their threads.
+        os.environ["RAYON_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
     with open(options.out, "w", newline="") as file:
         writer = records.Writer(file, scene(options))
         try:
             import torch
         except Exception as error:
             return nothing_here(options, writer, f"no torch: {error}")
-        if not options.dry_run and not torch.cuda.is_available():
+        if options.suite not in ON_CPU and not options.dry_run and not torch.cuda.is_available():
             return nothing_here(options, writer, "torch sees no CUDA device")
         run(options, writer, torch)
     faults = faults_of_ours(writer.lines)
@@ -71,12 +103,16 @@ def faults_of_ours(lines):
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="rivals", description="Compares warpnorm with others on this machine's GPU")
+    parser = argparse.ArgumentParser(prog="rivals", description="Compares warpnorm with others on this machine")
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--out", default="rivals.csv", help="file for the lines (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=440, help="what no cell begins after (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, help=f"what no cell begins after (default: {SECONDS}, on a CPU {CPU_SECONDS})"
+    )
     parser.add_argument("--filter", default="", help="only cells whose name contains this")
-    parser.add_argument("--dry-run", action="store_true", help="small cells on the CPU: nothing of speed")
+    parser.add_argument("--dry-run", action="store_true", help="small cells on the CPU: everything but speed")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="windows of each on a CPU (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=threads_here(), help="of each on a CPU (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="print the cells as CSV and do nothing")
     for word in ("commit", "driver", "toolkit"):
         parser.add_argument(f"--{word}", default="", help="for the record")
@@ -125,15 +161,25 @@ def list_cells(options):
 def run(options, writer, torch):
     from .convolution_data import ConvolutionData
     from .data import Data
-    from .devices import Gpu, Host
 
-    device = Host() if options.dry_run else Gpu(torch)
-    budget = Budget(options.seconds, time.monotonic)
+    device = device_for(options, torch)
+    budget = Budget(options.seconds or (CPU_SECONDS if options.suite in ON_CPU else SECONDS), time.monotonic)
     writer.scene |= {"device": device.name, "mode": device.mode}
+    if options.suite in ON_CPU:
+        writer.scene["threads"] = str(options.threads)
     with torch.no_grad():
         engines = opened(options.suite, SUITES[options.suite][1], device, writer)
-        session = Session(device, writer, budget, {"norms": Data, "folding": ConvolutionData}[options.suite])
+        session = Session(device, writer, budget, ConvolutionData if "folding" in options.suite else Data)
         session.compare_all(chosen(options, engines).items())
+
+
+def device_for(options, torch):
+    from .devices import Gpu, Host
+    from .processor import Processor
+
+    if options.suite in ON_CPU:
+        return Processor(torch, options.threads, 2 if options.dry_run else options.rounds)
+    return Host() if options.dry_run else Gpu(torch)
 
 
 if __name__ == "__main__":

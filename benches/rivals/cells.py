@@ -147,6 +147,30 @@ def norms():
     ]
 
 
+_ROWS_ON_CPU = ((1, 768), (4096, 1024), (16_384, 4096))
+_IMAGES_ON_CPU = ((1, 64, 7, 7), (32, 64, 56, 56), (80, 64, 112, 112))
+
+
+def norms_on_cpu():
+    """Those of `suites::cpu` that others have, size by size: the largest take most of the time."""
+    return [cell for sizes in zip(_ROWS_ON_CPU, _IMAGES_ON_CPU) for dtype in BYTES for cell in _on_cpu(*sizes, dtype)]
+
+
+def _on_cpu(rows, image, dtype):
+    layouts = ("nchw", "nhwc")
+    return [
+        *(Cell(op, rows, dtype=dtype) for op in ("layer_norm", "rms_norm", "add_rms_norm")),
+        Cell("group_norm", image, dtype=dtype, layout="nchw", activation="silu"),
+        *(
+            Cell(op, image, dtype=dtype, layout=layout)
+            for op in ("group_norm", "instance_norm", "batch_norm_training")
+            for layout in layouts
+        ),
+        Cell("batch_norm_inference", image, dtype=dtype, layout="nchw"),
+        Cell("batch_norm_inference", image, dtype=dtype, layout="nhwc", activation="relu"),
+    ]
+
+
 # torch.compile takes seconds for each.
 COMPILED = """
     layer_norm/4096x6144/bf16 rms_norm/8192x4096/bf16 add_rms_norm/8192x4096/bf16 rms_norm/8192x8192/bf16
@@ -154,6 +178,11 @@ COMPILED = """
     group_norm/2x320x64x64/f16/nchw/g32+silu group_norm/2x320x64x64/f16/nhwc/g32+silu
     batch_norm_inference/256x64x112x112/f16/weight-f32/nhwc batch_norm_training/256x64x112x112/f16/weight-f32/nhwc
     instance_norm/8x64x512x512/f32/nchw
+    layer_norm/4096x1024/f32 rms_norm/4096x1024/f32 add_rms_norm/4096x1024/f32 layer_norm/4096x1024/bf16
+    rms_norm/4096x1024/bf16 add_rms_norm/4096x1024/bf16 group_norm/32x64x56x56/f32/nchw/g32+silu
+    group_norm/32x64x56x56/bf16/nchw/g32+silu batch_norm_inference/32x64x56x56/f32/nchw
+    batch_norm_inference/32x64x56x56/f32/nhwc/relu batch_norm_training/32x64x56x56/f32/nchw
+    instance_norm/32x64x56x56/f32/nchw
 """.split()
 
 # XLA compiles a window's calls into one program.

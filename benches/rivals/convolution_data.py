@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from .cells import EPS
-from .data import DTYPES, bytes_to_copy
+from .data import DTYPES
 
 # Of ‖y − reference‖ / ‖reference‖: products of f16, or of TF32, which PyTorch takes for convolutions of f32, have 11 digits.
 LIMIT = 2.0**-9
@@ -44,9 +44,6 @@ class ConvolutionData:
     def convolve(self, x, kernel, bias=None):
         cell = self.cell
         return functional.conv2d(x, kernel, bias, cell.stride, cell.kernel // 2, 1, cell.groups)
-
-    def copy(self):
-        return bytes_to_copy(self.cell.bytes, self.sets, self.device)
 
     def errors(self, outputs, is_normalized=True):
         """Of the first sample and the last, as a fraction of the limit; the same for all."""

@@ -5,6 +5,8 @@ import torch
 from . import check, units
 from .cells import EPS
 
+# What a CPU's copy moves at a time.
+WORD = 16
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -45,9 +47,6 @@ class Data:
         values = (self._normal(self.cell.channels).clamp(-3, 3) * 8).round() / 8 + middle
         return values.to(DTYPES[self.cell.weight_dtype])
 
-    def copy(self):
-        return bytes_to_copy(self.cell.bytes, self.sets, self.device)
-
     def errors(self, outputs):
         """Of ``(y,)`` or ``(y, sum)``, as check.errors has it; infinite where anything is NaN, as what was not written
         is."""
@@ -86,10 +85,11 @@ class Data:
 
 
 def bytes_to_copy(moved, sets, device):
-    """A call of the driver's copy that moves so many bytes, half of them in and half out."""
+    """Sources and targets of a copy that moves so many bytes, half of them in and half out. Whole words of 16 bytes."""
+    length = -(-(moved // 2) // WORD) * WORD
     sources, targets = (
-        [torch.empty(moved // 2, dtype=torch.uint8, device=device) for _ in range(sets)] for _ in range(2)
+        [torch.empty(length, dtype=torch.uint8, device=device) for _ in range(sets)] for _ in range(2)
     )
     for source in sources:
         source.random_()
-    return lambda set_: (targets[set_].copy_(sources[set_]),)
+    return sources, targets

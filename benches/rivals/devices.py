@@ -1,4 +1,4 @@
-"""Where calls run and how they are timed: a GPU by CUDA graphs and events, or the CPU by the clock.
+"""Where calls run and how they are timed: a GPU by CUDA graphs and events, or a CPU by the clock.
 
 A call is a function of the number of a set of buffers that returns its outputs; a work is calls over all sets with a
 ``window()``, the seconds of one of them, and ``outputs()``, what its last run left of the first set and the last."""
@@ -35,6 +35,10 @@ class Gpu:
 
     def work(self, call, sets, flush):
         return Graph(self, call, sets, flush)
+
+    def copy(self, data, sets, flush):
+        """The driver's, of as many bytes as a call moves."""
+        return self.work(_copy_by_torch(data, sets), sets, flush)
 
     def flush(self):
         """Overwrites the caches, and reads what they then hold: what is not written back yet would be at the cost of what
@@ -125,6 +129,9 @@ class Host:
     def work(self, call, sets, flush):
         return Calls(self, call, sets)
 
+    def copy(self, data, sets, flush):
+        return self.work(_copy_by_torch(data, sets), sets, flush)
+
     def synchronize(self):
         pass
 
@@ -148,6 +155,13 @@ class Calls:
         for set_ in range(self._sets):
             _poison(self._call(set_))
         return [self._call(set_) for set_ in (0, self._sets - 1)]
+
+
+def _copy_by_torch(data, sets):
+    from .data import bytes_to_copy
+
+    sources, targets = bytes_to_copy(data.cell.bytes, sets, data.device)
+    return lambda set_: (targets[set_].copy_(sources[set_]),)
 
 
 def _poison(outputs):

@@ -115,6 +115,11 @@ def convolutions():
     ]
 
 
+def convolutions_on_cpu():
+    """Each layer once, as the benchmark of convolutions by the GEMM crate has them."""
+    return [dataclasses.replace(layer, dtype="f32", layout="nchw") for layer in (*resnet50(), *mobilenetv2())]
+
+
 # torch.compile takes seconds for each: of these layers, in f16 at batch 1 and 64.
 _COMPILED_LAYERS = """
     3x224x224/f16/nhwc/resnet50+c64+k7+s2+relu 64x56x56/f16/nhwc/resnet50+c64+k3+s1+relu

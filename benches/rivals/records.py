@@ -1,12 +1,12 @@
-"""Lines of rivals.csv: the columns of bench.csv (benches/harness/record.rs), `impl` the engine, and the reason where there
-are no figures."""
+"""Lines of rivals.csv: the columns of bench.csv (benches/harness/record.rs), `impl` the engine; how many times as long as
+warpnorm it took, and the reason where there are no figures."""
 
 import csv
 
 COLUMNS = """
     op case variant dtype weight_dtype layout n_bytes n_read_bytes impl version kernel mode samples
     median_us p5_us p95_us copy_us copy_fraction read_us read_fraction max_err status threads
-    commit device driver toolkit date reason
+    commit device driver toolkit date times_ours reason
 """.split()
 # `unavailable`: the engine cannot be had here, or time did not suffice.
 STATUSES = ("ok", "wrong", "failed", "unsupported", "unavailable")

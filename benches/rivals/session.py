@@ -4,6 +4,7 @@ import importlib
 import time
 
 from . import records, timing
+from .engines import Unsupported
 
 # The part of the device's memory that a cell may take.
 MOST_OF_MEMORY = 0.85
@@ -48,7 +49,7 @@ class Session:
             return self._write_each(cell, engines, "unsupported", f"needs {needed >> 20} MiB, {free >> 20} are free")
         try:
             data = self._prepare(cell, sets, self._device.device)
-            works = {"copy": self._device.work(data.copy(), sets, flush)}
+            works = {"copy": self._device.copy(data, sets, flush)}
         except Exception as error:
             return self._write_each(cell, engines, "failed", records.reason(error))
         max_errs = {}
@@ -56,6 +57,9 @@ class Session:
             try:
                 work = engine.work(data, self._device, flush)
                 max_errs[engine.name], status = judged(engine, data, work)
+            except Unsupported as error:
+                self._write(cell, engine, "unsupported", reason=str(error))
+                continue
             except Exception as error:  # whatever an engine may throw
                 self._write(cell, engine, "failed", reason=records.reason(error))
                 continue
@@ -68,7 +72,8 @@ class Session:
             if engine.name in failures:
                 self._write(cell, engine, "failed", reason=records.reason(failures[engine.name]))
             elif engine.name in seconds:
-                figures = timing.figures(seconds[engine.name], seconds.get("copy"))
+                ours = seconds.get(OURS) if engine.name != OURS else None
+                figures = timing.figures(seconds[engine.name], seconds.get("copy"), ours)
                 self._write(cell, engine, "ok", max_err=f"{max_errs[engine.name]:.4f}", **figures)
 
     def _write_each(self, cell, engines, status, reason):

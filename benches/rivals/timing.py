@@ -6,6 +6,10 @@ import math
 LAUNCHES = 20
 # Graphs are launched until a window lasts so long, where nothing has to be flushed in between.
 WINDOW_SECONDS = 5e-4
+# Of a CPU, whose calls are timed by the clock: its grain and a thread's waking are small beside it.
+CPU_WINDOW_SECONDS = 2e-3
+# Of a CPU: tensors that fit a cache even so stay in it.
+MOST_CPU_SETS = 64
 MOST_REPEATS = 100
 ROUNDS = 15
 
@@ -45,8 +49,8 @@ def measure(works, rounds):
     return {name: found for name, found in seconds.items() if name not in failures}, failures
 
 
-def figures(seconds, copies=None):
-    """The columns of the record, as far as times fill them."""
+def figures(seconds, copies=None, ours=None):
+    """The columns of the record, as far as times fill them; ratios are medians of those within a round."""
     found = {
         "samples": str(len(seconds)),
         "median_us": _microseconds(quantile(seconds, 0.5)),
@@ -54,11 +58,18 @@ def figures(seconds, copies=None):
         "p95_us": _microseconds(quantile(seconds, 0.95)),
     }
     if copies:
-        # Within a round: 1 is as fast as a copy.
-        ratios = [copy / call for copy, call in zip(copies, seconds, strict=True)]
+        # 1 is as fast as a copy.
         found["copy_us"] = _microseconds(quantile(copies, 0.5))
-        found["copy_fraction"] = f"{quantile(ratios, 0.5):.4f}"
+        found["copy_fraction"] = _ratio(copies, seconds)
+    if ours:
+        # Above 1, it takes longer than warpnorm.
+        found["times_ours"] = _ratio(seconds, ours)
     return found
+
+
+def _ratio(numerators, denominators):
+    ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
+    return f"{quantile(ratios, 0.5):.4f}"
 
 
 def _microseconds(seconds):

@@ -69,12 +69,15 @@ class RenderPerformance(unittest.TestCase):
         return sorted(path.name for path in (self.out / "performance").glob("*"))
 
     def assert_refused(self, *parts):
+        self.assert_fails(*parts)
+        self.assertFalse(self.out.exists())
+
+    def assert_fails(self, *parts):
         run = self.run_script()
         self.assertEqual(run.returncode, 1)
         for part in parts:
             self.assertIn(part, run.stderr)
         self.assertNotIn("Traceback", run.stderr)
-        self.assertFalse(self.out.exists())
 
     def assert_stale(self, *names):
         run = self.run_script("--check")
@@ -185,7 +188,7 @@ class RenderPerformance(unittest.TestCase):
 
     def write_rivals(self, folder, rows):
         with (folder / "rivals.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*COLUMNS, "reason"], restval="")
+            writer = csv.DictWriter(file, [*COLUMNS, "times_ours", "reason"], restval="")
             writer.writeheader()
             writer.writerows(rows)
 
@@ -231,6 +234,73 @@ class RenderPerformance(unittest.TestCase):
         self.assertIn("| resnet50 | f16 | nhwc | 8 | 1.75 (1.50–2.00) | 1.05 (1.00–1.10) |", page)
         self.assertIn("- unavailable: folded, fused: no GPU", page)
         self.assertNotIn("### Beside others", page)
+
+    def on_a_cpu(self, **changes):
+        return cell(mode="cpu", threads="2", device="A Processor", **changes)
+
+    def test_on_a_cpu_it_is_said_what_is_reached(self):
+        folder = self.record("cpu-x", "2025-12-01T10-00-abcdef0", [self.on_a_cpu()])
+        others = dict(
+            pytorch=[("1x1", "2"), ("2x2", "8"), ("3x3", "4")], candle=[("1x1", "0.92"), ("2x2", "0.9"), ("3x3", "1.5")]
+        )
+        rows = [self.on_a_cpu(case=case) for case in ("1x1", "2x2", "3x3")]
+        rows += [
+            self.on_a_cpu(case=case, impl=impl, times_ours=ratio) for impl, found in others.items() for case, ratio in found
+        ]
+        self.write_rivals(folder, rows)
+        page = self.page()
+        self.assertIn("missed in 1 of 3 cells; fastest other / ours is at least 0.900 | **no** |", page)
+        self.assertIn("at least 3 times as fast as pytorch, by geometric mean | 4.00 over 3 cells | yes |", page)
+        # 0.92 is 8.7 % slower.
+        self.assertIn("| rms_norm | 2x2 | bf16, f32 | rows | candle | 0.900 |", page)
+        self.assertNotIn("| rms_norm | 1x1 | bf16, f32 | rows | candle |", page)
+        self.assertIn("| pytorch | 4.00 |", page)
+        self.assertRegex(page, r"once the threads of whoever ran before\shave\sgone to sleep")
+        self.assertIn("(performance/cpu-x-rivals.svg)", page)
+        self.assertEqual(self.plots(), ["cpu-x-rivals.svg", "cpu-x-rows.svg"])
+        document = xml.dom.minidom.parse(str(self.out / "performance/cpu-x-rivals.svg"))
+        # One of the legend's.
+        self.assertEqual(len(document.getElementsByTagName("use")), 3 + 1)
+
+    def test_on_a_cpu_all_is_reached_where_nothing_misses_and_ours_is_there(self):
+        folder = self.record("cpu-x", "2025-12-01T10-00-abcdef0", [self.on_a_cpu()])
+        other = self.on_a_cpu(impl="pytorch, warm", times_ours="2.9")
+        self.write_rivals(folder, [self.on_a_cpu(), other])
+        page = self.page()
+        self.assertIn("missed in 0 of 1 cell; fastest other / ours is at least 2.90 | yes |", page)
+        self.assertIn("as fast as pytorch, warm, by geometric mean | 2.90 over 1 cell | **no** |", page)
+        self.assertIn("| **5.00** | **5.00** | 2.90 |", page)
+        self.write_rivals(folder, [self.on_a_cpu(), other, self.on_a_cpu(impl="candle", case="9x9")])
+        self.assertIn("at least 2.90; 1 without a time of ours | **no** |", self.page())
+
+    def test_folding_by_products_stands_beside_onnx_runtime(self):
+        folder = self.record("cpu-x", "2025-12-01T10-00-abcdef0", [self.on_a_cpu()])
+        header = "op case variant dtype layout impl version threads samples median_us p5_us p95_us times_alone max_err status commit device toolkit date".split()
+        usual = dict.fromkeys(header, "") | dict(op="conv_batch_norm", samples="15", p5_us="1", p95_us="1", status="ok")
+        usual |= dict(case="1x64x7x7", max_err="0.1")
+
+        def write(*lines):
+            with (folder / "folding.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, header)
+                writer.writeheader()
+                writer.writerows(usual | line for line in lines)
+
+        ways = {"convolution alone": ("1000", "1"), "apart": ("1500", "1.4"), "folded": ("1100", "1.05")}
+        lines = [
+            dict(variant=variant, impl=impl, threads="2", median_us=time, times_alone=ratio)
+            for variant in ("resnet50+c64+k1+s1", "resnet50+c8+k1+s1") for impl, (time, ratio) in ways.items()
+        ]  # fmt: skip
+        write(*lines)
+        onnx = dict(op="conv_batch_norm", case="1x64x7x7", impl="onnxruntime, folded", median_us="400", layout="nchw")
+        self.write_rivals(folder, [self.on_a_cpu(variant=line["variant"], **onnx) for line in lines[::3]])
+        self.assertIn("| resnet50 | 2 | 2 | 1.40 (1.40–1.40) | 1.05 (1.05–1.05) | 2.00 | 3.00 | 2.20 | 0.800 |", self.page())
+        # Not of all layers: no sum to compare with.
+        self.write_rivals(folder, [self.on_a_cpu(variant=lines[0]["variant"], **onnx)])
+        self.assertIn("| 2.00 | 3.00 | 2.20 |\n", self.page())
+        write(dict(lines[0], status="wrong", max_err="7"))
+        self.assertIn("- **wrong**: convolution alone 1x64x7x7 resnet50+c64+k1+s1, error 7.00 of the limit", self.page())
+        write(dict(lines[0], times_alone=""))
+        self.assert_fails("folding.csv, line 2", "times_alone")
 
     def test_rivals_that_are_no_record_are_refused(self):
         folder = self.record("chip", "2025-12-01T10-00-abcdef0", [cell()])

@@ -1,9 +1,10 @@
 """What the comparison with others compares."""
 
+import csv
 import unittest
 
-import rivals_path  # noqa: F401
-from rivals import cells, layers
+import rivals_path
+from rivals import cells, layers, records
 from rivals.cells import Cell
 from rivals.layers import Convolution
 
@@ -22,11 +23,22 @@ class Norms(unittest.TestCase):
         names = [cell.name for cell in cells.norms()]
         self.assertEqual(len(names), len(set(names)))
 
+    def test_on_a_cpu_every_type_and_layout_has_three_sizes(self):
+        found = cells.norms_on_cpu()
+        self.assertEqual(len({cell.name for cell in found}), len(found))
+        kinds = {}
+        for cell in found:
+            kinds.setdefault((cell.op, cell.layout, cell.activation, cell.dtype), []).append(cell.elements)
+        self.assertEqual(len(kinds), 12 * 3)
+        for kind, elements in kinds.items():
+            self.assertEqual((len(elements), elements), (3, sorted(elements)), kind)
+        self.assertIn("batch_norm_inference/32x64x56x56/bf16/nhwc/relu", [cell.name for cell in found])
+
     def test_what_few_engines_are_asked_for_is_among_them(self):
-        names = {cell.name for cell in cells.norms()}
+        names = {cell.name for cell in (*cells.norms(), *cells.norms_on_cpu())}
         for chosen in (cells.COMPILED, cells.BY_JAX):
             self.assertLessEqual(set(chosen), names)
-        self.assertEqual(len(cells.COMPILED), 12)
+        self.assertEqual(len(cells.COMPILED), 24)
 
     def test_shrunk_cells_are_small_and_keep_what_kernels_are_chosen_by(self):
         self.assertEqual(Cell("rms_norm", (8192, 4096)).shrunk().extents, (3, 4096))
@@ -34,6 +46,19 @@ class Norms(unittest.TestCase):
         self.assertEqual(shrunk.extents, (1, 32, 64, 64))
         for cell in cells.norms():
             self.assertLessEqual(cell.shrunk().elements, 1_300_000, cell.name)
+
+
+    def test_on_a_cpu_cells_are_those_of_the_record(self):
+        """By the newest record of each CPU, which Rust has written: names and bytes."""
+        columns = "op case variant dtype weight_dtype layout n_bytes n_read_bytes".split()
+        ours = {tuple(records.identity(cell)[column] for column in columns) for cell in cells.norms_on_cpu()}
+        for device in (rivals_path.ROOT / "benches/record").glob("cpu-*"):
+            with (max(device.iterdir()) / "bench.csv").open(newline="") as file:
+                theirs = {tuple(line[column] for column in columns) for line in csv.DictReader(file)}
+            self.assertGreaterEqual(len(ours & theirs), 60, device)
+            # Nothing that differs in its bytes alone.
+            names = {cell[:-2] for cell in ours & theirs}
+            self.assertEqual([cell for cell in ours ^ theirs if cell[:-2] in names], [])
 
 
 class Convolutions(unittest.TestCase):
@@ -67,6 +92,12 @@ class Convolutions(unittest.TestCase):
         )
         self.assertLessEqual(set(layers.COMPILED), {layer.name for layer in found})
         self.assertEqual(len(layers.COMPILED), 12)
+
+
+    def test_a_cpu_has_each_layer_once(self):
+        found = layers.convolutions_on_cpu()
+        self.assertEqual({(layer.batch, layer.dtype, layer.layout) for layer in found}, {(1, "f32", "nchw")})
+        self.assertEqual(len({layer.name for layer in found}), 23 + 30)
 
 
 if __name__ == "__main__":

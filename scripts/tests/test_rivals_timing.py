@@ -5,7 +5,7 @@ import unittest
 from types import SimpleNamespace
 
 import rivals_path  # noqa: F401
-from rivals import devices, timing
+from rivals import allocator, devices, processor, timing
 
 
 class Sets(unittest.TestCase):
@@ -204,6 +204,114 @@ class OnTheHost(unittest.TestCase):
         work = host.work(call, 2, flush=False)
         self.assertEqual((work.window(), calls), (3.0, [0, 1]))
         self.assertEqual(len(work.outputs()), 2)
+
+
+class FakeProcessor(devices.Host):
+    """One whose calls take as long as they say, and whose other threads are still busy for a while."""
+
+    def __init__(self, clock):
+        super().__init__(clock)
+        self.waits = 0
+
+    def quiet(self):
+        self.waits += 1
+        self.clock.now += 50.0
+
+
+class OnAProcessor(unittest.TestCase):
+    def setUp(self):
+        self.clock, self.calls = Clock(), []
+        self.host = FakeProcessor(self.clock)
+
+    def call(self, set_):
+        self.calls.append(set_)
+        self.clock.now += 3e-4
+        return (Output(),)
+
+    def test_a_window_is_long_enough_behind_a_call_that_is_not_timed(self):
+        work = processor.Windows(self.host, self.call, 3)
+        self.calls.clear()
+        waits, before = self.host.waits, self.clock.now
+        self.assertAlmostEqual(work.window(), 3e-4)
+        self.assertEqual(self.host.waits, waits + 1)
+        timed = len(self.calls) - 1
+        self.assertGreaterEqual(timed * 3e-4, timing.CPU_WINDOW_SECONDS)
+        self.assertAlmostEqual(self.clock.now - before, 50.0 + len(self.calls) * 3e-4)
+
+    def test_calls_take_turns_with_the_sets_from_window_to_window(self):
+        work = processor.Windows(self.host, self.call, 3)
+        self.calls.clear()
+        work.window()
+        work.window()
+        self.assertEqual(self.calls, [(self.calls[0] + i) % 3 for i in range(len(self.calls))])
+
+    def test_what_a_call_allocated_is_freed_before_its_set_is_next(self):
+        alive, most = set(), []
+
+        class Counted:
+            def __init__(self):
+                alive.add(id(self))
+                most.append(len(alive))
+
+            def __del__(self):
+                alive.discard(id(self))
+
+        work = processor.Windows(self.host, lambda set_: (*self.call(set_), Counted()), 2)
+        work.window()
+        self.assertEqual(max(most), 2, "each set has outputs of its own, and no more")
+
+    def test_a_copy_is_the_fastest_of_several(self):
+        def copy(seconds):
+            def call(set_):
+                self.clock.now += seconds
+                return (Output(),)
+
+            return call
+
+        self.host.native = SimpleNamespace(copies=lambda moved, sets: [copy(3e-3), copy(2e-3), copy(4e-3)])
+        self.host.work = lambda call, sets, flush: processor.Windows(self.host, call, sets)
+        data = SimpleNamespace(cell=SimpleNamespace(bytes=100))
+        work = processor.Processor.copy(self.host, data, 1, False)
+        self.assertAlmostEqual(work.window(), 2e-3)
+
+    def test_sets_outgrow_the_cache_and_are_not_too_many(self):
+        self.assertEqual([processor.sets_for(read, 100) for read in (200, 100, 30, 1, 0)], [1, 1, 4, 64, 64])
+
+
+class Memory(unittest.TestCase):
+    def test_an_allocator_keeps_memory_only_while_it_shall(self):
+        options = {}
+
+        def mallopt(option, value):
+            options[option] = value
+            return 1
+
+        found = allocator.Allocator(mallopt)
+        usual, seen = dict(options), []
+
+        def look():
+            seen.append(dict(options))
+            return 1.0
+
+        work = found.warm(lambda: look() and SimpleNamespace(window=look, outputs=look))
+        self.assertEqual(options, usual)
+        self.assertEqual((work.window(), work.outputs()), (1.0, 1.0))
+        self.assertEqual(len(seen), 3, "as the work is made, by a window, and by outputs")
+        for warm in seen:
+            self.assertNotEqual(warm, usual)
+        self.assertEqual(options, usual)
+
+    def test_it_is_as_before_where_a_call_fails(self):
+        options = {}
+        found = allocator.Allocator(lambda option, value: options.update({option: value}) or 1)
+        usual = dict(options)
+        with self.assertRaises(ZeroDivisionError):
+            found.warm(lambda: SimpleNamespace(window=lambda: 1 / 0)).window()
+        self.assertEqual(options, usual)
+
+    def test_an_option_that_is_refused_is_no_setting(self):
+        with self.assertRaisesRegex(RuntimeError, "mallopt refuses"):
+            allocator.Allocator(lambda option, value: 0)
 
 
 if __name__ == "__main__":

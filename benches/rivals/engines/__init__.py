@@ -2,6 +2,10 @@
 record."""
 
 
+class Unsupported(Exception):
+    """The engine has no such layer, in words for the record."""
+
+
 class Engine:
     """What a session knows of an engine."""
 
@@ -15,7 +19,8 @@ class Engine:
         raise NotImplementedError
 
     def call(self, data):
-        """A function of the number of a set that launches the layer and returns ``(y,)`` or ``(y, sum)``."""
+        """A function of the number of a set that launches the layer and returns ``(y,)`` or ``(y, sum)``. Fails with
+        Unsupported where it has no such layer but was asked for one."""
         raise NotImplementedError
 
     def work(self, data, device, flush):

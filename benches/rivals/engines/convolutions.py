@@ -110,7 +110,7 @@ class Folded(_Way):
         self.version = f"{warpnorm.version()}, {torch.__version__}"
 
     def call(self, data):
-        kernel, bias = _folded(data)
+        kernel, bias = folded(data)
         activation = ACTIVATIONS[data.cell.activation]
         return lambda set_: (activation(data.convolve(data.x[set_], kernel, bias)),)
 
@@ -129,13 +129,13 @@ class FoldedFused(Folded):
         return cell.activation == "relu"
 
     def call(self, data):
-        kernel, bias = _folded(data)
+        kernel, bias = folded(data)
         cell = data.cell
         options = [cell.stride] * 2, [cell.kernel // 2] * 2, [1, 1], cell.groups
         return lambda set_: (torch.cudnn_convolution_relu(data.x[set_], kernel, bias, *options),)
 
 
-def _folded(data):
+def folded(data):
     statistics = [each.cpu().numpy() for each in data.statistics]
     kernel, bias = warpnorm.fold_conv_bn(data.kernel.cpu().numpy(), None, *statistics, EPS, groups=data.cell.groups)
     on_device = [torch.from_numpy(each).to(data.device) for each in (kernel, bias)]

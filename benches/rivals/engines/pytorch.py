@@ -39,7 +39,11 @@ def formula(cell, batch_norm=functional.batch_norm):
 def over_sets(function, data):
     """A call of a formula."""
     residual = data.residual or [None] * data.sets
-    return lambda set_: function(data.x[set_], residual[set_], *data.coefficients)
+    weight, bias, *statistics = data.coefficients
+    if data.cell.has_running_statistics:
+        # It takes them in the type of the statistics alone.
+        weight, bias = weight.float(), bias.float()
+    return lambda set_: function(data.x[set_], residual[set_], weight, bias, *statistics)
 
 
 class Eager(Engine):
@@ -54,6 +58,15 @@ class Eager(Engine):
 
     def call(self, data):
         return over_sets(formula(data.cell, _batch_norm(allow_cudnn=False)), data)
+
+
+class EagerWarm(Eager):
+    """On a CPU, by an allocator that keeps its memory."""
+
+    name = "pytorch, warm"
+
+    def work(self, data, device, flush):
+        return device.allocator.warm(super().work, data, device, flush)
 
 
 class Cudnn(Engine):

@@ -1,10 +1,9 @@
 //! The CPU: a convolution is a matrix product for each image, on as many threads as there are.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
-use warpnorm::{Cpu, DirectConvolution};
+use warpnorm::Cpu;
 
+use super::convolution::{columns_len, multiply};
 use super::runner::{Convolve, Device};
 use super::{Network, Result};
 
@@ -73,7 +72,7 @@ impl Device for Cpu {
         let share = |first: usize, columns: &mut [f32], x: &[f32], y: &mut [f32]| {
             for (image, (x, y)) in x.chunks_exact(input).zip(y.chunks_exact_mut(output)).enumerate() {
                 let residual = call.residual.map(|residual| &residual[(first + image) * output..][..output]);
-                multiply(&geometry, call.size, x, call.weight, columns, y);
+                multiply(&geometry, call.size, x, call.weight, None, columns, y, 1);
                 finish(y, call.bias.map(Vec::as_slice), residual, call.relu);
             }
         };
@@ -132,144 +131,4 @@ fn finish(y: &mut [f32], bias: Option<&[f32]>, residual: Option<&[f32]>, relu: b
         Some(residual) => y.iter_mut().zip(residual).for_each(|(y, residual)| *y = rectified(*y + residual)),
         None => y.iter_mut().for_each(|y| *y = rectified(*y)),
     }
-}
-
-/// `y = convolution(x)` for one image.
-fn multiply(
-    geometry: &DirectConvolution,
-    size: [usize; 2],
-    x: &[f32],
-    weight: &[f32],
-    columns: &mut [f32],
-    y: &mut [f32],
-) {
-    let [out_height, out_width] = geometry.output_size(size);
-    let pixels = out_height * out_width;
-    let (inputs, outputs) = (geometry.in_channels / geometry.groups, geometry.out_channels / geometry.groups);
-    let area = geometry.kernel[0] * geometry.kernel[1];
-    let groups = x
-        .chunks_exact(inputs * size[0] * size[1])
-        .zip(weight.chunks_exact(outputs * inputs * area))
-        .zip(y.chunks_exact_mut(outputs * pixels));
-    for ((x, weight), y) in groups {
-        if inputs == 1 && outputs == 1 {
-            // A product of a vector and a matrix, which costs more to set up than to compute here.
-            y.fill(0.0);
-            for (tap, weight) in taps(geometry, size).zip(weight) {
-                tap.each_row(geometry.stride, |row, from| {
-                    let x = x[from..].iter().step_by(geometry.stride);
-                    y[row].iter_mut().zip(x).for_each(|(y, x)| *y += weight * x);
-                });
-            }
-            continue;
-        }
-        let x = if is_matrix(geometry) { x } else { gather(geometry, size, x, columns) };
-        matrix_product(weight, x, y, [outputs, pixels, inputs * area]);
-    }
-}
-
-/// `c = a·b`, all row-major: `a` is `[m, k]`, `b` `[k, n]`, `c` `[m, n]`.
-fn matrix_product(a: &[f32], b: &[f32], c: &mut [f32], [m, n, k]: [usize; 3]) {
-    let (a, b, c) = (&a[..m * k], &b[..k * n], &mut c[..m * n]);
-    let (row_of_a, row_of_b) = (k as isize, n as isize);
-    let parallelism = gemm::Parallelism::None;
-    // SAFETY: the slices hold the elements that extents and strides reach; `c` is borrowed exclusively, and not read.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            1,
-            row_of_b,
-            false,
-            a.as_ptr(),
-            1,
-            row_of_a,
-            b.as_ptr(),
-            1,
-            row_of_b,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
-}
-
-/// Whether a group of the input's channels is the matrix that the kernel multiplies, as it lies in memory.
-fn is_matrix(geometry: &DirectConvolution) -> bool {
-    geometry.kernel == [1, 1] && geometry.stride == 1 && geometry.padding == 0
-}
-
-/// Elements of the matrix that [`gather`] makes.
-fn columns_len(geometry: &DirectConvolution, size: [usize; 2]) -> usize {
-    let [out_height, out_width] = geometry.output_size(size);
-    let channels = geometry.in_channels / geometry.groups;
-    channels * geometry.kernel[0] * geometry.kernel[1] * out_height * out_width
-}
-
-/// The matrix that a group's kernels multiply, known as im2col: a row for each channel and tap, a column for each pixel
-/// of the output.
-fn gather<'a>(geometry: &DirectConvolution, size: [usize; 2], x: &[f32], columns: &'a mut [f32]) -> &'a [f32] {
-    let columns = &mut columns[..columns_len(geometry, size)];
-    let [out_height, out_width] = geometry.output_size(size);
-    // Where a tap reaches beyond the image.
-    columns.fill(0.0);
-    let area = geometry.kernel[0] * geometry.kernel[1];
-    let channels = x.chunks_exact(size[0] * size[1]).zip(columns.chunks_exact_mut(area * out_height * out_width));
-    for (x, columns) in channels {
-        for (tap, columns) in taps(geometry, size).zip(columns.chunks_exact_mut(out_height * out_width)) {
-            tap.each_row(geometry.stride, |row, from| {
-                let x = x[from..].iter().step_by(geometry.stride);
-                columns[row].iter_mut().zip(x).for_each(|(column, x)| *column = *x);
-            });
-        }
-    }
-    columns
-}
-
-/// An element of the kernel: which pixels of the output it serves, and where it finds the first pixel of the input.
-struct Tap {
-    rows: Range<usize>,
-    columns: Range<usize>,
-    out_width: usize,
-    width: usize,
-    /// The input's pixel for the first of `rows` and `columns`.
-    first: usize,
-}
-
-impl Tap {
-    /// Calls `row` with each stretch of the output, and the input's pixel for the first of the stretch.
-    fn each_row(&self, stride: usize, mut row: impl FnMut(Range<usize>, usize)) {
-        if self.columns.is_empty() {
-            return;
-        }
-        for (index, y) in self.rows.clone().enumerate() {
-            let start = y * self.out_width;
-            row(start + self.columns.start..start + self.columns.end, self.first + index * stride * self.width);
-        }
-    }
-}
-
-/// The kernel's elements, in the order of the weight.
-fn taps(geometry: &DirectConvolution, size: [usize; 2]) -> impl Iterator<Item = Tap> {
-    let &DirectConvolution { kernel: [kernel_rows, kernel_columns], stride, padding, .. } = geometry;
-    let [out_height, out_width] = geometry.output_size(size);
-    let [height, width] = size;
-    // The outputs `o` for which `o * stride + tap - padding` lies within the input.
-    let served = move |tap: usize, input: usize, outputs: usize| {
-        let first = padding.saturating_sub(tap).div_ceil(stride);
-        let end = (input + padding).saturating_sub(tap).div_ceil(stride).min(outputs);
-        first..end.max(first)
-    };
-    (0..kernel_rows * kernel_columns).map(move |tap| {
-        let (r, s) = (tap / kernel_columns, tap % kernel_columns);
-        let (rows, columns) = (served(r, height, out_height), served(s, width, out_width));
-        let row = (rows.start * stride + r).saturating_sub(padding);
-        let column = (columns.start * stride + s).saturating_sub(padding);
-        Tap { rows, columns, out_width, width, first: row * width + column }
-    })
 }

@@ -6,10 +6,12 @@
 //! | `runner.rs` | a network on a device, for batches of one size |
 //! | `batch_norm.rs` | a `BatchNorm` on a device, by running statistics or the batch's |
 //! | `cpu.rs`, `cuda.rs` | the two devices |
+//! | `convolution.rs` | a convolution on the CPU |
 //! | `logits.rs` | what comes out, compared |
 
 mod batch_norm;
 pub mod checkpoint;
+mod convolution;
 mod cpu;
 mod cuda;
 pub mod logits;
