@@ -11,6 +11,9 @@ use std::{
 
 include!("../build/kernel_hash.rs");
 
+/// Set to `off`, it makes empty files in place of the libraries: for builds whose tests are of the CPU alone.
+const LIBRARIES: &str = "WARPNORM_EMULATOR_LIBRARIES";
+
 /// What distinguishes the two libraries: flags for the kernels, and for the emulator's own `control.cpp`. Reports need
 /// the debug information of kernels, to name source lines and the calls that were inlined.
 struct Variant {
@@ -42,6 +45,15 @@ fn main() {
     for path in ["../kernels", "../probe/kernels", "../build/kernel_hash.rs", "cpp", "faults", "build.rs"] {
         println!("cargo:rerun-if-changed={path}");
     }
+    println!("cargo:rerun-if-env-changed={LIBRARIES}");
+    println!("cargo:rustc-env=EMULATOR_OUT={}", out.display());
+    println!("cargo:rustc-env=EMULATOR_KERNEL_HASH={}", kernel_hash(&root.join("../kernels")));
+    if env::var_os(LIBRARIES).is_some_and(|wish| wish == "off") {
+        for variant in VARIANTS {
+            fs::write(library(&out, variant.name), []).expect("a file in OUT_DIR");
+        }
+        return;
+    }
     let build = Build::new(root, out);
     let emulator = build.emulator_jobs();
     let variants: Vec<Vec<Job>> = VARIANTS.iter().map(|variant| build.variant_jobs(variant)).collect();
@@ -50,8 +62,13 @@ fn main() {
         let objects: Vec<PathBuf> = jobs.iter().chain(&emulator).map(|job| build.object(job)).collect();
         build.link(variant.name, &objects);
     }
-    println!("cargo:rustc-env=EMULATOR_OUT={}", build.out.display());
-    println!("cargo:rustc-env=EMULATOR_KERNEL_HASH={}", build.hash);
+}
+
+/// Where a variant's library is to be. Makes its folder.
+fn library(out: &Path, variant: &str) -> PathBuf {
+    let folder = out.join(variant);
+    fs::create_dir_all(&folder).expect("a folder in OUT_DIR");
+    folder.join("libcuda.so")
 }
 
 struct Build {
@@ -166,8 +183,6 @@ impl Build {
     }
 
     fn link(&self, variant: &str, objects: &[PathBuf]) {
-        let directory = self.out.join(variant);
-        fs::create_dir_all(&directory).expect("a folder in OUT_DIR");
         run(self
             .tool
             .to_command()
@@ -182,7 +197,7 @@ impl Build {
             .arg(format!("-Wl,--version-script={}", self.root.join("cpp/exports.map").display()))
             .args(objects)
             .arg("-o")
-            .arg(directory.join("libcuda.so")));
+            .arg(library(&self.out, variant)));
     }
 }
 

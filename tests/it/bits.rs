@@ -1,7 +1,7 @@
 //! Bits: those of a row depend neither on the other rows, nor on its address, nor on threads, nor on the run.
 
 use warpnorm::half::{bf16, f16};
-use warpnorm::{Activation, Cpu};
+use warpnorm::{Activation, Cpu, Layout};
 
 use crate::call::{Call, Coefficient, Inputs, Layer, Modulation, PerTensor, Residual, run};
 use crate::data::bits;
@@ -242,11 +242,26 @@ fn one_thread_and_many_on_cpu() {
         (Layer::RmsNorm { weight_plus_one: false }, vec![2, 400_001]),
         (Layer::group_norm(2), vec![2, 4, 300, 301]),
         (Layer::InstanceNormTracked, vec![3, 40, 64, 64]),
+        (Layer::GroupNorm { groups: 3, layout: Layout::Nhwc }, vec![2, 150, 151, 6]),
+        (Layer::GroupNorm { groups: 4, layout: Layout::Nhwc }, vec![40, 9, 9, 64]),
+        (Layer::InstanceNorm { layout: Layout::Nhwc }, vec![1, 5, 7, 3000]),
+        (Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, vec![3, 5, 150, 151]),
+        (Layer::BatchStatistics { layout: Layout::Nhwc, momentum: Some(0.1) }, vec![3, 150, 151, 5]),
+        (Layer::BatchStatistics { layout: Layout::Nhwc, momentum: None }, vec![9, 7, 7, 1500]),
+        (Layer::BatchNorm { layout: Layout::Nchw, table: false }, vec![3, 5, 150, 151]),
+        (Layer::BatchNorm { layout: Layout::Nhwc, table: true }, vec![3, 150, 151, 5]),
     ] {
-        let call = Call::new(layer, &shape);
-        let inputs = Inputs::<f16>::normal(&call, 43);
-        let mut found = pools.iter().map(|pool| pool.install(|| bits(&run(&Cpu, &call, &inputs).expect("valid").y)));
-        let first = found.next().expect("a pool");
-        found.for_each(|other| assert!(other == first, "{call:?}: bits depend on the number of threads"));
+        let plain = Call::new(layer, &shape);
+        let fused = Call { residual: Residual::SumWritten, activation: Activation::Gelu, ..plain.clone() };
+        for call in [plain, fused] {
+            let inputs = Inputs::<f16>::normal(&call, 43);
+            let mut found = pools.iter().map(|pool| {
+                let outputs = pool.install(|| run(&Cpu, &call, &inputs).expect("valid"));
+                let (mean, var, batches) = outputs.running;
+                (bits(&outputs.y), outputs.sum.map(|sum| bits(&sum)), bits(&mean), bits(&var), batches)
+            });
+            let first = found.next().expect("a pool");
+            found.for_each(|other| assert!(other == first, "{call:?}: bits depend on the number of threads"));
+        }
     }
 }
