@@ -42,15 +42,19 @@ pub(super) fn activate<V: Vector>(values: &mut [f32], activation: Activation) {
 /// They are long beside a call, and there are many callers.
 #[inline(always)]
 fn out_of_line<V: Vector, const COUNT: usize>(values: [V; COUNT], activation: Activation) -> [V; COUNT] {
-    let mut lanes = [[0.0; LANES]; COUNT];
-    for (lanes, value) in lanes.iter_mut().zip(values) {
+    let mut lanes = Lines([[0.0; LANES]; COUNT]);
+    for (lanes, value) in lanes.0.iter_mut().zip(values) {
         // SAFETY: the array has that many.
         unsafe { value.store(lanes.as_mut_ptr()) };
     }
-    vectors::run(Lanes { lanes: lanes.as_flattened_mut(), activation });
+    vectors::run(Lanes { lanes: lanes.0.as_flattened_mut(), activation });
     // SAFETY: as above.
-    unsafe { lanes.as_ptr().cast::<f32>().load(0) }
+    unsafe { lanes.0.as_ptr().cast::<f32>().load(0) }
 }
+
+/// Lines of the cache: what is stored into two of them is not to be had again at once.
+#[repr(align(64))]
+struct Lines<const COUNT: usize>([[f32; LANES]; COUNT]);
 
 /// Whole vectors.
 struct Lanes<'a> {

@@ -302,11 +302,15 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
             if let Some(before) = pending.replace(found) {
                 write(before);
             }
-            if length > MOST_PENDING {
-                pending.take().map_or((), write);
+            if length > MOST_PENDING
+                && let Some(found) = pending.take()
+            {
+                write(found);
             }
         }
-        pending.map_or((), write);
+        if let Some(last) = pending {
+            write(last);
+        }
         self.finish();
     }
 

@@ -301,51 +301,27 @@ impl Vector for Portable {
     }
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        self.zip(
-            other,
-            #[inline(always)]
-            |a, b| quad::add(a, b),
-        )
+        self.zip(other, quad::add)
     }
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
-        self.zip(
-            other,
-            #[inline(always)]
-            |a, b| quad::sub(a, b),
-        )
+        self.zip(other, quad::sub)
     }
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
-        self.zip(
-            other,
-            #[inline(always)]
-            |a, b| quad::mul(a, b),
-        )
+        self.zip(other, quad::mul)
     }
     #[inline(always)]
     fn div(self, other: Self) -> Self {
-        self.zip(
-            other,
-            #[inline(always)]
-            |a, b| quad::div(a, b),
-        )
+        self.zip(other, quad::div)
     }
     #[inline(always)]
     fn at_least(self, least: Self) -> Self {
-        self.zip(
-            least,
-            #[inline(always)]
-            |a, b| quad::at_least(a, b),
-        )
+        self.zip(least, quad::at_least)
     }
     #[inline(always)]
     fn at_most(self, most: Self) -> Self {
-        self.zip(
-            most,
-            #[inline(always)]
-            |a, b| quad::at_most(a, b),
-        )
+        self.zip(most, quad::at_most)
     }
     #[inline(always)]
     fn two_to_the(self) -> Self {

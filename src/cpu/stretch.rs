@@ -118,18 +118,17 @@ impl<T: Convert> Stretch<T> {
                     if self.ahead > 0 {
                         self.prefetch(next + self.ahead);
                     }
-                    let mut values: [V; TURN] = self.inputs().load(next);
-                    if !self.sum.is_absent() {
-                        store_each(values, self.sum.at(next), sum_streams);
-                    }
-                    values = activation::of_vectors(map.of_turn(values, next - origin), self.activation);
-                    store_each(values, self.y.at(next), streams);
+                    self.write_vectors::<V, TURN>(next, origin, map, [streams, sum_streams]);
                     next += TURN_LANES;
+                }
+                while next + LANES <= end {
+                    self.write_vectors::<V, 1>(next, origin, map, [streams, sum_streams]);
+                    next += LANES;
                 }
                 if next == end {
                     return;
                 }
-                some = (end - next).min(LANES);
+                some = end - next;
             }
         }
     }
@@ -137,17 +136,32 @@ impl<T: Convert> Stretch<T> {
     /// # Safety
     /// As [`write`](Self::write).
     #[inline(always)]
+    unsafe fn write_vectors<V: Vector, const COUNT: usize>(
+        self,
+        first: usize,
+        origin: usize,
+        map: &impl Map<V>,
+        [streams, sum_streams]: [bool; 2],
+    ) {
+        // SAFETY: by the caller.
+        unsafe {
+            let mut values: [V; COUNT] = self.inputs().load(first);
+            if !self.sum.is_absent() {
+                store_each(values, self.sum.at(first), sum_streams);
+            }
+            values = activation::of_vectors(map.of_turn(values, first - origin), self.activation);
+            store_each(values, self.y.at(first), streams);
+        }
+    }
+
+    /// Fewer than a vector.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write).
+    #[inline(always)]
     unsafe fn write_some<V: Vector>(self, first: usize, count: usize, origin: usize, map: &impl Map<V>) {
         // SAFETY: by the caller.
         unsafe {
-            if count == LANES {
-                let [value]: [V; 1] = self.inputs().load(first);
-                if !self.sum.is_absent() {
-                    T::store(value, self.sum.at(first));
-                }
-                let [value] = activation::of_vectors(map.of_turn([value], first - origin), self.activation);
-                return T::store(value, self.y.at(first));
-            }
             let value: V = self.inputs().load_some(first, count);
             if !self.sum.is_absent() {
                 T::store_some(value, self.sum.at(first), count);
