@@ -1,28 +1,34 @@
 //! The CPU backend's execution: the same formulas as `kernels/*.cu`, with SIMD and threads.
 //!
-//! All patterns do the same with a tensor: cut it into blocks of at most [`BLOCK`] elements, widen a block to f32 in a
-//! buffer that stays in the nearest cache, compute there, and narrow the result into the output once.
+//! What most calls ask for is computed from tensor to tensor in registers, sixteen numbers at a time: one sweep for the
+//! moments, one for the result. What is rarer (a norm of the input, gates, intermediate roundings, outputs of eight bits or of
+//! another type) goes by buffers: blocks of at most [`BLOCK`] elements, widened to f32, stay in the nearest cache from step
+//! to step. Which way a call takes is a matter of the problem alone, never of addresses or sizes of batches.
 //!
 //! | file | idea |
 //! | --- | --- |
 //! | `rows.rs` | LayerNorm, RMSNorm, GroupNorm and InstanceNorm in NCHW |
+//! | `plain_rows.rs` | the same, of most calls |
 //! | `head_rows.rs` | QkNorm: the heads of attention as rows |
 //! | `channels_last.rs` | GroupNorm and InstanceNorm in NHWC |
 //! | `batch_statistics.rs` | BatchNorm by the batch's own moments, and the running ones |
 //! | `pointwise.rs` | BatchNorm inference, the table of its constants, and the second step of the two above |
-//! | `moments.rs` | mean and variance of a block, and of many blocks |
+//! | `moments.rs` | mean and variance: of a stretch, and of many |
 //! | `slabs.rs` | the same of channels that lie between each other |
+//! | `stretch.rs` | the last step, over consecutive elements |
 //! | `constants.rs` | a pointwise map's constants |
-//! | `activation.rs` | the activations, for a block |
+//! | `activation.rs` | the activations |
 //! | `modulation.rs` | what differs from sample to sample: scale, shift, a bias on the input |
 //! | `input.rs` | a call's tensors, and the prologue: residual in, sum out |
 //! | `quantized.rs` | outputs of eight bits, and their scales |
 //! | `convert.rs` | storage types to f32 and back, for a block |
 //! | `backend.rs` | the backend type, and slices as arguments |
 //! | `threads.rs` | pieces of work for the threads |
+//! | `caches.rs` | what the caches hold |
+//! | `simd.rs` | sixteen numbers, by the instructions of each level |
 //! | `vectors.rs` | machine code for wider vectors than the compiler may assume |
 //!
-//! **Bits.** What is computed for a row depends on its length and the types alone: blocks, and the tree in which their
+//! **Bits.** What is computed for a row depends on its length and the types alone: parts, and the tree in which their
 //! moments are merged, are cut by the row's length, and threads only take over branches of that tree. So it is with a
 //! sample in NHWC, by its pixels, channels and groups, and with a channel of a batch. Elements past the moments do not
 //! see each other. So neither the batch (but where the moments are its own), nor an address, nor the number of threads
@@ -34,7 +40,8 @@
 //! `x`.
 //!
 //! **Memory.** Buffers are on the stack. Only what is of a size with the channels, where their moments are found side by
-//! side, is on the heap: `slabs.rs` and `batch_statistics.rs` say what.
+//! side, is on the heap: `slabs.rs` and `batch_statistics.rs` say what; and f32 copies of coefficients of other types, in
+//! memory that a thread keeps.
 
 #![allow(clippy::inline_always, reason = "what a task calls must be compiled for the task's vectors, see `vectors.rs`")]
 

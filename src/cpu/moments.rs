@@ -288,6 +288,14 @@ impl Normalization {
             *value = ((*value - self.high) - self.low) * self.rstd * weight + bias;
         }
     }
+
+    /// As planes have it, whose scale is one number: the product of the reciprocal deviation and the weight.
+    #[inline(always)]
+    pub(super) fn apply_by_channel(self, values: &mut [f32], weight: &[f32], bias: &[f32]) {
+        for ((value, weight), bias) in values.iter_mut().zip(weight).zip(bias) {
+            *value = ((*value - self.high) - self.low) * (self.rstd * weight) + bias;
+        }
+    }
 }
 
 /// NaN stays.

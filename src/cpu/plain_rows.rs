@@ -7,8 +7,8 @@
 //! for each row, or each part:  s = x + residual;  sum = s;  y = activation((s - mean) * rstd * weight + bias)    stretch.rs
 //! ```
 //!
-//! A row is read twice, the second time from the nearest cache that holds it. Where the tensors exceed the caches, the first
-//! reading asks for what comes a row later, so that memory has work while the row is written.
+//! A row is read twice, the second time from the nearest cache that holds it. Where the tensors exceed the caches, a reading
+//! asks for what comes a row later.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -95,8 +95,9 @@ unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &
     let present = tensors.iter().filter(|&&address| address != 0).count();
     let streams = caches::are_exceeded_by(problem.rows * problem.length * size_of::<T>() * present);
     let [x, residual, sum, y] = tensors.map(Tensor::new);
-    let ahead = if streams { problem.length.min(MOST_AHEAD_BYTES / size_of::<T>()) } else { 0 };
-    let stretch = Stretch::<T> { x, residual, sum, y, activation: problem.activation, streams, ahead: 0 };
+    let (ahead, ahead_of_writing) = if streams { ahead::<T>(problem) } else { (0, 0) };
+    let stretch =
+        Stretch::<T> { x, residual, sum, y, activation: problem.activation, streams, ahead: ahead_of_writing };
     let rows = &PlainRows { problem, stretch, ahead, affine };
     for_each_piece(0..problem.rows, problem.length, &|piece| {
         if problem.length <= PART {
@@ -105,6 +106,18 @@ unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &
             piece.for_each(|row| rows.normalize_by_parts(row));
         }
     });
+}
+
+/// Elements that the first and the second reading ask for ahead. Asking while rows are written keeps memory busiest, but takes
+/// room in the nearest caches: measured, it is slower where rows are long, or a weight and a bias come along.
+fn ahead<T: Convert>(problem: &problem::Rows) -> (usize, usize) {
+    let length = problem.length;
+    let is_crowded = matches!(problem.affine, Affine::PerElement { .. }) && problem.bias.is_some();
+    if is_crowded || length * size_of::<T>() > 4 * MOST_AHEAD_BYTES {
+        return (length.min(MOST_AHEAD_BYTES / size_of::<T>()), 0);
+    }
+    // The row after the one whose moments are known by then.
+    (0, if length > MOST_PENDING { length } else { 2 * length })
 }
 
 /// Weight and bias as f32, the former with one added where that is asked for; null where absent.

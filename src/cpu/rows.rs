@@ -241,6 +241,8 @@ impl<T: Convert> Row<'_, T> {
             by.center(values);
             self.round_normalized(values);
             Normalization::NONE.apply(values, weight, bias);
+        } else if matches!(self.rows.problem.affine, Affine::PerChannel { .. }) {
+            by.apply_by_channel(values, weight, bias);
         } else {
             by.apply(values, weight, bias);
         }

@@ -86,6 +86,19 @@ pub(super) fn prefetch<E>(address: *const E) {
     let _ = address;
 }
 
+/// The same, but not into the nearest cache, which has what is worked at.
+#[inline(always)]
+pub(super) fn prefetch_far<E>(address: *const E) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Makes what was streamed visible before whatever follows.
 #[inline(always)]
 pub(super) fn finish_streaming() {

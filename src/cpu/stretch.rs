@@ -8,7 +8,7 @@ use super::constants::Constants;
 use super::convert::Convert;
 use super::input::{Tensor, stretches};
 use super::moments::{Normalization, Values};
-use super::simd::{LANES, Vector, each, prefetch};
+use super::simd::{LANES, Vector, each, prefetch, prefetch_far};
 use super::vectors::{self, Task};
 use crate::norm::Activation;
 
@@ -175,9 +175,9 @@ impl<T: Convert> Stretch<T> {
     #[inline(always)]
     fn prefetch(self, first: usize) {
         for line in (0..TURN_LANES * size_of::<T>()).step_by(64) {
-            prefetch(self.x.wrapping_at(first).wrapping_byte_add(line));
+            prefetch_far(self.x.wrapping_at(first).wrapping_byte_add(line));
             if !self.residual.is_absent() {
-                prefetch(self.residual.wrapping_at(first).wrapping_byte_add(line));
+                prefetch_far(self.residual.wrapping_at(first).wrapping_byte_add(line));
             }
         }
     }
