@@ -1,8 +1,9 @@
-//! A service that folds layer after layer allocates nothing once its buffers are as large as the largest layer.
+//! A service that folds layer after layer allocates nothing once its buffers are as large as the largest layer; nor does one
+//! that calls the CPU's layers over and over.
 
 use half::{bf16, f16};
 use warpnorm::{
-    Element,
+    Args, BatchNorm, Cpu, Element, GroupNorm, InstanceNorm, LayerNorm, Layout, RmsNorm,
     fold::{
         Affine, BatchNormParams, Branch, Folded, Layer, LinearOp, Padding, Placement, Values, merge_branches,
         merge_branches_into,
@@ -195,4 +196,68 @@ fn branches_in_memory_that_is_there() {
         assert_eq!(report, expected.report);
         assert_eq!((bits(&weight), bits(&bias)), (bits(&expected.weight), bits(&expected.bias)));
     }
+}
+
+/// Calls once, and again without an allocation, on a pool of one thread, where all that a call does is counted.
+#[track_caller]
+fn check_norm(name: &str, mut call: impl FnMut() + Send) {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    pool.install(|| {
+        call();
+        let counted = allocation_counter::measure(&mut call);
+        assert_eq!(counted.count_total, 0, "{name}: {} bytes", counted.bytes_total);
+    });
+}
+
+#[test]
+fn layers_on_the_cpu_are_called_again_without_an_allocation() {
+    for layout in [Layout::Nchw, Layout::Nhwc] {
+        // As many elements as are spread over threads, and a slab of many parts.
+        let (samples, channels, side) = (2, 64, 60);
+        let len = samples * channels * side * side;
+        let shape = match layout {
+            Layout::Nchw => [samples, channels, side, side],
+            Layout::Nhwc => [samples, side, side, channels],
+        };
+        let x: Vec<f16> = numbers(len, 1).into_iter().map(f16::from_f32).collect();
+        let weight: Vec<f16> = numbers(channels, 2).into_iter().map(f16::from_f32).collect();
+        let (mut y, bias) = (vec![f16::ZERO; len], weight.clone());
+        let (mean, var) = (numbers(channels, 3), vec![1.0_f32; channels]);
+
+        let group_norm = GroupNorm::new(32, channels).unwrap().layout(layout);
+        check_norm("GroupNorm", || {
+            let args = Args::new(&Cpu, shape).input(&x).weight(&weight).bias(&bias).output(&mut y);
+            group_norm.forward(args).unwrap();
+        });
+        let instance_norm = InstanceNorm::new(channels).unwrap().layout(layout);
+        check_norm("InstanceNorm", || instance_norm.forward(Args::new(&Cpu, shape).input(&x).output(&mut y)).unwrap());
+        let batch_norm = BatchNorm::new(channels).unwrap().layout(layout);
+        check_norm("BatchNorm", || {
+            let args = Args::new(&Cpu, shape).input(&x).weight(&weight).bias(&bias);
+            batch_norm.forward(args.running_mean(&mean).running_var(&var).output(&mut y)).unwrap();
+        });
+        let by_batch = batch_norm.batch_statistics(true);
+        check_norm("BatchNorm by the batch", || {
+            let args = Args::new(&Cpu, shape).input(&x).weight(&weight).bias(&bias);
+            by_batch.forward(args.output(&mut y)).unwrap();
+        });
+    }
+}
+
+#[test]
+fn rows_on_the_cpu_are_called_again_without_an_allocation() {
+    let (rows, columns) = (100, 1500);
+    let x: Vec<f16> = numbers(rows * columns, 1).into_iter().map(f16::from_f32).collect();
+    let weight: Vec<f16> = numbers(columns, 2).into_iter().map(f16::from_f32).collect();
+    let (mut y, mut sum) = (vec![f16::ZERO; x.len()], vec![f16::ZERO; x.len()]);
+    let layer_norm = LayerNorm::new([columns]).unwrap();
+    check_norm("LayerNorm", || {
+        let args = Args::new(&Cpu, [rows, columns]).input(&x).weight(&weight).bias(&weight);
+        layer_norm.forward(args.output(&mut y)).unwrap();
+    });
+    let rms_norm = RmsNorm::new([columns], 1e-6).unwrap();
+    check_norm("RMSNorm", || {
+        let args = Args::new(&Cpu, [rows, columns]).input(&x).residual(&x).sum(&mut sum).weight(&weight);
+        rms_norm.forward(args.output(&mut y)).unwrap();
+    });
 }

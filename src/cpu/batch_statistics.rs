@@ -9,7 +9,7 @@
 //! In NCHW a channel is a row that is torn into planes: it has a row's blocks, and a row's tree of parts. A thread takes
 //! the same block of some channels in turn, for small planes of neighbours share cache lines and pages.
 //!
-//! The moments of all channels, and their table, are on the heap: they are as many as there are channels.
+//! The moments of all channels, and their table, are in memory that is kept: they are as many as there are channels.
 
 use std::ops::Range;
 use std::ptr;
@@ -19,6 +19,7 @@ use super::caches;
 use super::constants::Table;
 use super::convert::Convert;
 use super::input::{Coefficients, Input, Output, Tensor, part, stretches};
+use super::memory::Numbers;
 use super::modulation::Modulation;
 use super::moments::Moments;
 use super::pointwise::{Map, bytes_of_element};
@@ -47,14 +48,18 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers
     let streams = caches::are_exceeded_by(length * bytes_of_element::<T>(buffers, problem.output));
     // Without spatial axes both layouts are the same memory.
     let is_planes = problem.layout == Layout::Nchw && spatial > 1;
+    let mut moments = Numbers::<Moments>::zeros(channels);
     // SAFETY: by the caller; nothing is written before all moments are there.
-    let moments: Vec<Moments> = unsafe {
+    unsafe {
         if is_planes {
-            Planes { input, samples, spatial, channels }.moments()
+            Planes { input, samples, spatial, channels }.find(&mut moments);
         } else {
-            Slab { input, pixels: samples * spatial, channels, ahead: streams }.moments().groups(1).collect()
+            let slab = Slab { input, pixels: samples * spatial, channels, ahead: streams };
+            for (moments, found) in moments.iter_mut().zip(slab.moments().groups(1)) {
+                *moments = found;
+            }
         }
-    };
+    }
     let mut table = Table::new(channels);
     // SAFETY: by the caller.
     unsafe {
@@ -143,11 +148,10 @@ impl<T: Convert> Planes<T> {
     ///
     /// # Safety
     /// As [`Input::load`], for all of the tensors, until `self` is dropped.
-    unsafe fn moments(self) -> Vec<Moments> {
-        let mut moments = vec![Moments::NONE; self.channels];
+    unsafe fn find(self, moments: &mut [Moments]) {
         let (planes, blocks) = (&self, self.length().div_ceil(BLOCK));
         let channels = (BLOCK / self.spatial).clamp(1, CHANNELS);
-        for_each_chunk(&mut moments, 0, channels, self.length(), &|first, moments| {
+        for_each_chunk(moments, 0, channels, self.length(), &|first, moments| {
             let channels = first..first + moments.len();
             let part = |blocks| vectors::run(BlocksOfChannels { planes, channels: channels.clone(), blocks });
             let found = merged(0..blocks, BLOCKS_OF_PART, channels.len() * BLOCK, &part, &merge_each);
@@ -155,7 +159,6 @@ impl<T: Convert> Planes<T> {
                 *moments = found;
             }
         });
-        moments
     }
 
     /// The moments of one block of a channel.

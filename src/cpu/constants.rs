@@ -4,6 +4,7 @@
 
 use super::BLOCK;
 use super::input::{Coefficients, Tensor, part, within};
+use super::memory::Numbers;
 use super::modulation::Modulation;
 use super::moments::Normalization;
 use super::stretch::Plane;
@@ -61,12 +62,12 @@ impl Source {
 /// The constants of channels whose moments were found here: `f32 [4, channels]`.
 pub(super) struct Table {
     channels: usize,
-    values: Vec<f32>,
+    values: Numbers<f32>,
 }
 
 impl Table {
     pub(super) fn new(channels: usize) -> Self {
-        Self { channels, values: vec![0.0; 4 * channels] }
+        Self { channels, values: Numbers::zeros(4 * channels) }
     }
 
     /// Valid until the table is filled again.

@@ -24,6 +24,7 @@
 //! | `convert.rs` | storage types to f32 and back, for a block |
 //! | `backend.rs` | the backend type, and slices as arguments |
 //! | `threads.rs` | pieces of work for the threads |
+//! | `memory.rs` | memory between the steps, kept for the calls to come |
 //! | `caches.rs` | what the caches hold |
 //! | `simd.rs` | sixteen numbers, by the instructions of each level |
 //! | `vectors.rs` | machine code for wider vectors than the compiler may assume |
@@ -40,8 +41,8 @@
 //! `x`.
 //!
 //! **Memory.** Buffers are on the stack. Only what is of a size with the channels, where their moments are found side by
-//! side, is on the heap: `slabs.rs` and `batch_statistics.rs` say what; and f32 copies of coefficients of other types, in
-//! memory that a thread keeps.
+//! side, and coefficients made ready for all rows are on the heap, in buffers that are kept (`memory.rs`): once there are as
+//! many and as large ones as calls need, no call allocates.
 
 #![allow(clippy::inline_always, reason = "what a task calls must be compiled for the task's vectors, see `vectors.rs`")]
 
@@ -54,6 +55,7 @@ mod constants;
 mod convert;
 mod head_rows;
 mod input;
+mod memory;
 mod modulation;
 mod moments;
 mod plain_rows;

@@ -10,12 +10,12 @@
 //! A row is read twice, the second time from the nearest cache that holds it. Where the tensors exceed the caches, a reading
 //! asks for what comes a row later.
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use super::caches;
 use super::convert::Convert;
 use super::input::{Coefficients, Tensor};
+use super::memory::Numbers;
 use super::modulation::Modulation;
 use super::moments::{Moments, Normalization, Sums};
 use super::simd::{LANES, Vector, finish_streaming};
@@ -122,13 +122,8 @@ fn ahead<T: Convert>(problem: &problem::Rows) -> (usize, usize) {
 
 /// Weight and bias as f32, the former with one added where that is asked for; null where absent.
 fn with_ready_coefficients(problem: &problem::Rows, buffers: &Buffers, work: impl FnOnce([Constant; 2])) {
-    thread_local! {
-        /// Kept, so that the next call need not allocate. Whoever uses it takes it away: a thread that waits for others may
-        /// meanwhile work at another call.
-        static READY: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    }
     let length = problem.length;
-    let mut ready = Vec::new();
+    let mut ready: Option<Numbers<f32>> = None;
     let given = [(problem.weight, buffers.weight, problem.weight_plus_one), (problem.bias, buffers.bias, false)];
     let mut place = 0;
     let constants = given.map(|(dtype, address, plus_one)| {
@@ -139,12 +134,7 @@ fn with_ready_coefficients(problem: &problem::Rows, buffers: &Buffers, work: imp
         if let (Some(in_place), false) = (coefficients.as_f32(), plus_one) {
             return Constant(in_place);
         }
-        if ready.is_empty() {
-            ready = READY.take();
-            if ready.len() < 2 * length {
-                ready.resize(2 * length, 0.0);
-            }
-        }
+        let ready = ready.get_or_insert_with(|| Numbers::zeros(2 * length));
         let into = ready.get_mut(place..place + length).unwrap_or_default();
         // SAFETY: there is a coefficient for every element.
         vectors::run(Ready { coefficients, plus_one, into });
@@ -152,9 +142,6 @@ fn with_ready_coefficients(problem: &problem::Rows, buffers: &Buffers, work: imp
         Constant(into.as_ptr())
     });
     work(constants);
-    if !ready.is_empty() {
-        READY.set(ready);
-    }
 }
 
 struct Ready<'a> {

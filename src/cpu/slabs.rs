@@ -12,14 +12,15 @@
 //! short loops. Memory is walked once, from one end to the other. As with the stretches of `moments.rs`, a part is swept
 //! again where a pivot turns out to lie far from its slot's mean.
 //!
-//! A slot takes two f64 and a pivot, and each of the parts that are being merged has its own: they are on the heap. Where a
-//! slab is one part, a thread uses the same ones for all its slabs.
+//! A slot takes two f64 and a pivot, and each of the parts that are being merged has its own: they are in memory that is
+//! kept. Where a slab is one part, a thread uses the same ones for all its slabs.
 
 use std::ops::Range;
 
 use super::BLOCK;
 use super::convert::Convert;
 use super::input::Input;
+use super::memory::Numbers;
 use super::moments::{DEPTH, Moments, Values, count_of, tree_sum};
 use super::simd::{LANES, Vector, each};
 use super::threads::merged;
@@ -127,17 +128,23 @@ pub(super) struct Channels {
     /// Values of a channel, at last.
     count: f64,
     /// Of the slots, up to whole [`LANES`].
-    pivots: Vec<f32>,
+    pivots: Numbers<f32>,
     /// Sums of the slots' deviations from their pivots, and of the squares; at last, means and squared deviations, the first
     /// ones those of the channels.
-    means: Vec<f64>,
-    m2: Vec<f64>,
+    means: Numbers<f64>,
+    m2: Numbers<f64>,
 }
 
 impl Channels {
     pub(super) fn new(channels: usize) -> Self {
         let slots = (pixels_of_row(channels) * channels).next_multiple_of(LANES);
-        Self { channels, count: 0.0, pivots: vec![0.0; slots], means: vec![0.0; slots], m2: vec![0.0; slots] }
+        Self {
+            channels,
+            count: 0.0,
+            pivots: Numbers::zeros(slots),
+            means: Numbers::zeros(slots),
+            m2: Numbers::zeros(slots),
+        }
     }
 
     /// Makes sums of slots into means and squared deviations. Whether all pivots were near enough; else they are now the
@@ -145,7 +152,7 @@ impl Channels {
     #[inline(always)]
     fn settle(&mut self, walk: &Walk) -> bool {
         let mut all_are_near = true;
-        let slots = self.pivots.iter_mut().zip(&mut self.means).zip(&mut self.m2);
+        let slots = self.pivots.iter_mut().zip(&mut *self.means).zip(&mut *self.m2);
         for (slot, ((pivot, mean), m2)) in slots.enumerate().take(walk.width) {
             let count = count_of(walk.rows + usize::from(slot < walk.of_last_row));
             if count == 0.0 {
@@ -161,7 +168,7 @@ impl Channels {
             }
         }
         if !all_are_near {
-            for (pivot, mean) in self.pivots.iter_mut().zip(&self.means) {
+            for (pivot, mean) in self.pivots.iter_mut().zip(&*self.means) {
                 #[expect(clippy::cast_possible_truncation, reason = "a pivot need not be exact")]
                 let near = *mean as f32;
                 *pivot = near;
@@ -321,7 +328,7 @@ impl Walk {
                     &mut Totals { pivots, totals },
                 );
             }
-            for (pivot, total) in into.pivots.iter_mut().zip(&into.means) {
+            for (pivot, total) in into.pivots.iter_mut().zip(&*into.means) {
                 #[expect(clippy::cast_possible_truncation, reason = "a pivot need not be exact")]
                 let mean = (f64::from(*pivot) + total / count_of(rows)) as f32;
                 *pivot = mean;
