@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Where the machine does not say.
 const GUESS: usize = 32 << 20;
 
+/// Bytes; 0 until they are known.
+static LAST_LEVEL: AtomicUsize = AtomicUsize::new(0);
+
 /// Whether tensors of so many bytes, all of a call's together, do not fit the last-level cache.
 pub(super) fn are_exceeded_by(bytes: usize) -> bool {
-    /// 0 until it is known.
-    static LAST_LEVEL: AtomicUsize = AtomicUsize::new(0);
     let mut last_level = LAST_LEVEL.load(Ordering::Relaxed);
     if last_level == 0 {
         last_level = of_machine().unwrap_or(GUESS);
@@ -24,4 +25,27 @@ fn of_machine() -> Option<usize> {
         text.trim().strip_suffix('K')?.parse::<usize>().ok()
     };
     (0..8).filter_map(size).max().filter(|&kib| kib > 0).map(|kib| kib << 10)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::atomic::Ordering;
+    use std::sync::{Mutex, PoisonError};
+
+    use super::LAST_LEVEL;
+
+    /// Calls `body` as if whatever it computes did not fit the caches. Of no effect on the bits of tests that run beside.
+    pub(in crate::cpu) fn with_tiny_caches<R>(body: impl FnOnce() -> R) -> R {
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        LAST_LEVEL.store(1, Ordering::Relaxed);
+        let result = body();
+        LAST_LEVEL.store(0, Ordering::Relaxed);
+        result
+    }
+
+    #[test]
+    fn the_last_level_is_known_and_not_tiny() {
+        assert!(super::of_machine().unwrap_or(super::GUESS) >= 256 << 10);
+    }
 }

@@ -102,10 +102,10 @@ impl Convert for f16 {
             Level::Any => from.convert_to_f32_slice(into),
             // SAFETY: the machine has what the functions were compiled for.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { x86::widen_by_8(from, into) },
+            Level::Avx2 => unsafe { x86::widen_by_avx2(from, into) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { x86::widen_by_16(from, into) },
+            Level::Avx512 => unsafe { x86::widen_by_avx512(from, into) },
         }
     }
     #[inline(always)]
@@ -114,10 +114,10 @@ impl Convert for f16 {
             Level::Any => into.convert_from_f32_slice(from),
             // SAFETY: the machine has what the functions were compiled for.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { x86::narrow_by_8(from, into) },
+            Level::Avx2 => unsafe { x86::narrow_by_avx2(from, into) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { x86::narrow_by_16(from, into) },
+            Level::Avx512 => unsafe { x86::narrow_by_avx512(from, into) },
         }
     }
     #[inline(always)]
@@ -147,57 +147,60 @@ impl Convert for f16 {
     }
 }
 
+/// Slices by the vectors of a level, compiled for it.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::{
-        _MM_FROUND_TO_NEAREST_INT, _mm_loadu_si128, _mm_storeu_si128, _mm256_cvtph_ps, _mm256_cvtps_ph,
-        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_storeu_ps, _mm256_storeu_si256, _mm512_cvtph_ps, _mm512_cvtps_ph,
-        _mm512_loadu_ps, _mm512_storeu_ps,
-    };
-
     use half::f16;
 
-    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
+    use super::{Convert, LANES};
+    use crate::cpu::simd::{Avx2, Avx512, Vector};
 
-    /// A function on whole chunks of the slices, and on what is left of them in a chunk of its own.
-    macro_rules! by_chunks {
-        ($name:ident, $features:literal, $count:literal, $from:ty, $into:ty, |$source:ident, $target:ident| $body:expr) => {
-            #[target_feature(enable = $features)]
-            pub(super) fn $name(from: &[$from], into: &mut [$into]) {
-                let (whole, rest) = from.as_chunks::<$count>();
-                let (whole_into, rest_into) = into.as_chunks_mut::<$count>();
-                for ($source, $target) in whole.iter().zip(whole_into) {
-                    $body;
-                }
-                if !rest.is_empty() {
-                    let (mut padded, mut converted) = ([<$from>::default(); $count], [<$into>::default(); $count]);
-                    padded[..rest.len()].copy_from_slice(rest);
-                    let ($source, $target) = (&padded, &mut converted);
-                    $body;
-                    for (into, converted) in rest_into.iter_mut().zip(converted) {
-                        *into = converted;
-                    }
-                }
-            }
-        };
+    #[target_feature(enable = "avx2,f16c")]
+    pub(super) fn widen_by_avx2(from: &[f16], into: &mut [f32]) {
+        widen::<Avx2>(from, into);
+    }
+    #[target_feature(enable = "avx2,f16c")]
+    pub(super) fn narrow_by_avx2(from: &[f32], into: &mut [f16]) {
+        narrow::<Avx2>(from, into);
+    }
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+    pub(super) fn widen_by_avx512(from: &[f16], into: &mut [f32]) {
+        widen::<Avx512>(from, into);
+    }
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+    pub(super) fn narrow_by_avx512(from: &[f32], into: &mut [f16]) {
+        narrow::<Avx512>(from, into);
     }
 
-    // SAFETY: the pointers are those of arrays of as many elements as are loaded and stored.
-    by_chunks!(widen_by_8, "avx2,f16c", 8, f16, f32, |from, into| unsafe {
-        _mm256_storeu_ps(into.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())));
-    });
-    // SAFETY: as above.
-    by_chunks!(narrow_by_8, "avx2,f16c", 8, f32, f16, |from, into| unsafe {
-        _mm_storeu_si128(into.as_mut_ptr().cast(), _mm256_cvtps_ph::<NEAREST>(_mm256_loadu_ps(from.as_ptr())));
-    });
-    // SAFETY: as above.
-    by_chunks!(widen_by_16, "avx512f", 16, f16, f32, |from, into| unsafe {
-        _mm512_storeu_ps(into.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())));
-    });
-    // SAFETY: as above.
-    by_chunks!(narrow_by_16, "avx512f", 16, f32, f16, |from, into| unsafe {
-        _mm256_storeu_si256(into.as_mut_ptr().cast(), _mm512_cvtps_ph::<NEAREST>(_mm512_loadu_ps(from.as_ptr())));
-    });
+    #[inline(always)]
+    fn widen<V: Vector>(from: &[f16], into: &mut [f32]) {
+        assert_eq!(from.len(), into.len());
+        for (from, into) in from.chunks(LANES).zip(into.chunks_mut(LANES)) {
+            // SAFETY: the chunks' own, and `V` is of the level that the callers are compiled for.
+            unsafe {
+                if from.len() == LANES {
+                    f16::load::<V>(from.as_ptr()).store(into.as_mut_ptr());
+                } else {
+                    f16::load_some::<V>(from.as_ptr(), from.len()).store_some(into.as_mut_ptr(), into.len());
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn narrow<V: Vector>(from: &[f32], into: &mut [f16]) {
+        assert_eq!(from.len(), into.len());
+        for (from, into) in from.chunks(LANES).zip(into.chunks_mut(LANES)) {
+            // SAFETY: as above.
+            unsafe {
+                if from.len() == LANES {
+                    f16::store(V::load(from.as_ptr()), into.as_mut_ptr());
+                } else {
+                    f16::store_some(V::load_some(from.as_ptr(), from.len()), into.as_mut_ptr(), into.len());
+                }
+            }
+        }
+    }
 }
 
 // `half` converts bf16 one by one, with a branch for NaN.

@@ -12,21 +12,20 @@
 
 use std::ops::Range;
 
+use super::BLOCK;
 use super::caches;
 use super::convert::Convert;
 use super::input::{Coefficients, Tensor};
 use super::memory::Numbers;
 use super::modulation::Modulation;
 use super::moments::{Moments, Normalization, Sums};
+use super::rows::BLOCKS_OF_PART;
 use super::simd::{LANES, Vector, finish_streaming};
 use super::stretch::{Inputs, Plane, Planes, Row, Stretch};
 use super::threads::{for_each_piece, merged};
 use super::vectors::{self, Task};
 use crate::norm::Rounding;
 use crate::problem::{self, Affine, Buffers, Output};
-
-/// Elements whose moments are found in one go, by one thread. Bits depend on it.
-const PART: usize = 32 * 1024;
 
 /// The longest row whose coefficients are made ready for all rows at once.
 const MOST_COEFFICIENTS: usize = 64 * 1024;
@@ -100,7 +99,7 @@ unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &
         Stretch::<T> { x, residual, sum, y, activation: problem.activation, streams, ahead: ahead_of_writing };
     let rows = &PlainRows { problem, stretch, ahead, affine };
     for_each_piece(0..problem.rows, problem.length, &|piece| {
-        if problem.length <= PART {
+        if problem.length <= BLOCKS_OF_PART * BLOCK {
             rows.normalize_whole(piece);
         } else {
             piece.for_each(|row| rows.normalize_by_parts(row));
@@ -316,8 +315,10 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
 
     fn normalize_by_parts(&self, row: usize) {
         let length = self.problem.length;
-        let part = |range| self.moments(row, range);
-        let by = merged(0..length, PART, 1, &part, &Moments::merge).normalization(self.problem.eps);
+        // The tree of `rows.rs`, which is cut by blocks.
+        let part = |blocks: Range<usize>| self.moments(row, blocks.start * BLOCK..(blocks.end * BLOCK).min(length));
+        let by = merged(0..length.div_ceil(BLOCK), BLOCKS_OF_PART, BLOCK, &part, &Moments::merge);
+        let by = by.normalization(self.problem.eps);
         for_each_piece(0..length, 1, &|range| {
             // SAFETY: this thread alone has these elements, once, and all of the row's moments are there.
             unsafe { self.affine.write(self.row(row), row, range, by) };

@@ -4,14 +4,14 @@
 //! for each row:
 //!     with a norm of the input:  for each block:  moments of x + input_bias;  v = that norm of it;  else v = x + input_bias
 //!     for each block:  s = v * gate + residual + second_residual;  moments of s
-//!     merge the blocks' moments into the row's
+//!     merge the parts' moments into the row's
 //!     with a scale for the row:  for each block:  y as below;  its largest magnitude
 //!     for each block:  s again;  sum = s;  y = activation((s - mean) * rstd * weight + bias)
 //! ```
 //!
 //! The liberties taken: a row of one block is read once, and stays in its buffer between the steps; so do weight and
 //! bias where every row has the same. Rows are spread over threads, and so are the blocks of a long row: a part of it is
-//! merged in order, and parts in a binary tree that is cut by their number alone.
+//! swept in one go, and parts are merged in a binary tree that is cut by their number alone.
 
 use std::ops::Range;
 
@@ -30,8 +30,8 @@ use crate::norm::Rounding;
 use crate::problem::{self, Affine, Buffers, PostNorm};
 use crate::quantization::Scaling;
 
-/// Blocks whose moments are merged in order, by one thread. Bits depend on it.
-const BLOCKS_OF_PART: usize = 32;
+/// Blocks whose moments are found in one go, by one thread. Bits depend on it.
+pub(super) const BLOCKS_OF_PART: usize = 32;
 
 /// # Safety
 /// As [`run`](super::run).

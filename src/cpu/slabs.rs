@@ -282,7 +282,7 @@ trait SlotWork<V: Vector> {
     unsafe fn filler(&self, slot: usize) -> V;
     /// # Safety
     /// As above.
-    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH], rows: usize);
+    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH]);
 }
 
 impl Walk {
@@ -387,7 +387,7 @@ impl<V: Vector, S: Values<V>> RowSource<V> for DirectRows<S> {
                         [*number] = self.values.load(first + row * width + slot);
                     }
                 }
-                work.take(slot, numbers, rows);
+                work.take(slot, numbers);
             }
         }
         if whole < slots {
@@ -399,7 +399,7 @@ impl<V: Vector, S: Values<V>> RowSource<V> for DirectRows<S> {
                     let some = self.values.load_some(first + row * width + whole, slots - whole);
                     *number = some.first(slots - whole, filler);
                 }
-                work.take(whole, numbers, rows);
+                work.take(whole, numbers);
             }
         }
     }
@@ -447,9 +447,9 @@ impl<V: Vector, W: SlotWork<V>> SlotWork<V> for Shifted<'_, W> {
         unsafe { self.work.filler(slot + self.by) }
     }
     #[inline(always)]
-    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH], rows: usize) {
+    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH]) {
         // SAFETY: by the caller.
-        unsafe { self.work.take(slot + self.by, numbers, rows) };
+        unsafe { self.work.take(slot + self.by, numbers) };
     }
 }
 
@@ -464,7 +464,7 @@ impl<V: Vector> SlotWork<V> for FirstRow {
         V::splat(0.0)
     }
     #[inline(always)]
-    unsafe fn take(&mut self, slot: usize, [first, ..]: [V; DEPTH], _: usize) {
+    unsafe fn take(&mut self, slot: usize, [first, ..]: [V; DEPTH]) {
         // SAFETY: by the caller.
         unsafe { first.store(self.pivots.add(slot)) };
     }
@@ -483,7 +483,7 @@ impl<V: Vector> SlotWork<V> for Totals {
         unsafe { V::load(self.pivots.add(slot)) }
     }
     #[inline(always)]
-    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH], _: usize) {
+    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH]) {
         // SAFETY: by the caller.
         unsafe {
             let pivot = V::load(self.pivots.add(slot));
@@ -513,7 +513,7 @@ impl<V: Vector> SlotWork<V> for Both {
         unsafe { V::load(self.pivots.add(slot)) }
     }
     #[inline(always)]
-    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH], _: usize) {
+    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH]) {
         // SAFETY: by the caller.
         unsafe {
             let pivot = V::load(self.pivots.add(slot));

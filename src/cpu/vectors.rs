@@ -133,6 +133,7 @@ pub(super) mod tests {
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use super::{CHOSEN, Level, VARIABLE};
+    use crate::cpu::caches::tests::with_tiny_caches;
 
     /// The level belongs to the process: one test at a time asks for it or changes it.
     fn turn() -> MutexGuard<'static, ()> {
@@ -140,14 +141,15 @@ pub(super) mod tests {
         TURN.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `body` with each kind of vectors that this machine has, from the narrowest on. Of no effect on the tests that
-    /// run beside: that is what it tests.
+    /// Calls `body` with each kind of vectors that this machine has, from the narrowest on, and with each again as if nothing
+    /// fitted the caches. Of no effect on the tests that run beside: that is what it tests.
     pub(in crate::cpu) fn on_every_level(mut body: impl FnMut(Level)) {
         let _turn = turn();
         for &(level, _) in Level::NAMES.iter().filter(|(level, _)| *level <= Level::of_machine()) {
             CHOSEN.store(level as u8, Ordering::Relaxed);
             assert_eq!(Level::chosen(), level);
             body(level);
+            with_tiny_caches(|| body(level));
         }
         Level::choose();
     }

@@ -9,6 +9,7 @@ mod rows;
 
 use rayon::ThreadPoolBuilder;
 
+use super::caches::tests::with_tiny_caches;
 use super::convert::Convert;
 use crate::element::DType;
 use crate::norm::Activation;
@@ -57,7 +58,9 @@ fn bits<T: Convert>(values: &[T]) -> Vec<u64> {
 fn check_aliases<T: Convert>(problem: Problem, buffers: Buffers, x: &[T], residual: &[T], y: &[T]) {
     let sum: Vec<T> = x.iter().zip(residual).map(|(x, r)| T::from_f32(x.to_f32() + r.to_f32())).collect();
     // Indices into x, residual and two more.
-    for (y_place, sum_place) in [(2, 3), (0, 1), (1, 0), (0, 2), (1, 2), (2, 0), (2, 1)] {
+    let places = [(2, 3), (0, 1), (1, 0), (0, 2), (1, 2), (2, 0), (2, 1)];
+    // Also past the caches.
+    for ((y_place, sum_place), is_tiny) in places.into_iter().flat_map(|places| [(places, false), (places, true)]) {
         let blank = vec![T::default(); x.len()];
         let mut tensors = [x.to_vec(), residual.to_vec(), blank.clone(), blank];
         let addresses = tensors.each_mut().map(|tensor| output(tensor));
@@ -68,7 +71,11 @@ fn check_aliases<T: Convert>(problem: Problem, buffers: Buffers, x: &[T], residu
             y: addresses[y_place],
             ..buffers
         };
-        run(problem, buffers);
+        if is_tiny {
+            with_tiny_caches(|| run(problem, buffers));
+        } else {
+            run(problem, buffers);
+        }
         assert_eq!(bits(&tensors[y_place]), bits(y), "y at {y_place}, sum at {sum_place}");
         assert_eq!(bits(&tensors[sum_place]), bits(&sum), "y at {y_place}, sum at {sum_place}");
     }

@@ -301,6 +301,41 @@ fn wider_vectors_change_no_bit() {
     }
 }
 
+/// Most calls go from tensor to tensor in registers; one that may have a second residual, even if it has none, by buffers.
+#[test]
+fn by_buffers_and_in_registers_bits_are_the_same() {
+    fn check<T: Convert>(problem: Rows, residual: bool) {
+        let mut tensors = Tensors::<T>::of(&problem, &mut Numbers(14));
+        tensors.residual = residual.then(|| Numbers(15).take(problem.rows * problem.length, 100.0, 1.0));
+        let in_registers = bits(&tensors.forward(&problem));
+        let by_buffers = bits(&tensors.forward(&Rows { second_residual: true, ..problem }));
+        assert!(in_registers == by_buffers, "{} {problem:?}", T::DTYPE);
+    }
+    fn check_type<T: Convert>(residual: bool) {
+        let with_affine = |rows| Rows { weight: Some(DType::F32), bias: Some(DType::F32), ..rows };
+        for length in LENGTHS {
+            for moments in [Moments::MeanAndVariance, Moments::MeanSquare] {
+                for weight_plus_one in [false, true] {
+                    check::<T>(with_affine(Rows { moments, weight_plus_one, ..rows::<T>(3, length) }), residual);
+                }
+            }
+        }
+        for (channels_per_group, spatial) in [(1, 16), (20, 49), (3, 2000), (2, 32_769), (1, 100_000)] {
+            let affine = Affine::PerChannel { groups: 2, channels_per_group, spatial };
+            let activation = Activation::Silu;
+            check::<T>(
+                with_affine(Rows { affine, activation, ..rows::<T>(4, channels_per_group * spatial) }),
+                residual,
+            );
+        }
+    }
+    for residual in [false, true] {
+        check_type::<f32>(residual);
+        check_type::<f16>(residual);
+        check_type::<bf16>(residual);
+    }
+}
+
 #[test]
 fn residual_and_sum_in_every_exact_alias() {
     fn check<T: Convert>(rows_count: usize, length: usize) {
