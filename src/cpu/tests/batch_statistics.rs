@@ -91,6 +91,25 @@ fn check<T: Convert>(images: &Images<T>, what: &str) {
     running.check(&before, &images.moments(sets), share, &format!("{what}, {:?}", images.shape));
 }
 
+/// The pivots of a part are found from its first 16 or 32 pixels here. The whole of the batch's variance is seen.
+#[test]
+fn the_first_pixels_may_lie_far_from_the_others() {
+    for layout in [Layout::Nchw, Layout::Nhwc] {
+        for (spatial, pixels) in [(254, 16), (512, 32), (5000, 32)] {
+            for step in 1..40 {
+                let numbers = [1e3 + 0.37 * f64::from(step), 0.123 * f64::from(step)];
+                let shape = Shape { samples: 1, spatial, channels: 64, layout };
+                let images = Images::<f32>::new(shape, Data::Step(pixels, numbers), &mut Numbers(74));
+                let before = Running::new(shape.channels, &mut Numbers(50));
+                let mut running = before.clone();
+                forward(&images, &BatchStatistics { momentum: Some(1.0), ..problem::<f32>(shape) }, Some(&mut running));
+                let moments = images.moments(Sets::channels(shape));
+                running.check(&before, &moments, 1.0, &format!("{pixels} pixels of {numbers:?}, {shape:?}"));
+            }
+        }
+    }
+}
+
 const CHANNELS: [usize; 10] = [1, 3, 5, 8, 10, 20, 64, 257, 1500, 2050];
 
 /// Those of more than one value a channel.

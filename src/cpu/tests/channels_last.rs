@@ -150,6 +150,19 @@ fn a_constant_group_gives_the_bias() {
     check::<bf16>();
 }
 
+/// The pivots of a part are found from its first 16 or 32 pixels here.
+#[test]
+fn the_first_pixels_may_lie_far_from_the_others() {
+    for (spatial, pixels) in [(254, 16), (512, 32), (5000, 32)] {
+        for step in 1..40 {
+            let numbers = [1e3 + 0.37 * f64::from(step), 0.123 * f64::from(step)];
+            let shape = Shape::nhwc(1, spatial, 64);
+            let images = Images::<f32>::new(shape, Data::Step(pixels, numbers), &mut Numbers(45));
+            check(&images, 64, &format!("{pixels} pixels of {numbers:?}"));
+        }
+    }
+}
+
 #[test]
 fn what_is_not_finite_stays_in_its_group() {
     for shape in [(3, 1, 10), (2, 5, 10), (2, 49, 20), (2, 100, 5), (2, 3000, 10), (2, 40, 1500)]

@@ -45,6 +45,8 @@ pub enum Data {
     /// At this element, this number.
     Outlier(usize, f64),
     Constant(f64),
+    /// In the first pixels one number, and in all others another: pivots lie far from the mean, and rounding errors add up.
+    Step(usize, [f64; 2]),
 }
 
 pub struct Images<T> {
@@ -67,6 +69,13 @@ impl<T: Convert> Images<T> {
                     Data::Periodic => [0.1, 3.7, -1.3, 11.1][pixel % 4],
                     Data::Outlier(..) => numbers.next(),
                     Data::Constant(value) => value,
+                    Data::Step(pixels, [first, other]) => {
+                        if pixel < pixels {
+                            first
+                        } else {
+                            other
+                        }
+                    }
                 })
             })
             .collect();

@@ -180,6 +180,21 @@ fn many_small_squares_beside_a_large_one_are_not_lost() {
     }
 }
 
+/// The pivot is the mean of the first 16, and rounding errors of those that are equal add up.
+#[test]
+fn the_first_elements_may_lie_far_from_the_others() {
+    for length in [40, 1000, 5000, 30_000, 100_001] {
+        for step in 1..20 {
+            let problem = rows::<f32>(1, length);
+            let mut tensors = Tensors::<f32>::of(&problem, &mut Numbers(2));
+            tensors.x.fill(0.123 * step as f32);
+            tensors.x[..16].fill(1e3 + 0.37 * step as f32);
+            tensors.check(&problem, "a far pivot");
+            tensors.check(&Rows { second_residual: true, ..problem }, "a far pivot, by buffers");
+        }
+    }
+}
+
 #[test]
 fn a_constant_row_gives_the_bias() {
     fn check<T: Convert>() {
