@@ -6,8 +6,11 @@ import math
 LAUNCHES = 20
 # Graphs are launched until a window lasts so long, where nothing has to be flushed in between.
 WINDOW_SECONDS = 5e-4
-# Of a CPU, whose calls are timed by the clock: its grain and a thread's waking are small beside it.
+# Of a CPU, whose calls are timed by the clock: its grain is small beside it.
 CPU_WINDOW_SECONDS = 2e-3
+# What runs ahead of such a window: threads that slept may wake on one core, and stay there for milliseconds before the system
+# spreads them.
+CPU_WAKING_SECONDS = 1e-2
 # Of a CPU: tensors that fit a cache even so stay in it.
 MOST_CPU_SETS = 64
 MOST_REPEATS = 100
