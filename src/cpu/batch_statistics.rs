@@ -6,8 +6,8 @@
 //! y = activation(((s - mean) - rest) * (rstd * weight) + bias)                     pointwise.rs
 //! ```
 //!
-//! In NCHW a channel is a row that is torn into planes: it has a row's blocks, and a row's tree of parts. A thread takes
-//! the same block of some channels in turn, for small planes of neighbours share cache lines and pages.
+//! In NCHW a channel is a row that is torn into planes. Its blocks are one or more of them, or parts of large ones. A thread
+//! takes the same block of some channels in turn, for the planes of neighbours lie behind each other.
 //!
 //! The moments of all channels, and their table, are in memory that is kept: they are as many as there are channels.
 
@@ -21,17 +21,21 @@ use super::convert::Convert;
 use super::input::{Coefficients, Input, Output, Tensor, part, stretches};
 use super::memory::Numbers;
 use super::modulation::Modulation;
-use super::moments::Moments;
-use super::pointwise::{Map, bytes_of_element};
+use super::moments::{Moments, Sums};
+use super::pointwise::{self, Map, bytes_of_element};
 use super::simd::Vector;
 use super::slabs::Slab;
+use super::stretch::Inputs;
 use super::threads::{for_each_chunk, merged};
 use super::vectors::{self, Task};
 use crate::problem::{self, Buffers};
 use crate::shape::Layout;
 
-/// Blocks whose moments are merged in order, by one thread. Bits depend on it.
-const BLOCKS_OF_PART: usize = 32;
+/// Elements whose blocks' moments are merged in order, by one thread. Bits depend on it.
+const ELEMENTS_OF_PART: usize = 32 * BLOCK;
+
+/// The largest plane that is one block.
+const MOST_WHOLE: usize = 4 * BLOCK;
 
 /// The most channels that a thread walks over together.
 const CHANNELS: usize = 16;
@@ -52,7 +56,8 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers
     // SAFETY: by the caller; nothing is written before all moments are there.
     unsafe {
         if is_planes {
-            Planes { input, samples, spatial, channels }.find(&mut moments);
+            let values = Inputs::new(input.x, input.residual);
+            Planes { values, samples, spatial, channels, ahead: pointwise::ahead::<T>(streams) }.find(&mut moments);
         } else {
             let slab = Slab { input, pixels: samples * spatial, channels, ahead: streams };
             for (moments, found) in moments.iter_mut().zip(slab.moments().groups(1)) {
@@ -70,7 +75,17 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers
     }
     let spatial = if is_planes { spatial } else { 1 };
     let (y, source) = (Output { dtype: problem.output, address: buffers.y }, table.source());
-    let map = Map { length, channels, spatial, activation: problem.activation, input, y, source, streams };
+    let map = Map {
+        length,
+        channels,
+        spatial,
+        activation: problem.activation,
+        input,
+        y,
+        source,
+        streams,
+        ahead: pointwise::ahead::<T>(streams),
+    };
     // SAFETY: by the caller, and the table is there.
     unsafe { map.write() };
 }
@@ -131,11 +146,16 @@ unsafe fn move_towards(running: Tensor<f32>, first: usize, batch: impl ExactSize
 
 /// NCHW. Nothing of the tensors is written while one exists.
 struct Planes<T> {
-    input: Input<T>,
+    values: Inputs<T>,
     samples: usize,
     spatial: usize,
     channels: usize,
+    /// Elements that memory is asked for ahead.
+    ahead: usize,
 }
+
+// SAFETY: the values are read only, while the call lasts whose tensors they are.
+unsafe impl<T> Sync for Planes<T> {}
 
 impl<T: Convert> Planes<T> {
     /// Elements of a channel.
@@ -144,17 +164,29 @@ impl<T: Convert> Planes<T> {
         self.samples * self.spatial
     }
 
+    /// Elements of a block.
+    #[inline(always)]
+    fn block(&self) -> usize {
+        if self.spatial <= MOST_WHOLE { (BLOCK / self.spatial).max(1) * self.spatial } else { BLOCK }
+    }
+
     /// The moments of all channels.
     ///
     /// # Safety
-    /// As [`Input::load`], for all of the tensors, until `self` is dropped.
+    /// The values may be read, until `self` is dropped.
     unsafe fn find(self, moments: &mut [Moments]) {
-        let (planes, blocks) = (&self, self.length().div_ceil(BLOCK));
-        let channels = (BLOCK / self.spatial).clamp(1, CHANNELS);
+        let (planes, blocks) = (&self, self.length().div_ceil(self.block()));
+        let channels = if self.spatial <= MOST_WHOLE { CHANNELS } else { 1 };
         for_each_chunk(moments, 0, channels, self.length(), &|first, moments| {
             let channels = first..first + moments.len();
             let part = |blocks| vectors::run(BlocksOfChannels { planes, channels: channels.clone(), blocks });
-            let found = merged(0..blocks, BLOCKS_OF_PART, channels.len() * BLOCK, &part, &merge_each);
+            let found = merged(
+                0..blocks,
+                ELEMENTS_OF_PART / planes.block(),
+                channels.len() * planes.block(),
+                &part,
+                &merge_each,
+            );
             for (moments, found) in moments.iter_mut().zip(found) {
                 *moments = found;
             }
@@ -163,21 +195,29 @@ impl<T: Convert> Planes<T> {
 
     /// The moments of one block of a channel.
     #[inline(always)]
-    fn moments_of_block<V: Vector>(&self, channel: usize, block: usize, buffer: &mut [f32; BLOCK]) -> Moments {
-        let first = block * BLOCK;
-        let values = part(buffer, self.length().saturating_sub(first).min(BLOCK));
-        let mut rest = &mut *values;
-        // Only the first plane is not met at its start.
-        let mut offset = first % self.spatial;
-        for (sample, count) in stretches(first, rest.len(), self.spatial) {
-            let (stretch, left) = rest.split_at_mut(count);
-            let plane = (sample * self.channels + channel) * self.spatial;
-            // SAFETY: within the plane.
-            unsafe { self.input.load(plane + offset, stretch) };
-            offset = 0;
-            rest = left;
+    fn moments_of_block<V: Vector>(&self, channel: usize, block: usize) -> Moments {
+        let first = block * self.block();
+        let count = self.length().saturating_sub(first).min(self.block());
+        let offset = first % self.spatial;
+        let start = |sample| (sample * self.channels + channel) * self.spatial;
+        let pivot_from = start(first / self.spatial) + offset;
+        // SAFETY: within the planes.
+        unsafe {
+            let pivot = Sums::<V, true>::pivot(self.values, pivot_from, count.min(self.spatial - offset));
+            Moments::of_sweeps::<V, true>(
+                count,
+                pivot,
+                #[inline(always)]
+                |sums| {
+                    // Only a part of a plane is not met at the plane's start.
+                    let mut offset = offset;
+                    for (sample, count) in stretches(first, count, self.spatial) {
+                        sums.add_all(self.values, start(sample) + offset, count, self.ahead);
+                        offset = 0;
+                    }
+                },
+            )
         }
-        Moments::of::<V, true>(values)
     }
 }
 
@@ -202,11 +242,10 @@ impl<T: Convert> Task for BlocksOfChannels<'_, T> {
     #[inline(always)]
     fn run<V: Vector>(self) -> Self::Output {
         let mut merged = [Moments::NONE; CHANNELS];
-        let mut buffer = [0.0; BLOCK];
         let first_block = self.blocks.start;
         for block in self.blocks {
             for (channel, merged) in self.channels.clone().zip(&mut merged) {
-                let moments = self.planes.moments_of_block::<V>(channel, block, &mut buffer);
+                let moments = self.planes.moments_of_block::<V>(channel, block);
                 *merged = if block == first_block { moments } else { merged.merge(moments) };
             }
         }

@@ -8,14 +8,14 @@ const GUESS: usize = 32 << 20;
 /// Bytes; 0 until they are known.
 static LAST_LEVEL: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether tensors of so many bytes, all of a call's together, do not fit the last-level cache.
+/// Whether tensors of so many bytes, all of a call's together, do not fit the last-level cache: a quarter is for all else.
 pub(super) fn are_exceeded_by(bytes: usize) -> bool {
     let mut last_level = LAST_LEVEL.load(Ordering::Relaxed);
     if last_level == 0 {
         last_level = of_machine().unwrap_or(GUESS);
         LAST_LEVEL.store(last_level, Ordering::Relaxed);
     }
-    bytes > last_level
+    bytes > last_level / 4 * 3
 }
 
 /// The largest of the first processor's.

@@ -17,11 +17,14 @@ use super::constants::{Constants, Table};
 use super::convert::Convert;
 use super::input::{Coefficients, Input, Output};
 use super::modulation::{Modulation, Pattern};
-use super::pointwise::{Map, bytes_of_element};
+use super::pointwise::{self, Map, bytes_of_element};
 use super::simd::finish_streaming;
 use super::slabs::{Channels, Slab};
 use super::threads::for_each_piece;
 use crate::problem::{self, Buffers};
+
+/// Bytes of a sample, half of what the nearer caches of most processors hold.
+const MOST_NEAR: usize = 512 * 1024;
 
 /// # Safety
 /// As [`run`](super::run).
@@ -61,6 +64,12 @@ struct Samples<'a, T> {
 }
 
 impl<T: Convert> Samples<'_, T> {
+    /// Whether the nearer caches hold a sample, and the next one that comes while it is written.
+    #[inline(always)]
+    fn is_near(&self) -> bool {
+        self.problem.spatial * self.problem.channels * size_of::<T>() <= MOST_NEAR
+    }
+
     /// `sample` is less than `samples`.
     #[inline(always)]
     fn slab(&self, sample: usize) -> Slab<T> {
@@ -68,7 +77,7 @@ impl<T: Convert> Samples<'_, T> {
         // SAFETY: the sample is one of the tensors'.
         let mut input = unsafe { self.input.offset(sample * pixels * channels) };
         input.added = self.modulation.offset(sample * channels).added(Pattern::Pixels(channels));
-        Slab { input, pixels, channels, ahead: self.streams }
+        Slab { input, pixels, channels, ahead: self.streams && !self.is_near() }
     }
 
     #[inline(always)]
@@ -97,6 +106,7 @@ impl<T: Convert> Samples<'_, T> {
             y,
             source: table.source(),
             streams: self.streams,
+            ahead: if self.streams && self.is_near() { length } else { pointwise::ahead::<T>(self.streams) },
         }
     }
 }

@@ -3,7 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::simd::{LANES, Vector};
+use super::simd::{LANES, LINE, Vector};
 use super::vectors::Level;
 use crate::element::{DType, Element};
 
@@ -36,10 +36,13 @@ pub(super) trait Convert: Element {
     /// As [`store`](Self::store), and `into` is aligned to that many elements.
     unsafe fn stream<V: Vector>(vector: V, into: *mut Self);
 
-    /// Elements from `address` to the next one that may be streamed to.
+    /// Elements of a line of the caches.
+    const OF_LINE: usize = LINE / size_of::<Self>();
+
+    /// Elements from `address` to where a line begins.
     #[inline(always)]
-    fn unaligned(address: *mut Self) -> usize {
-        (address.addr().wrapping_neg() / size_of::<Self>()) % LANES
+    fn to_line(address: *mut Self) -> usize {
+        (address.addr().wrapping_neg() / size_of::<Self>()) % Self::OF_LINE
     }
 }
 

@@ -140,8 +140,7 @@ impl<T: Convert> Input<T> {
         let Self { x, residual, second_residual, sum: _, bias, gate, added, rounds } = self;
         let is_plain =
             second_residual.is_absent() && bias.is_absent() && gate.is_absent() && added.is_absent() && !rounds;
-        let residual = if residual.is_absent() { ptr::null() } else { residual.wrapping_at(0) };
-        is_plain.then(|| Inputs { x: x.wrapping_at(0), residual })
+        is_plain.then(|| Inputs::new(x, residual))
     }
 
     /// `(x + bias) * gate`, the residuals and a sample's bias, of `into.len()` elements, each step rounded to f32.

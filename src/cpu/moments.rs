@@ -113,8 +113,8 @@ pub(super) trait Values<V: Vector>: Copy {
     /// # Safety
     /// There are so many of them, at most [`LANES`].
     unsafe fn load_some(self, first: usize, count: usize) -> V;
-    /// Of the line of a value that is there, or is not.
-    fn prefetch(self, index: usize);
+    /// Of the lines of consecutive vectors, which are there or are not.
+    fn prefetch<const COUNT: usize>(self, first: usize);
 }
 
 impl<V: Vector, T: Convert> Values<V> for *const T {
@@ -133,8 +133,10 @@ impl<V: Vector, T: Convert> Values<V> for *const T {
         unsafe { T::load_some(self.add(first), count) }
     }
     #[inline(always)]
-    fn prefetch(self, index: usize) {
-        prefetch(self.wrapping_add(index));
+    fn prefetch<const COUNT: usize>(self, first: usize) {
+        for line in (0..COUNT * LANES).step_by(T::OF_LINE) {
+            prefetch(self.wrapping_add(first + line));
+        }
     }
 }
 
@@ -185,9 +187,7 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
             // SAFETY: by the caller.
             let chunk: [V; DEPTH] = unsafe { values.load(next) };
             if ahead > 0 {
-                for row in 0..DEPTH {
-                    values.prefetch(next + ahead + row * LANES);
-                }
+                values.prefetch::<DEPTH>(next + ahead);
             }
             self.add(chunk, pivot);
             next += CHUNK;

@@ -33,6 +33,11 @@ const PLANES: usize = 16;
 /// What an input is asked for ahead, where it comes from memory.
 const AHEAD_BYTES: usize = 2048;
 
+/// The elements of that.
+pub(super) fn ahead<T>(streams: bool) -> usize {
+    if streams { AHEAD_BYTES / size_of::<T>() } else { 0 }
+}
+
 /// Of all tensors of a call together.
 pub(super) fn bytes_of_element<T: Convert>(buffers: &Buffers, output: DType) -> usize {
     let inputs = [buffers.x, buffers.residual, buffers.sum].iter().filter(|&&address| address != 0).count();
@@ -42,6 +47,7 @@ pub(super) fn bytes_of_element<T: Convert>(buffers: &Buffers, output: DType) -> 
 /// # Safety
 /// As [`run`](super::run).
 pub(super) unsafe fn run<T: Convert>(problem: &problem::Pointwise, buffers: &Buffers) {
+    let streams = caches::are_exceeded_by(problem.length * bytes_of_element::<T>(buffers, problem.output));
     let map = Map {
         length: problem.length,
         channels: problem.channels,
@@ -50,7 +56,8 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Pointwise, buffers: &Buf
         input: Input::<T>::new(buffers),
         y: Output { dtype: problem.output, address: buffers.y },
         source: Source::new(problem, buffers),
-        streams: caches::are_exceeded_by(problem.length * bytes_of_element::<T>(buffers, problem.output)),
+        streams,
+        ahead: ahead::<T>(streams),
     };
     // SAFETY: by the caller.
     unsafe { map.write() };
@@ -80,6 +87,8 @@ pub(super) struct Map<T> {
     pub source: Source,
     /// Whether the tensors, of which these may be a part, exceed the caches.
     pub streams: bool,
+    /// Elements that the inputs are asked for ahead.
+    pub ahead: usize,
 }
 
 impl<T: Convert> Map<T> {
@@ -125,7 +134,6 @@ impl<T: Convert> Map<T> {
     /// The tensors, if elements can go from one to another without a buffer between.
     fn stretch(&self) -> Option<Stretch<T>> {
         let Input { x, residual, sum, .. } = self.input;
-        let ahead = if self.streams { AHEAD_BYTES / size_of::<T>() } else { 0 };
         (self.input.plain().is_some() && self.y.dtype == T::DTYPE).then(|| Stretch {
             x,
             residual,
@@ -133,7 +141,7 @@ impl<T: Convert> Map<T> {
             y: Tensor::new(self.y.address),
             activation: self.activation,
             streams: self.streams,
-            ahead,
+            ahead: self.ahead,
         })
     }
 
@@ -174,7 +182,7 @@ impl<T: Convert> Map<T> {
         constants.load(&self.source, 0, (width + TURN_LANES).min(end - first));
         // What follows the first elements is aligned, and stays so, turn by turn.
         // SAFETY: within the tensor.
-        let mut count = unsafe { T::unaligned(stretch.y.at(first)).min(end - first) };
+        let mut count = unsafe { T::to_line(stretch.y.at(first)).min(end - first) };
         let mut next = first;
         while next < end {
             let place = (next - first) % width;

@@ -7,6 +7,9 @@
 /// Elements of a vector.
 pub(super) const LANES: usize = 16;
 
+/// Bytes of a line of the caches.
+pub(super) const LINE: usize = 64;
+
 /// The vectors of a level.
 ///
 /// A function that takes a pointer accesses [`LANES`] elements from there, or as many as it is told, at most that many.

@@ -376,11 +376,12 @@ impl<V: Vector, S: Values<V>> RowSource<V> for DirectRows<S> {
             unsafe {
                 let mut numbers = [work.filler(slot); DEPTH];
                 if rows == DEPTH {
+                    // Slot by slot, all of the next rows.
+                    if self.ahead {
+                        self.values.prefetch::<DEPTH>(first + DEPTH * (width + slot));
+                    }
                     for (row, number) in numbers.iter_mut().enumerate() {
                         [*number] = self.values.load(first + row * width + slot);
-                        if self.ahead {
-                            self.values.prefetch(first + (DEPTH + row) * width + slot);
-                        }
                     }
                 } else {
                     for (row, number) in numbers.iter_mut().enumerate().take(rows) {

@@ -8,7 +8,7 @@ use super::constants::Constants;
 use super::convert::Convert;
 use super::input::{Tensor, stretches};
 use super::moments::{Normalization, Values};
-use super::simd::{LANES, Vector, each, prefetch, prefetch_far};
+use super::simd::{LANES, LINE, Vector, each, prefetch_far};
 use super::vectors::{self, Task};
 use crate::norm::Activation;
 
@@ -56,6 +56,14 @@ pub(super) struct Inputs<T> {
     pub residual: *const T,
 }
 
+impl<T: Convert> Inputs<T> {
+    #[inline(always)]
+    pub(super) fn new(x: Tensor<T>, residual: Tensor<T>) -> Self {
+        let residual = if residual.is_absent() { std::ptr::null() } else { residual.wrapping_at(0) };
+        Self { x: x.wrapping_at(0), residual }
+    }
+}
+
 impl<V: Vector, T: Convert> Values<V> for Inputs<T> {
     #[inline(always)]
     unsafe fn load<const COUNT: usize>(self, first: usize) -> [V; COUNT] {
@@ -80,10 +88,10 @@ impl<V: Vector, T: Convert> Values<V> for Inputs<T> {
         }
     }
     #[inline(always)]
-    fn prefetch(self, index: usize) {
-        prefetch(self.x.wrapping_add(index));
+    fn prefetch<const COUNT: usize>(self, first: usize) {
+        Values::<V>::prefetch::<COUNT>(self.x, first);
         if !self.residual.is_null() {
-            prefetch(self.residual.wrapping_add(index));
+            Values::<V>::prefetch::<COUNT>(self.residual, first);
         }
     }
 }
@@ -91,8 +99,7 @@ impl<V: Vector, T: Convert> Values<V> for Inputs<T> {
 impl<T: Convert> Stretch<T> {
     #[inline(always)]
     pub(super) fn inputs(self) -> Inputs<T> {
-        let residual = if self.residual.is_absent() { std::ptr::null() } else { self.residual.wrapping_at(0) };
-        Inputs { x: self.x.wrapping_at(0), residual }
+        Inputs::new(self.x, self.residual)
     }
 
     /// Maps the elements `[first, first + count)`. The map is told their indices less `origin`.
@@ -105,15 +112,24 @@ impl<T: Convert> Stretch<T> {
         // SAFETY: by the caller; each turn is read before any of it is written.
         unsafe {
             let streams = self.streams && count >= TURN_LANES;
-            // Up to where the output is aligned, if that is worth it, for a store into two lines takes longer; then turns, and
-            // what is left.
-            let mut some = if streams || count >= LEAST_ALIGNED { T::unaligned(self.y.at(next)) } else { 0 };
+            // Up to where a line of the output begins, if that is worth it, for a store into two lines takes longer; then
+            // turns, and what is left. What is streamed are whole lines: a part of one would wait for the rest, or for memory.
+            let mut stop = next + if streams || count >= LEAST_ALIGNED { T::to_line(self.y.at(next)) } else { 0 };
+            let mut whole_lines_end = next;
             loop {
-                if some > 0 {
-                    self.write_some(next, some, origin, map);
-                    next += some;
+                while next + LANES <= stop {
+                    let streams = streams && next < whole_lines_end;
+                    self.write_vectors::<V, 1>(next, origin, map, [streams, false]);
+                    next += LANES;
                 }
-                let sum_streams = streams && !self.sum.is_absent() && T::unaligned(self.sum.at(next)) == 0;
+                if next < stop {
+                    self.write_some(next, stop - next, origin, map);
+                    next = stop;
+                }
+                if next == end {
+                    return;
+                }
+                let sum_streams = streams && !self.sum.is_absent() && T::to_line(self.sum.at(next)) == 0;
                 while next + TURN_LANES <= end {
                     if self.ahead > 0 {
                         self.prefetch(next + self.ahead);
@@ -121,14 +137,8 @@ impl<T: Convert> Stretch<T> {
                     self.write_vectors::<V, TURN>(next, origin, map, [streams, sum_streams]);
                     next += TURN_LANES;
                 }
-                while next + LANES <= end {
-                    self.write_vectors::<V, 1>(next, origin, map, [streams, sum_streams]);
-                    next += LANES;
-                }
-                if next == end {
-                    return;
-                }
-                some = end - next;
+                whole_lines_end = end - (end - next) % T::OF_LINE;
+                stop = end;
             }
         }
     }
@@ -174,7 +184,7 @@ impl<T: Convert> Stretch<T> {
     /// The lines of a turn.
     #[inline(always)]
     fn prefetch(self, first: usize) {
-        for line in (0..TURN_LANES * size_of::<T>()).step_by(64) {
+        for line in (0..TURN_LANES * size_of::<T>()).step_by(LINE) {
             prefetch_far(self.x.wrapping_at(first).wrapping_byte_add(line));
             if !self.residual.is_absent() {
                 prefetch_far(self.residual.wrapping_at(first).wrapping_byte_add(line));
