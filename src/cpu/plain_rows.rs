@@ -15,7 +15,7 @@ use std::ops::Range;
 use super::BLOCK;
 use super::caches;
 use super::convert::Convert;
-use super::input::{Coefficients, Tensor};
+use super::input::{Coefficients, Tensor, stretches};
 use super::memory::Numbers;
 use super::modulation::Modulation;
 use super::moments::{Moments, Normalization, Sums};
@@ -32,6 +32,10 @@ const MOST_COEFFICIENTS: usize = 64 * 1024;
 
 /// Planes of fewer elements are many and short: there the constants are better expanded.
 const LEAST_PLANE: usize = LANES;
+
+/// The most rows whose moments are found together, and the elements of those: for short ones, getting there is what takes time.
+const ROWS: usize = 16;
+const MOST_TOGETHER: usize = 1024;
 
 /// Two rows of so many elements fit the nearest cache.
 const MOST_PENDING: usize = 4096;
@@ -74,7 +78,7 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers)
             });
         }
         Affine::PerChannel { groups, channels_per_group, spatial } => Channels {
-            groups,
+            channels: groups * channels_per_group,
             channels_per_group,
             spatial,
             weight: Coefficients::new(problem.weight, buffers.weight),
@@ -95,9 +99,9 @@ unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &
     let streams = caches::are_exceeded_by(problem.rows * problem.length * size_of::<T>() * present);
     let [x, residual, sum, y] = tensors.map(Tensor::new);
     let (ahead, ahead_of_writing) = if streams { ahead::<T>(problem) } else { (0, 0) };
-    let stretch =
-        Stretch::<T> { x, residual, sum, y, activation: problem.activation, streams, ahead: ahead_of_writing };
-    let rows = &PlainRows { problem, stretch, ahead, affine };
+    let first = Stretch::<T> { x, residual, sum, y, activation: problem.activation, streams, ahead: ahead_of_writing };
+    let strides = [problem.x_stride, problem.residual_stride, problem.sum_stride, problem.y_stride];
+    let rows = &PlainRows { problem, rows: Strided { first, strides }, ahead, affine };
     for_each_piece(0..problem.rows, problem.length, &|piece| {
         if problem.length <= BLOCKS_OF_PART * BLOCK {
             rows.normalize_whole(piece);
@@ -177,11 +181,11 @@ unsafe impl Sync for Constant {}
 
 /// What weight and bias are.
 trait RowAffine: Sync {
-    /// Writes the elements `range` of a row, of which `stretch` is.
+    /// Writes the elements `range` of a row, or all of some rows, from the one with the number `first` on.
     ///
     /// # Safety
-    /// The range is of the row, no other thread has it, and it was not written before.
-    unsafe fn write<T: Convert>(&self, stretch: Stretch<T>, row: usize, range: Range<usize>, by: Normalization);
+    /// The range is of the rows, no other thread has it, and it was not written before.
+    unsafe fn write<T: Convert>(&self, rows: &Strided<T>, first: usize, range: Range<usize>, by: &[Normalization]);
 }
 
 /// A weight and a bias for each element, the same in all rows.
@@ -191,16 +195,19 @@ struct Elements {
 }
 
 impl RowAffine for Elements {
-    unsafe fn write<T: Convert>(&self, stretch: Stretch<T>, _: usize, range: Range<usize>, by: Normalization) {
+    unsafe fn write<T: Convert>(&self, rows: &Strided<T>, first: usize, range: Range<usize>, by: &[Normalization]) {
         let (weight, bias) = (self.weight.0, self.bias.0);
-        // SAFETY: by the caller.
-        unsafe { Row { stretch, first: range.start, count: range.len(), by, weight, bias }.write() };
+        for (row, &by) in by.iter().enumerate() {
+            let stretch = rows.from(first + row);
+            // SAFETY: by the caller.
+            unsafe { Row { stretch, first: range.start, count: range.len(), by, weight, bias }.write() };
+        }
     }
 }
 
 /// A weight and a bias for each channel, a group of which is a row, and a scale and a shift for each of a sample.
 struct Channels {
-    groups: usize,
+    channels: usize,
     channels_per_group: usize,
     spatial: usize,
     weight: Coefficients,
@@ -210,20 +217,28 @@ struct Channels {
 }
 
 impl RowAffine for Channels {
-    unsafe fn write<T: Convert>(&self, stretch: Stretch<T>, row: usize, range: Range<usize>, by: Normalization) {
-        let spatial = self.spatial;
-        let (of_samples, of_group) = (row * self.channels_per_group, row % self.groups * self.channels_per_group);
+    /// Rows of channels lie behind each other: they are planes.
+    unsafe fn write<T: Convert>(&self, rows: &Strided<T>, row: usize, range: Range<usize>, by: &[Normalization]) {
+        let Self { channels, channels_per_group, spatial, .. } = *self;
+        let length = channels_per_group * spatial;
+        let stretch = rows.from(row);
         let (mut weight, mut bias) = ([0.0; PLANES], [0.0; PLANES]);
         let mut planes = [Plane::NONE; PLANES];
-        let (mut first, end) = (range.start, range.end);
+        let (mut first, end) = (range.start, (by.len() - 1) * length + range.end);
         while first < end {
-            let channel = first / spatial;
-            let count = ((channel + PLANES) * spatial).min(end) - first;
-            let found = (first + count).div_ceil(spatial) - channel;
+            let plane = first / spatial;
+            let of_samples = row * channels_per_group + plane;
+            let channel = of_samples % channels;
+            let most = PLANES.min(channels - channel);
+            let count = ((plane + most) * spatial).min(end) - first;
+            let found = (first + count).div_ceil(spatial) - plane;
             let (weight, bias) = (&mut weight[..found], &mut bias[..found]);
-            // SAFETY: the channels are of the group.
-            unsafe { self.load(of_group + channel, of_samples + channel, weight, bias) };
-            for (plane, (weight, bias)) in planes.iter_mut().zip(weight.iter().zip(&*bias)) {
+            // SAFETY: there are these channels.
+            unsafe { self.load(channel, of_samples, weight, bias) };
+            let of_planes = stretches(plane, found, channels_per_group)
+                .zip(by.iter().skip(plane / channels_per_group))
+                .flat_map(|((_, planes), by)| std::iter::repeat_n(by, planes));
+            for ((plane, by), (weight, bias)) in planes.iter_mut().zip(of_planes).zip(weight.iter().zip(&*bias)) {
                 *plane = Plane { mean: by.high, rest: by.low, scale: by.rstd * *weight, bias: *bias };
             }
             let planes = planes.get(..found).unwrap_or_default();
@@ -257,48 +272,86 @@ impl Channels {
     }
 }
 
-/// The tensors of a problem. It exists within a call of [`run`] alone, so what that was promised holds wherever one is.
+/// The tensors, row by row. One exists within a call of [`run`] alone, so what that was promised holds wherever one is.
+struct Strided<T> {
+    first: Stretch<T>,
+    /// Of x, residual, sum and y.
+    strides: [usize; 4],
+}
+
+impl<T: Convert> Strided<T> {
+    /// From a row on.
+    #[inline(always)]
+    fn from(&self, row: usize) -> Stretch<T> {
+        let (all, [x, residual, sum, y]) = (self.first, self.strides);
+        // SAFETY: the row is one of the tensors'.
+        unsafe {
+            Stretch {
+                x: all.x.offset(row * x),
+                residual: all.residual.offset(row * residual),
+                sum: all.sum.offset(row * sum),
+                y: all.y.offset(row * y),
+                ..all
+            }
+        }
+    }
+}
+
+/// What a problem asks for.
 struct PlainRows<'a, T, A> {
     problem: &'a problem::Rows,
-    /// Of the first row.
-    stretch: Stretch<T>,
+    rows: Strided<T>,
     /// Elements that the first reading asks for ahead.
     ahead: usize,
     affine: &'a A,
 }
 
 impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
-    /// The tensors from a row on.
+    /// Of a part of each of some rows, from the one with the number `row` on.
     #[inline(always)]
-    fn row(&self, row: usize) -> Stretch<T> {
-        let (problem, all) = (self.problem, self.stretch);
-        // SAFETY: the row is one of the tensors'.
-        unsafe {
-            Stretch {
-                x: all.x.offset(row * problem.x_stride),
-                residual: all.residual.offset(row * problem.residual_stride),
-                sum: all.sum.offset(row * problem.sum_stride),
-                y: all.y.offset(row * problem.y_stride),
-                ..all
-            }
-        }
-    }
-
-    fn moments(&self, row: usize, range: Range<usize>) -> Moments {
-        let values = self.row(row).inputs();
-        let (first, count, ahead) = (range.start, range.len(), self.ahead);
-        vectors::run(Sweeps { values, first, count, ahead, moments: self.problem.moments })
+    fn find_moments(&self, row: usize, range: Range<usize>, into: &mut [Moments]) {
+        let (problem, ahead) = (self.problem, self.ahead);
+        let (values, strides) = (self.rows.from(row).inputs(), [problem.x_stride, problem.residual_stride]);
+        let (first, count) = (range.start, range.len());
+        vectors::run(Sweeps { values, strides, first, count, ahead, moments: problem.moments, into });
     }
 
     fn normalize_whole(&self, rows: Range<usize>) {
         let length = self.problem.length;
-        // SAFETY: this thread alone has the row, all of whose moments are there.
-        let write = |(row, by)| unsafe { self.affine.write(self.row(row), row, 0..length, by) };
+        let together = MOST_TOGETHER / length;
+        if together > 1 {
+            let (mut moments, mut by) = ([Moments::NONE; ROWS], [Normalization::NONE; ROWS]);
+            for first in rows.clone().step_by(together.min(ROWS)) {
+                let count = (rows.end - first).min(together.min(ROWS));
+                self.normalize_some(first, &mut moments[..count], &mut by[..count]);
+            }
+        } else {
+            self.normalize_in_turn(rows);
+        }
+        self.finish();
+    }
+
+    fn normalize_some(&self, first: usize, moments: &mut [Moments], by: &mut [Normalization]) {
+        let problem::Rows { length, eps, .. } = *self.problem;
+        self.find_moments(first, 0..length, moments);
+        for (by, moments) in by.iter_mut().zip(moments) {
+            *by = moments.normalization(eps);
+        }
+        // SAFETY: this thread alone has the rows, all of whose moments are there.
+        unsafe { self.affine.write(&self.rows, first, 0..length, by) };
+    }
+
+    fn normalize_in_turn(&self, rows: Range<usize>) {
+        let problem::Rows { length, eps, .. } = *self.problem;
+        // SAFETY: as above.
+        let write = |(row, by)| unsafe { self.affine.write(&self.rows, row, 0..length, &[by]) };
         // While a row is written, the last steps to the next one's moments are under way: they are a long chain.
         let mut pending = None;
         for row in rows {
-            let found = (row, self.moments(row, 0..length).normalization(self.problem.eps));
-            if let Some(before) = pending.replace(found) {
+            let mut moments = [Moments::NONE];
+            self.find_moments(row, 0..length, &mut moments);
+            let [moments] = moments;
+            if let Some(before) = pending.replace((row, moments.normalization(eps))) {
                 write(before);
             }
             if length > MOST_PENDING
@@ -310,60 +363,70 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
         if let Some(last) = pending {
             write(last);
         }
-        self.finish();
     }
 
     fn normalize_by_parts(&self, row: usize) {
         let length = self.problem.length;
         // The tree of `rows.rs`, which is cut by blocks.
-        let part = |blocks: Range<usize>| self.moments(row, blocks.start * BLOCK..(blocks.end * BLOCK).min(length));
+        let part = |blocks: Range<usize>| {
+            let mut moments = [Moments::NONE];
+            self.find_moments(row, blocks.start * BLOCK..(blocks.end * BLOCK).min(length), &mut moments);
+            let [moments] = moments;
+            moments
+        };
         let by = merged(0..length.div_ceil(BLOCK), BLOCKS_OF_PART, BLOCK, &part, &Moments::merge);
         let by = by.normalization(self.problem.eps);
         for_each_piece(0..length, 1, &|range| {
             // SAFETY: this thread alone has these elements, once, and all of the row's moments are there.
-            unsafe { self.affine.write(self.row(row), row, range, by) };
+            unsafe { self.affine.write(&self.rows, row, range, &[by]) };
             self.finish();
         });
     }
 
     fn finish(&self) {
-        if self.stretch.streams {
+        if self.rows.first.streams {
             finish_streaming();
         }
     }
 }
 
-/// The moments of some elements of a row. It is made before anything of the row is written.
-struct Sweeps<T> {
+/// The moments of some elements of some rows, as many as there are places. It is made before anything of them is written.
+struct Sweeps<'a, T> {
     values: Inputs<T>,
+    /// Of x and residual.
+    strides: [usize; 2],
     first: usize,
     count: usize,
     ahead: usize,
     moments: problem::Moments,
+    into: &'a mut [Moments],
 }
 
-impl<T: Convert> Sweeps<T> {
+impl<T: Convert> Sweeps<'_, T> {
     #[inline(always)]
-    fn of<V: Vector, const MEAN: bool>(self) -> Moments {
-        let Self { values, first, count, ahead, .. } = self;
-        // SAFETY: within the row.
-        unsafe {
-            let pivot = Sums::<V, MEAN>::pivot(values, first, count);
-            Moments::of_sweeps::<V, MEAN>(
-                count,
-                pivot,
-                #[inline(always)]
-                |sums| sums.add_all(values, first, count, ahead),
-            )
+    fn of<V: Vector, const MEAN: bool>(self) {
+        let Self { mut values, strides, first, count, ahead, into, .. } = self;
+        for moments in into {
+            // SAFETY: within the row.
+            unsafe {
+                let pivot = Sums::<V, MEAN>::pivot(values, first, count);
+                *moments = Moments::of_sweeps::<V, MEAN>(
+                    count,
+                    pivot,
+                    #[inline(always)]
+                    |sums| sums.add_all(values, first, count, ahead),
+                );
+            }
+            values = values.behind(strides);
         }
     }
 }
 
-impl<T: Convert> Task for Sweeps<T> {
-    type Output = Moments;
+impl<T: Convert> Task for Sweeps<'_, T> {
+    type Output = ();
 
     #[inline(always)]
-    fn run<V: Vector>(self) -> Moments {
+    fn run<V: Vector>(self) {
         match self.moments {
             problem::Moments::MeanAndVariance => self.of::<V, true>(),
             problem::Moments::MeanSquare => self.of::<V, false>(),

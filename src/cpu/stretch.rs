@@ -62,6 +62,13 @@ impl<T: Convert> Inputs<T> {
         let residual = if residual.is_absent() { std::ptr::null() } else { residual.wrapping_at(0) };
         Self { x: x.wrapping_at(0), residual }
     }
+
+    /// So many elements behind, where these may be none any more.
+    #[inline(always)]
+    pub(super) fn behind(self, [x, residual]: [usize; 2]) -> Self {
+        let residual = if self.residual.is_null() { self.residual } else { self.residual.wrapping_add(residual) };
+        Self { x: self.x.wrapping_add(x), residual }
+    }
 }
 
 impl<V: Vector, T: Convert> Values<V> for Inputs<T> {
