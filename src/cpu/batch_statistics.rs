@@ -18,7 +18,7 @@ use super::BLOCK;
 use super::caches;
 use super::constants::Table;
 use super::convert::Convert;
-use super::input::{Coefficients, Input, Output, Tensor, part, stretches};
+use super::input::{Block, Coefficients, Input, Output, Tensor, part, stretches};
 use super::memory::Numbers;
 use super::modulation::Modulation;
 use super::moments::{Moments, Sums};
@@ -131,7 +131,7 @@ unsafe fn move_towards(running: Tensor<f32>, first: usize, batch: impl ExactSize
     if running.is_absent() {
         return;
     }
-    let mut buffer = [0.0; BLOCK];
+    let mut buffer = Block::zeros();
     let values = part(&mut buffer, batch.len());
     // SAFETY: by the caller.
     unsafe { running.load(first, values) };

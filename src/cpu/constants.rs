@@ -3,7 +3,7 @@
 //! `rest` is what f32 leaves of a mean. Moments found here have one; running statistics and their table do not.
 
 use super::BLOCK;
-use super::input::{Coefficients, Tensor, part, within};
+use super::input::{Block, Coefficients, Tensor, part, within};
 use super::memory::Numbers;
 use super::modulation::Modulation;
 use super::moments::Normalization;
@@ -116,7 +116,8 @@ impl Table {
     }
 }
 
-/// The constants of consecutive channels, or of consecutive elements in NHWC.
+/// The constants of consecutive channels, or of consecutive elements in NHWC. Each kind begins with a line of the caches.
+#[repr(align(64))]
 pub(super) struct Constants {
     pub mean: [f32; BLOCK],
     pub rest: [f32; BLOCK],
@@ -185,7 +186,7 @@ impl Constants {
                 Kind::Statistics { variance, weight, bias: biases, eps } => {
                     biases.load(first, 0.0, bias);
                     weight.load(first, 1.0, scale);
-                    let mut buffer = [0.0; BLOCK];
+                    let mut buffer = Block::zeros();
                     let variances = part(&mut buffer, count);
                     variance.load(first, variances);
                     scale_by_deviation(scale, variances, eps);

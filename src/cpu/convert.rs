@@ -41,7 +41,7 @@ pub(super) trait Convert: Element {
 
     /// Elements from `address` to where a line begins.
     #[inline(always)]
-    fn to_line(address: *mut Self) -> usize {
+    fn to_line(address: *const Self) -> usize {
         (address.addr().wrapping_neg() / size_of::<Self>()) % Self::OF_LINE
     }
 }

@@ -1,6 +1,7 @@
 //! A call's tensors, and the prologue of every pattern: residual in, sum out.
 
 use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 use std::{ptr, slice};
 
 use half::{bf16, f16};
@@ -302,6 +303,33 @@ impl Coefficients {
                 Some(DType::Bf16) => Tensor::<bf16>::new(self.address).load(first, into),
             }
         }
+    }
+}
+
+/// A block of numbers, which begins with a line of the caches: vectors that lie across two take twice as long to load.
+#[repr(align(64))]
+pub(super) struct Block([f32; BLOCK]);
+
+impl Block {
+    #[inline(always)]
+    pub(super) fn zeros() -> Self {
+        Self([0.0; BLOCK])
+    }
+}
+
+impl Deref for Block {
+    type Target = [f32; BLOCK];
+
+    #[inline(always)]
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Block {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
     }
 }
 

@@ -6,18 +6,25 @@ use std::slice;
 use std::sync::{Mutex, PoisonError};
 
 use super::moments::Moments;
+use super::simd::LINE;
 
-/// Buffers that are kept at most, and words of one: what takes more is allocated anew by each call.
+/// Buffers that are kept at most, and lines of one: what takes more is allocated anew by each call.
 const MOST_BUFFERS: usize = 64;
-const MOST_WORDS: usize = 128 * 1024;
+const MOST_LINES: usize = 16 * 1024;
+
+/// A line of the caches: vectors that lie across two take twice as long to load.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+#[expect(dead_code, reason = "accessed as numbers")]
+struct Line([f64; LINE / size_of::<f64>()]);
 
 /// What nobody uses. All threads', for what one takes another may give back.
-static UNUSED: Mutex<Vec<Vec<f64>>> = Mutex::new(Vec::new());
+static UNUSED: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
 
 /// What may be kept.
 ///
 /// # Safety
-/// Aligned as f64 at most, and all zeros as well as whatever else are values of it; of nothing but numbers.
+/// Aligned as a line at most, and all zeros as well as whatever else are values of it; of nothing but numbers.
 pub(super) unsafe trait Number: Copy {}
 
 // SAFETY: a number.
@@ -27,9 +34,9 @@ unsafe impl Number for f64 {}
 // SAFETY: three of them.
 unsafe impl Number for Moments {}
 
-/// So many numbers.
+/// So many numbers, which begin with a line.
 pub(super) struct Numbers<N: Number> {
-    words: Vec<f64>,
+    lines: Vec<Line>,
     count: usize,
     numbers: PhantomData<N>,
 }
@@ -37,23 +44,23 @@ pub(super) struct Numbers<N: Number> {
 impl<N: Number> Numbers<N> {
     /// All zero.
     pub(super) fn zeros(count: usize) -> Self {
-        const { assert!(align_of::<N>() <= align_of::<f64>()) };
-        let needed = (count * size_of::<N>()).div_ceil(size_of::<f64>());
-        let mut words = {
+        const { assert!(align_of::<N>() <= align_of::<Line>()) };
+        let needed = (count * size_of::<N>()).div_ceil(size_of::<Line>());
+        let mut lines = {
             let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
-            let fitting = unused.iter().rposition(|words| words.capacity() >= needed);
+            let fitting = unused.iter().rposition(|lines| lines.capacity() >= needed);
             fitting.map(|place| unused.swap_remove(place)).or_else(|| unused.pop()).unwrap_or_default()
         };
-        words.clear();
-        words.resize(needed, 0.0);
-        Self { words, count, numbers: PhantomData }
+        lines.clear();
+        lines.resize(needed, Line(Default::default()));
+        Self { lines, count, numbers: PhantomData }
     }
 }
 
 impl<N: Number> Drop for Numbers<N> {
     fn drop(&mut self) {
-        let words = std::mem::take(&mut self.words);
-        if words.capacity() > MOST_WORDS {
+        let lines = std::mem::take(&mut self.lines);
+        if lines.capacity() > MOST_LINES {
             return;
         }
         let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,7 +68,7 @@ impl<N: Number> Drop for Numbers<N> {
             unused.reserve_exact(MOST_BUFFERS);
         }
         if unused.len() < MOST_BUFFERS {
-            unused.push(words);
+            unused.push(lines);
         }
     }
 }
@@ -70,14 +77,14 @@ impl<N: Number> Deref for Numbers<N> {
     type Target = [N];
 
     fn deref(&self) -> &[N] {
-        // SAFETY: the words have room for so many, are aligned to them, and hold values of them.
-        unsafe { slice::from_raw_parts(self.words.as_ptr().cast(), self.count) }
+        // SAFETY: the lines have room for so many, are aligned to them, and hold values of them.
+        unsafe { slice::from_raw_parts(self.lines.as_ptr().cast(), self.count) }
     }
 }
 
 impl<N: Number> DerefMut for Numbers<N> {
     fn deref_mut(&mut self) -> &mut [N] {
         // SAFETY: as above.
-        unsafe { slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), self.count) }
+        unsafe { slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.count) }
     }
 }

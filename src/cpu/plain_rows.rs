@@ -71,7 +71,7 @@ pub(super) fn takes<T: Convert>(problem: &problem::Rows) -> bool {
 pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers) {
     let affine = match problem.affine {
         Affine::PerElement { .. } => {
-            return with_ready_coefficients(problem, buffers, |[weight, bias]| {
+            return with_ready_coefficients::<T>(problem, buffers, |[weight, bias]| {
                 let affine = Elements { weight, bias };
                 // SAFETY: by the caller; the coefficients are there until this returns.
                 unsafe { run_with::<T, _>(problem, buffers, &affine) };
@@ -123,12 +123,14 @@ fn ahead<T: Convert>(problem: &problem::Rows) -> (usize, usize) {
     (0, if length > MOST_PENDING { length } else { 2 * length })
 }
 
-/// Weight and bias as f32, the former with one added where that is asked for; null where absent.
-fn with_ready_coefficients(problem: &problem::Rows, buffers: &Buffers, work: impl FnOnce([Constant; 2])) {
+/// Weight and bias as f32, the former with one added where that is asked for; null where absent. A line of the first row's
+/// output meets lines of theirs.
+fn with_ready_coefficients<T: Convert>(problem: &problem::Rows, buffers: &Buffers, work: impl FnOnce([Constant; 2])) {
     let length = problem.length;
+    let aligned = T::to_line(Tensor::<T>::new(buffers.y).wrapping_at(0));
     let mut ready: Option<Numbers<f32>> = None;
     let given = [(problem.weight, buffers.weight, problem.weight_plus_one), (problem.bias, buffers.bias, false)];
-    let mut place = 0;
+    let mut place = (aligned.next_multiple_of(f32::OF_LINE) - aligned) % f32::OF_LINE;
     let constants = given.map(|(dtype, address, plus_one)| {
         let coefficients = Coefficients::new(dtype, address);
         if coefficients.is_absent() {
@@ -137,11 +139,11 @@ fn with_ready_coefficients(problem: &problem::Rows, buffers: &Buffers, work: imp
         if let (Some(in_place), false) = (coefficients.as_f32(), plus_one) {
             return Constant(in_place);
         }
-        let ready = ready.get_or_insert_with(|| Numbers::zeros(2 * length));
+        let ready = ready.get_or_insert_with(|| Numbers::zeros(2 * (length + f32::OF_LINE)));
         let into = ready.get_mut(place..place + length).unwrap_or_default();
         // SAFETY: there is a coefficient for every element.
         vectors::run(Ready { coefficients, plus_one, into });
-        place += length;
+        place += length.next_multiple_of(f32::OF_LINE);
         Constant(into.as_ptr())
     });
     work(constants);

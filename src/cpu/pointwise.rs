@@ -18,7 +18,7 @@ use super::activation::activate;
 use super::caches;
 use super::constants::{Constants, Source};
 use super::convert::Convert;
-use super::input::{Input, Output, Tensor, part, stretches};
+use super::input::{Block, Input, Output, Tensor, part, stretches};
 use super::simd::{Vector, finish_streaming};
 use super::stretch::{self, Plane, Stretch, TURN_LANES};
 use super::threads::for_each_piece;
@@ -157,7 +157,15 @@ impl<T: Convert> Map<T> {
         if width + TURN_LANES <= BLOCK {
             let (first, end) = (rows.start * width, (rows.end * width).min(self.length));
             // SAFETY: within the tensor; the caller alone has these rows.
-            return unsafe { self.write_on(stretch, first, end, constants) };
+            unsafe {
+                let count = end - first;
+                // The constants begin with those of what is aligned; those of a row are followed by some of the next, for no
+                // stop is made where it ends.
+                let head = if count > width { T::to_line(stretch.y.at(first)) } else { 0 };
+                constants.load(&self.source, head % self.channels, (width + TURN_LANES).min(count));
+                stretch::Pixels { stretch, first, count, head, width, constants }.write();
+            }
+            return;
         }
         for column in (0..width).step_by(BLOCK) {
             let columns = (width - column).min(BLOCK);
@@ -167,31 +175,8 @@ impl<T: Convert> Map<T> {
                 let first = row * width + column;
                 let count = self.length.saturating_sub(first).min(columns);
                 // SAFETY: within the tensor; the caller alone has this row.
-                unsafe { stretch::Pixels { stretch, first, count, origin: first, constants }.write() };
+                unsafe { stretch::Pixels { stretch, first, count, head: 0, width: columns, constants }.write() };
             }
-        }
-    }
-
-    /// NHWC: writes `[first, end)`, which begins with a pixel, without a stop where a row ends: the constants of a row are
-    /// followed by those that it begins with.
-    ///
-    /// # Safety
-    /// As [`write`](Self::write), for these elements.
-    unsafe fn write_on(&self, stretch: Stretch<T>, first: usize, end: usize, constants: &mut Constants) {
-        let width = self.width();
-        constants.load(&self.source, 0, (width + TURN_LANES).min(end - first));
-        // What follows the first elements is aligned, and stays so, turn by turn.
-        // SAFETY: within the tensor.
-        let mut count = unsafe { T::to_line(stretch.y.at(first)).min(end - first) };
-        let mut next = first;
-        while next < end {
-            let place = (next - first) % width;
-            if next > first || count == 0 {
-                count = (width - place).next_multiple_of(TURN_LANES).min(end - next);
-            }
-            // SAFETY: by the caller.
-            unsafe { stretch::Pixels { stretch, first: next, count, origin: next - place, constants }.write() };
-            next += count;
         }
     }
 
@@ -266,7 +251,7 @@ impl<T: Convert> Task for BufferedPlanes<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let mut buffer = [0.0; BLOCK];
+        let mut buffer = Block::zeros();
         let mut next = self.first;
         for ((_, count), plane) in stretches(self.first, self.count, self.map.spatial).zip(self.planes) {
             for start in (0..count).step_by(BLOCK) {
@@ -293,7 +278,7 @@ impl<T: Convert> Task for BufferedPixels<'_, T> {
     fn run<V: Vector>(self) {
         let Self { map, rows, constants } = self;
         let width = map.width();
-        let mut buffer = [0.0; BLOCK];
+        let mut buffer = Block::zeros();
         for column in (0..width).step_by(BLOCK) {
             let columns = (width - column).min(BLOCK);
             // Where the tensor is shorter than a row, not more than it needs.

@@ -18,7 +18,7 @@ use std::ops::Range;
 use super::BLOCK;
 use super::activation::activate;
 use super::convert::{Convert, round};
-use super::input::{Coefficients, Input, combine, part, stretches};
+use super::input::{Block, Coefficients, Input, combine, part, stretches};
 use super::modulation::{Modulation, Pattern};
 use super::moments::{Moments, Normalization, Sums};
 use super::plain_rows;
@@ -357,7 +357,8 @@ impl problem::Rows {
     }
 }
 
-/// The buffers of a thread's piece of work.
+/// The buffers of a thread's piece of work. Each begins with a line of the caches.
+#[repr(align(64))]
 struct Scratch {
     values: [f32; BLOCK],
     weight: [f32; BLOCK],
@@ -446,7 +447,7 @@ impl<T: Convert> Task for MergedBlocks<'_, T> {
     #[inline(always)]
     fn run<V: Vector>(self) -> Moments {
         // SAFETY: writing begins when all of the row's moments are there.
-        unsafe { self.row.moments::<V>(self.blocks, self.post, &mut [0.0; BLOCK]) }
+        unsafe { self.row.moments::<V>(self.blocks, self.post, &mut Block::zeros()) }
     }
 }
 

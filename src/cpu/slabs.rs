@@ -19,10 +19,11 @@ use std::ops::Range;
 
 use super::BLOCK;
 use super::convert::Convert;
-use super::input::Input;
+use super::input::{Block, Input};
 use super::memory::Numbers;
 use super::moments::{DEPTH, Moments, Values, count_of, tree_sum};
 use super::simd::{LANES, Vector, each};
+use super::stretch::Inputs;
 use super::threads::merged;
 use super::vectors::{self, Task};
 
@@ -94,6 +95,10 @@ impl<T: Convert> Slab<T> {
         // SAFETY: what is walked over are these pixels.
         unsafe {
             match self.input.plain() {
+                // On its own, for registers are scarce.
+                Some(Inputs { x, residual }) if residual.is_null() => {
+                    walk.run::<V>(&DirectRows { values: x, ahead: self.ahead }, into);
+                }
                 Some(values) => walk.run::<V>(&DirectRows { values, ahead: self.ahead }, into),
                 None => walk.run::<V>(&BufferedRows { input: self.input, buffer: buffer.into() }, into),
             }
@@ -118,7 +123,7 @@ impl<T: Convert> Task for Part<'_, T> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         // SAFETY: promised where the task was made.
-        unsafe { self.slab.find::<V>(self.pixels, self.into, &mut [0.0; BLOCK]) };
+        unsafe { self.slab.find::<V>(self.pixels, self.into, &mut Block::zeros()) };
     }
 }
 
@@ -151,30 +156,33 @@ impl Channels {
     /// means.
     #[inline(always)]
     fn settle(&mut self, walk: &Walk) -> bool {
-        let mut all_are_near = true;
-        let slots = self.pivots.iter_mut().zip(&mut *self.means).zip(&mut *self.m2);
-        for (slot, ((pivot, mean), m2)) in slots.enumerate().take(walk.width) {
-            let count = count_of(walk.rows + usize::from(slot < walk.of_last_row));
-            if count == 0.0 {
-                break;
-            }
-            let (total, squares) = (*mean, *m2);
-            let rest = total / count;
-            *mean = f64::from(*pivot) + rest;
-            *m2 = squares - total * rest;
-            // NaN is near.
-            if 2.0 * total * rest > squares {
-                all_are_near = false;
-            }
-        }
-        if !all_are_near {
+        let (longer, shorter) = (walk.of_last_row, if walk.rows > 0 { walk.width } else { walk.of_last_row });
+        let are_near = self.settle_some(0..longer, walk.rows + 1) & self.settle_some(longer..shorter, walk.rows);
+        if !are_near {
             for (pivot, mean) in self.pivots.iter_mut().zip(&*self.means) {
                 #[expect(clippy::cast_possible_truncation, reason = "a pivot need not be exact")]
                 let near = *mean as f32;
                 *pivot = near;
             }
         }
-        all_are_near
+        are_near
+    }
+
+    /// The same for slots of so many values.
+    #[inline(always)]
+    fn settle_some(&mut self, slots: Range<usize>, count: usize) -> bool {
+        let (count, mut are_near) = (count_of(count), true);
+        let sums = self.means[slots.clone()].iter_mut().zip(&mut self.m2[slots.clone()]);
+        for (pivot, (mean, m2)) in self.pivots[slots].iter().zip(sums) {
+            let (total, squares) = (*mean, *m2);
+            let rest = total / count;
+            *mean = f64::from(*pivot) + rest;
+            *m2 = squares - total * rest;
+            // NaN is near.
+            let is_far = 2.0 * total * rest > squares;
+            are_near &= !is_far;
+        }
+        are_near
     }
 
     /// Makes slots into channels. Each has as many values as there are rows, and those of the first `rest` pixels one more.

@@ -166,7 +166,7 @@ impl<T: Convert> Stretch<T> {
             if !self.sum.is_absent() {
                 store_each(values, self.sum.at(first), sum_streams);
             }
-            values = activation::of_vectors(map.of_turn(values, first - origin), self.activation);
+            values = activation::of_vectors(map.of_turn(values, first.wrapping_sub(origin)), self.activation);
             store_each(values, self.y.at(first), streams);
         }
     }
@@ -183,7 +183,8 @@ impl<T: Convert> Stretch<T> {
             if !self.sum.is_absent() {
                 T::store_some(value, self.sum.at(first), count);
             }
-            let [value] = activation::of_vectors([map.of_some(value, first - origin, count)], self.activation);
+            let [value] =
+                activation::of_vectors([map.of_some(value, first.wrapping_sub(origin), count)], self.activation);
             T::store_some(value, self.y.at(first), count);
         }
     }
@@ -292,13 +293,16 @@ impl<T: Convert> Task for Planes<'_, T> {
     }
 }
 
-/// Elements of which each has its own constants.
+/// Elements of which each has its own constants, the same ones again after a row.
 pub(super) struct Pixels<'a, T> {
     pub stretch: Stretch<T>,
     pub first: usize,
     pub count: usize,
-    /// The element that has the first of the constants.
-    pub origin: usize,
+    /// Elements before those that have the first of the constants; fewer than a row.
+    pub head: usize,
+    /// Elements of a row.
+    pub width: usize,
+    /// Of a row, and if there are more elements, of a turn behind it.
     pub constants: &'a Constants,
 }
 
@@ -317,10 +321,26 @@ impl<T: Convert> Task for Pixels<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
+        let Self { stretch, first, count, head, width, constants } = self;
+        let map = &ByElement { constants };
+        let (mut next, end) = (first, first + count);
         // SAFETY: promised where it was run.
         unsafe {
-            self.stretch.write::<V>(self.first, self.count, self.origin, &ByElement { constants: self.constants })
-        };
+            // The head ends a row.
+            if head > 0 {
+                stretch.write::<V>(next, head, (first + head).wrapping_sub(width), map);
+                next += head;
+            }
+            let mut origin = next;
+            while next < end {
+                let count = (origin + width - next).next_multiple_of(TURN_LANES).min(end - next);
+                stretch.write::<V>(next, count, origin, map);
+                next += count;
+                if next - origin >= width {
+                    origin += width;
+                }
+            }
+        }
     }
 }
 
