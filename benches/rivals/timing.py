@@ -10,7 +10,7 @@ WINDOW_SECONDS = 5e-4
 CPU_WINDOW_SECONDS = 2e-3
 # What runs ahead of such a window: threads that slept may wake on one core, and stay there for milliseconds before the system
 # spreads them.
-CPU_WAKING_SECONDS = 1e-2
+CPU_WAKING_SECONDS = 3e-2
 # Of a CPU: tensors that fit a cache even so stay in it.
 MOST_CPU_SETS = 64
 MOST_REPEATS = 100
