@@ -245,6 +245,37 @@ fn what_is_not_finite_stays_in_its_row() {
     }
 }
 
+/// The bits of dense tensors, where all four have gaps of their own.
+fn check_strided_residual<T: Convert>(tensors: &Tensors<T>, problem: &Rows, what: &str) {
+    let Rows { rows, length, .. } = *problem;
+    let spread = |dense: &[T], stride: usize| {
+        let mut spread = vec![T::from_f64(7.0); rows * stride];
+        for (spread, dense) in spread.chunks_mut(stride).zip(dense.chunks(length)) {
+            spread[..length].copy_from_slice(dense);
+        }
+        spread
+    };
+    // The same numbers in another order.
+    let residual: Vec<T> = tensors.x.iter().rev().copied().collect();
+    let (mut y, mut sum) = (vec![T::default(); rows * length], vec![T::default(); rows * length]);
+    let buffers = Buffers { residual: input(&residual), y: output(&mut y), sum: output(&mut sum), ..tensors.buffers() };
+    run(Problem::Rows(*problem), buffers);
+    let [x_stride, residual_stride, sum_stride, y_stride] = [3, 5, 2, 1].map(|gap| length + gap);
+    let (x, residual) = (spread(&tensors.x, x_stride), spread(&residual, residual_stride));
+    let (mut strided_y, mut strided_sum) =
+        (vec![T::from_f64(7.0); rows * y_stride], vec![T::from_f64(7.0); rows * sum_stride]);
+    let buffers = Buffers {
+        x: input(&x),
+        residual: input(&residual),
+        y: output(&mut strided_y),
+        sum: output(&mut strided_sum),
+        ..tensors.buffers()
+    };
+    run(Problem::Rows(Rows { x_stride, residual_stride, sum_stride, y_stride, ..*problem }), buffers);
+    assert_eq!(bits(&strided_y), bits(&spread(&y, y_stride)), "{what}, strided, with a residual");
+    assert_eq!(bits(&strided_sum), bits(&spread(&sum, sum_stride)), "{what}, strided, the sum");
+}
+
 /// Alone or in a batch, at any address, with any strides, in place or not, by any number of threads.
 #[test]
 fn bits_depend_on_the_row_alone() {
@@ -280,6 +311,7 @@ fn bits_depend_on_the_row_alone() {
             assert_eq!(bits(&row_of_y[..length]), expected[row * length..][..length], "{what}, strided");
             assert_eq!(row_of_y[length].to_f64(), -7.0, "{what}: a gap was written");
         }
+        check_strided_residual(&tensors, &problem, &what);
         let mut in_place = x.clone();
         let address = output(&mut in_place[1..]);
         let strided = Problem::Rows(Rows { x_stride, y_stride: x_stride, ..problem });
