@@ -43,8 +43,11 @@ const MOST_PENDING: usize = 4096;
 /// Channels whose constants are found together.
 const PLANES: usize = 16;
 
-/// Elements from one reading to what it asks for, at most.
-const MOST_AHEAD_BYTES: usize = 16 * 1024;
+/// What a reading asks for ahead, at most.
+const AHEAD_BYTES: usize = 8 * 1024;
+
+/// The nearer caches of most processors hold three rows of so many bytes, and what else there is.
+const MOST_NEAR: usize = 128 * 1024;
 
 pub(super) fn takes<T: Convert>(problem: &problem::Rows) -> bool {
     let problem::Rows { modulation, .. } = problem;
@@ -111,16 +114,12 @@ unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &
     });
 }
 
-/// Elements that the first and the second reading ask for ahead. Asking while rows are written keeps memory busiest, but takes
-/// room in the nearest caches: measured, it is slower where rows are long, or a weight and a bias come along.
+/// Elements that the first and the second reading ask for ahead. While rows are written, memory has time for the row after the
+/// one whose moments are known by then; the first reading asks once more for what it is about to meet.
 fn ahead<T: Convert>(problem: &problem::Rows) -> (usize, usize) {
     let length = problem.length;
-    let is_crowded = matches!(problem.affine, Affine::PerElement { .. }) && problem.bias.is_some();
-    if is_crowded || length * size_of::<T>() > 4 * MOST_AHEAD_BYTES {
-        return (length.min(MOST_AHEAD_BYTES / size_of::<T>()), 0);
-    }
-    // The row after the one whose moments are known by then.
-    (0, if length > MOST_PENDING { length } else { 2 * length })
+    let near = length.min(AHEAD_BYTES / size_of::<T>());
+    (near, if length * size_of::<T>() <= MOST_NEAR { 2 * length } else { 0 })
 }
 
 /// Weight and bias as f32, the former with one added where that is asked for; null where absent. A line of the first row's
