@@ -21,7 +21,7 @@ use super::modulation::Modulation;
 use super::moments::{Moments, Normalization, Sums};
 use super::rows::BLOCKS_OF_PART;
 use super::simd::{LANES, Vector, finish_streaming};
-use super::stretch::{Inputs, Plane, Planes, Row, Stretch};
+use super::stretch::{Inputs, Plane, Planes, Rows, Stretch, Strided};
 use super::threads::{for_each_piece, merged};
 use super::vectors::{self, Task};
 use crate::norm::Rounding;
@@ -124,7 +124,11 @@ fn ahead<T: Convert>(problem: &problem::Rows) -> (usize, usize) {
 
 /// Weight and bias as f32, the former with one added where that is asked for; null where absent. A line of the first row's
 /// output meets lines of theirs.
-fn with_ready_coefficients<T: Convert>(problem: &problem::Rows, buffers: &Buffers, work: impl FnOnce([Constant; 2])) {
+pub(super) fn with_ready_coefficients<T: Convert>(
+    problem: &problem::Rows,
+    buffers: &Buffers,
+    work: impl FnOnce([Constant; 2]),
+) {
     let length = problem.length;
     let aligned = T::to_line(Tensor::<T>::new(buffers.y).wrapping_at(0));
     let mut ready: Option<Numbers<f32>> = None;
@@ -171,10 +175,19 @@ impl Task for Ready<'_> {
 
 /// A number for each element of a row, or null.
 #[derive(Clone, Copy)]
-struct Constant(*const f32);
+pub(super) struct Constant(*const f32);
 
 impl Constant {
     const NONE: Self = Self(std::ptr::null());
+
+    pub(super) fn is_absent(self) -> bool {
+        self.0.is_null()
+    }
+
+    /// 0 where it is absent.
+    pub(super) fn address(self) -> u64 {
+        if self.is_absent() { 0 } else { self.0.expose_provenance() as u64 }
+    }
 }
 
 // SAFETY: they are read only, while the call lasts whose coefficients they are.
@@ -198,11 +211,9 @@ struct Elements {
 impl RowAffine for Elements {
     unsafe fn write<T: Convert>(&self, rows: &Strided<T>, first: usize, range: Range<usize>, by: &[Normalization]) {
         let (weight, bias) = (self.weight.0, self.bias.0);
-        for (row, &by) in by.iter().enumerate() {
-            let stretch = rows.from(first + row);
-            // SAFETY: by the caller.
-            unsafe { Row { stretch, first: range.start, count: range.len(), by, weight, bias }.write() };
-        }
+        let (first_row, first, count) = (first, range.start, range.len());
+        // SAFETY: by the caller.
+        unsafe { Rows { rows, first_row, first, count, by, weight, bias }.write() };
     }
 }
 
@@ -222,7 +233,8 @@ impl RowAffine for Channels {
     unsafe fn write<T: Convert>(&self, rows: &Strided<T>, row: usize, range: Range<usize>, by: &[Normalization]) {
         let Self { channels, channels_per_group, spatial, .. } = *self;
         let length = channels_per_group * spatial;
-        let stretch = rows.from(row);
+        // SAFETY: by the caller.
+        let stretch = unsafe { rows.from(row) };
         let (mut weight, mut bias) = ([0.0; PLANES], [0.0; PLANES]);
         let mut planes = [Plane::NONE; PLANES];
         let (mut first, end) = (range.start, (by.len() - 1) * length + range.end);
@@ -273,32 +285,7 @@ impl Channels {
     }
 }
 
-/// The tensors, row by row. One exists within a call of [`run`] alone, so what that was promised holds wherever one is.
-struct Strided<T> {
-    first: Stretch<T>,
-    /// Of x, residual, sum and y.
-    strides: [usize; 4],
-}
-
-impl<T: Convert> Strided<T> {
-    /// From a row on.
-    #[inline(always)]
-    fn from(&self, row: usize) -> Stretch<T> {
-        let (all, [x, residual, sum, y]) = (self.first, self.strides);
-        // SAFETY: the row is one of the tensors'.
-        unsafe {
-            Stretch {
-                x: all.x.offset(row * x),
-                residual: all.residual.offset(row * residual),
-                sum: all.sum.offset(row * sum),
-                y: all.y.offset(row * y),
-                ..all
-            }
-        }
-    }
-}
-
-/// What a problem asks for.
+/// What a problem asks for. It exists within a call of [`run`] alone, so what that was promised holds wherever one is.
 struct PlainRows<'a, T, A> {
     problem: &'a problem::Rows,
     rows: Strided<T>,
@@ -312,7 +299,9 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
     #[inline(always)]
     fn find_moments(&self, row: usize, range: Range<usize>, into: &mut [Moments]) {
         let (problem, ahead) = (self.problem, self.ahead);
-        let (values, strides) = (self.rows.from(row).inputs(), [problem.x_stride, problem.residual_stride]);
+        // SAFETY: the row is one of the tensors'.
+        let values = unsafe { self.rows.from(row) }.inputs();
+        let strides = [problem.x_stride, problem.residual_stride];
         let (first, count) = (range.start, range.len());
         vectors::run(Sweeps { values, strides, first, count, ahead, moments: problem.moments, into });
     }

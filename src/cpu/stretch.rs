@@ -384,18 +384,51 @@ impl<V: Vector> Map<V> for ByElement<'_> {
     }
 }
 
-/// A row, normalized, with a weight and a bias for each element.
-pub(super) struct Row<T> {
-    pub stretch: Stretch<T>,
+/// Tensors, row by row.
+#[derive(Clone, Copy)]
+pub(super) struct Strided<T> {
+    /// From the first row on.
+    pub first: Stretch<T>,
+    /// Elements between the starts of rows, of x, residual, sum and y.
+    pub strides: [usize; 4],
+}
+
+impl<T: Convert> Strided<T> {
+    /// From a row on.
+    ///
+    /// # Safety
+    /// The row is one of the tensors'.
+    #[inline(always)]
+    pub(super) unsafe fn from(&self, row: usize) -> Stretch<T> {
+        let (all, [x, residual, sum, y]) = (self.first, self.strides);
+        // SAFETY: by the caller.
+        unsafe {
+            Stretch {
+                x: all.x.offset(row * x),
+                residual: all.residual.offset(row * residual),
+                sum: all.sum.offset(row * sum),
+                y: all.y.offset(row * y),
+                ..all
+            }
+        }
+    }
+}
+
+/// Rows, normalized, with a weight and a bias for each element.
+pub(super) struct Rows<'a, T> {
+    pub rows: &'a Strided<T>,
+    pub first_row: usize,
+    /// Of each row, from `first` on.
     pub first: usize,
     pub count: usize,
-    pub by: Normalization,
-    /// From the row's first element on; null where absent.
+    /// Of each of the rows.
+    pub by: &'a [Normalization],
+    /// From a row's first element on; null where absent.
     pub weight: *const f32,
     pub bias: *const f32,
 }
 
-impl<T: Convert> Row<T> {
+impl<T: Convert> Rows<'_, T> {
     /// Runs it.
     ///
     /// # Safety
@@ -405,15 +438,20 @@ impl<T: Convert> Row<T> {
     }
 }
 
-impl<T: Convert> Task for Row<T> {
+impl<T: Convert> Task for Rows<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { stretch, first, count, by, weight, bias } = self;
-        let (high, low, rstd) = (V::splat(by.high), V::splat(by.low), V::splat(by.rstd));
-        // SAFETY: promised where it was run.
-        unsafe { stretch.write(first, count, 0, &Normalized { high, low, rstd, weight, bias }) };
+        let Self { rows, first_row, first, count, by, weight, bias } = self;
+        for (row, by) in by.iter().enumerate() {
+            let (high, low, rstd) = (V::splat(by.high), V::splat(by.low), V::splat(by.rstd));
+            // SAFETY: promised where it was run.
+            unsafe {
+                let stretch = rows.from(first_row + row);
+                stretch.write(first, count, 0, &Normalized { high, low, rstd, weight, bias });
+            }
+        }
     }
 }
 
