@@ -23,8 +23,8 @@ METHOD = """
     wrong, failed, or was not compared."""
 
 METHOD_ON_A_CPU = """
-    Measured in one process of Python, warpnorm through its C library: mode `cpu` as above, but each window begins behind one
-    call that is not timed, once the threads of whoever ran before have gone to sleep; every output is judged first, and
+    Measured in one process of Python, warpnorm through its C library: mode `cpu` as above, but each window begins behind 30 ms
+    of calls that are not timed, once the threads of whoever ran before have gone to sleep; every output is judged first, and
     engines take turns. What Python needs to call a library is in all times, and shows in the smallest cells. pytorch and candle
     allocate what they return: as they are used, and `warm` by an allocator that gives nothing back to the system. onnxruntime
     writes into memory that it was given before. What is in bold is the fastest; fastest other / ours is the median of the ratios

@@ -3,7 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::simd::{LANES, LINE, Vector};
+use super::simd::{LINE, Vector};
 use super::vectors::Level;
 use crate::element::{DType, Element};
 
@@ -14,7 +14,7 @@ pub(super) trait Convert: Element {
     /// Rounds to nearest, ties to even. The slices are equally long.
     fn narrow(from: &[f32], into: &mut [Self]);
 
-    /// A vector of [`LANES`] elements.
+    /// A vector of [`LANES`](super::simd::LANES) elements.
     ///
     /// # Safety
     /// They may be read; and `V` is of the level that this is compiled for, as with all that follows.
@@ -22,13 +22,13 @@ pub(super) trait Convert: Element {
     /// The first `count` lanes of a vector, zero in the others.
     ///
     /// # Safety
-    /// They may be read; there are at most [`LANES`].
+    /// They may be read; there are at most [`LANES`](super::simd::LANES).
     unsafe fn load_some<V: Vector>(from: *const Self, count: usize) -> V;
     /// # Safety
-    /// [`LANES`] elements may be written.
+    /// [`LANES`](super::simd::LANES) elements may be written.
     unsafe fn store<V: Vector>(vector: V, into: *mut Self);
     /// # Safety
-    /// So many elements may be written, at most [`LANES`].
+    /// So many elements may be written, at most [`LANES`](super::simd::LANES).
     unsafe fn store_some<V: Vector>(vector: V, into: *mut Self, count: usize);
     /// Past the caches.
     ///
@@ -155,8 +155,8 @@ impl Convert for f16 {
 mod x86 {
     use half::f16;
 
-    use super::{Convert, LANES};
-    use crate::cpu::simd::{Avx2, Avx512, Vector};
+    use super::Convert;
+    use crate::cpu::simd::{Avx2, Avx512, LANES, Vector};
 
     #[target_feature(enable = "avx2,f16c")]
     pub(super) fn widen_by_avx2(from: &[f16], into: &mut [f32]) {

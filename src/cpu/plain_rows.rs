@@ -115,11 +115,18 @@ unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &
 }
 
 /// Elements that the first and the second reading ask for ahead. While rows are written, memory has time for the row after the
-/// one whose moments are known by then; the first reading asks once more for what it is about to meet.
+/// one whose moments are known by then, or for the rows that are taken next; the first reading asks once more for what it is
+/// about to meet.
 fn ahead<T: Convert>(problem: &problem::Rows) -> (usize, usize) {
     let length = problem.length;
-    let near = length.min(AHEAD_BYTES / size_of::<T>());
-    (near, if length * size_of::<T>() <= MOST_NEAR { 2 * length } else { 0 })
+    let together = length * rows_together(length);
+    let near = together.min(AHEAD_BYTES / size_of::<T>());
+    (near, if length * size_of::<T>() <= MOST_NEAR { together.max(2 * length) } else { 0 })
+}
+
+/// Rows that are taken together.
+fn rows_together(length: usize) -> usize {
+    (MOST_TOGETHER / length).clamp(1, ROWS)
 }
 
 /// Weight and bias as f32, the former with one added where that is asked for; null where absent. A line of the first row's
@@ -308,11 +315,11 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
 
     fn normalize_whole(&self, rows: Range<usize>) {
         let length = self.problem.length;
-        let together = MOST_TOGETHER / length;
+        let together = rows_together(length);
         if together > 1 {
             let (mut moments, mut by) = ([Moments::NONE; ROWS], [Normalization::NONE; ROWS]);
-            for first in rows.clone().step_by(together.min(ROWS)) {
-                let count = (rows.end - first).min(together.min(ROWS));
+            for first in rows.clone().step_by(together) {
+                let count = (rows.end - first).min(together);
                 self.normalize_some(first, &mut moments[..count], &mut by[..count]);
             }
         } else {

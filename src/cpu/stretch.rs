@@ -21,6 +21,10 @@ pub(super) const TURN_LANES: usize = TURN * LANES;
 /// Elements from which on stores are aligned even if they need not be.
 const LEAST_ALIGNED: usize = 4 * TURN_LANES;
 
+/// Elements from which on a stretch is streamed even if it begins or ends within a line (measured: rows of 128 take twice as
+/// long with it as without).
+const LEAST_STREAMED: usize = 8 * TURN_LANES;
+
 /// Tensors of one type, elementwise beside each other.
 #[derive(Clone, Copy)]
 pub(super) struct Stretch<T> {
@@ -118,10 +122,12 @@ impl<T: Convert> Stretch<T> {
         let (mut next, end) = (first, first + count);
         // SAFETY: by the caller; each turn is read before any of it is written.
         unsafe {
-            let streams = self.streams && count >= TURN_LANES;
+            let head = T::to_line(self.y.at(next));
+            // What is short and not made of whole lines is better left to the caches.
+            let streams = self.streams && (count >= LEAST_STREAMED || head == 0 && count.is_multiple_of(T::OF_LINE));
             // Up to where a line of the output begins, if that is worth it, for a store into two lines takes longer; then
             // turns, and what is left. What is streamed are whole lines: a part of one would wait for the rest, or for memory.
-            let mut stop = next + if streams || count >= LEAST_ALIGNED { T::to_line(self.y.at(next)) } else { 0 };
+            let mut stop = next + if streams || count >= LEAST_ALIGNED { head } else { 0 };
             let mut whole_lines_end = next;
             loop {
                 while next + LANES <= stop {
