@@ -35,7 +35,7 @@ use crate::shape::Layout;
 const ELEMENTS_OF_PART: usize = 32 * BLOCK;
 
 /// The largest plane that is one block.
-const MOST_WHOLE: usize = 4 * BLOCK;
+const MOST_WHOLE: usize = 16 * BLOCK;
 
 /// The most channels that a thread walks over together.
 const CHANNELS: usize = 16;
