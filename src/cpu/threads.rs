@@ -7,8 +7,8 @@ use std::ops::Range;
 
 /// Elements that stay on the thread which has them. Waking rayon's threads from outside takes 10 to 20 us, if they do not
 /// sleep deeply (measured on two cores: LayerNorm of f32 is as fast by one as by two for 80 to 128 Ki elements, BatchNorm for
-/// 256 Ki).
-const GRAIN: usize = 128 * 1024;
+/// 256 Ki). Bits do not depend on it: where tests can, they share smaller tensors out.
+const GRAIN: usize = if cfg!(test) { 16 * 1024 } else { 128 * 1024 };
 
 /// Pieces for each thread, of what is large: some, so that all threads end together, and few, for each begins anew with empty
 /// buffers and ends with a wait for memory.
