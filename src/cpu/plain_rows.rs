@@ -140,7 +140,7 @@ pub(super) fn with_ready_coefficients<T: Convert>(
     let aligned = T::to_line(Tensor::<T>::new(buffers.y).wrapping_at(0));
     let mut ready: Option<Numbers<f32>> = None;
     let given = [(problem.weight, buffers.weight, problem.weight_plus_one), (problem.bias, buffers.bias, false)];
-    let mut place = (aligned.next_multiple_of(f32::OF_LINE) - aligned) % f32::OF_LINE;
+    let mut place = aligned.next_multiple_of(f32::OF_LINE) - aligned;
     let constants = given.map(|(dtype, address, plus_one)| {
         let coefficients = Coefficients::new(dtype, address);
         if coefficients.is_absent() {
