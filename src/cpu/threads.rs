@@ -14,12 +14,16 @@ const GRAIN: usize = if cfg!(test) { 16 * 1024 } else { 128 * 1024 };
 /// buffers and ends with a wait for memory.
 const PIECES_OF_THREAD: usize = 16;
 
+/// Those that work is shared out among.
+pub(super) fn count() -> usize {
+    rayon::current_num_threads()
+}
+
 /// Calls `work` on pieces of `items` that together are all of it, in parallel if that is worth it.
 pub(super) fn for_each_piece(items: Range<usize>, elements_per_item: usize, work: &(impl Fn(Range<usize>) + Sync)) {
     let elements = items.len().saturating_mul(elements_per_item);
     // What is small does not even ask for the threads.
-    let grain =
-        if elements > GRAIN { GRAIN.max(elements / (PIECES_OF_THREAD * rayon::current_num_threads())) } else { GRAIN };
+    let grain = if elements > GRAIN { GRAIN.max(elements / (PIECES_OF_THREAD * count())) } else { GRAIN };
     halve(items, elements_per_item, grain, work);
 }
 
