@@ -21,7 +21,7 @@ use super::convert::Convert;
 use super::input::{Block, Coefficients, Input, Output, Tensor, part, stretches};
 use super::memory::Numbers;
 use super::modulation::Modulation;
-use super::moments::{Moments, Sums};
+use super::moments::{self, Moments, Sums};
 use super::pointwise::{self, Map, bytes_of_element};
 use super::simd::Vector;
 use super::slabs::Slab;
@@ -53,13 +53,14 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers
     // Without spatial axes both layouts are the same memory.
     let is_planes = problem.layout == Layout::Nchw && spatial > 1;
     let mut moments = Numbers::<Moments>::zeros(channels);
+    let ahead = moments::ahead::<T>(streams);
     // SAFETY: by the caller; nothing is written before all moments are there.
     unsafe {
         if is_planes {
             let values = Inputs::new(input.x, input.residual);
-            Planes { values, samples, spatial, channels, ahead: pointwise::ahead::<T>(streams) }.find(&mut moments);
+            Planes { values, samples, spatial, channels, ahead }.find(&mut moments);
         } else {
-            let slab = Slab { input, pixels: samples * spatial, channels, ahead: streams };
+            let slab = Slab { input, pixels: samples * spatial, channels, ahead };
             for (moments, found) in moments.iter_mut().zip(slab.moments().groups(1)) {
                 *moments = found;
             }

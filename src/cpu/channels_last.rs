@@ -17,6 +17,7 @@ use super::constants::{Constants, Table};
 use super::convert::Convert;
 use super::input::{Coefficients, Input, Output};
 use super::modulation::{Modulation, Pattern};
+use super::moments;
 use super::pointwise::{self, Map, bytes_of_element};
 use super::simd::finish_streaming;
 use super::slabs::{Channels, Slab};
@@ -73,7 +74,7 @@ impl<T: Convert> Samples<'_, T> {
         // SAFETY: the sample is one of the tensors'.
         let mut input = unsafe { self.input.offset(sample * pixels * channels) };
         input.added = self.modulation.offset(sample * channels).added(Pattern::Pixels(channels));
-        Slab { input, pixels, channels, ahead: self.streams }
+        Slab { input, pixels, channels, ahead: moments::ahead::<T>(self.streams) }
     }
 
     #[inline(always)]

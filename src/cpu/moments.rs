@@ -14,6 +14,14 @@ pub(super) const DEPTH: usize = 8;
 /// Elements that meet in f32, [`LANES`] by [`LANES`].
 const CHUNK: usize = LANES * DEPTH;
 
+/// What a sweep asks memory for ahead.
+const AHEAD_BYTES: usize = 8 * 1024;
+
+/// The elements of that; none where `streams` is not set, for then they are in the caches.
+pub(super) fn ahead<T>(streams: bool) -> usize {
+    if streams { AHEAD_BYTES / size_of::<T>() } else { 0 }
+}
+
 /// Count, mean and sum of squared deviations of a set of numbers.
 #[derive(Clone, Copy)]
 pub(super) struct Moments {

@@ -43,8 +43,8 @@ pub(super) struct Slab<T> {
     pub input: Input<T>,
     pub pixels: usize,
     pub channels: usize,
-    /// Whether memory is asked ahead for what comes next.
-    pub ahead: bool,
+    /// Elements that memory is asked for ahead; 0 for none.
+    pub ahead: usize,
 }
 
 impl<T: Convert> Slab<T> {
@@ -92,14 +92,15 @@ impl<T: Convert> Slab<T> {
             rows: pixels.len() / pixels_of_row,
             of_last_row: pixels.len() % pixels_of_row * self.channels,
         };
+        let ahead = if self.ahead > 0 { walk.whole_turns(self.ahead) } else { 0 };
         // SAFETY: what is walked over are these pixels.
         unsafe {
             match self.input.plain() {
                 // On its own, for registers are scarce.
                 Some(Inputs { x, residual }) if residual.is_null() => {
-                    walk.run::<V>(&DirectRows { values: x, ahead: self.ahead }, into);
+                    walk.run::<V>(&DirectRows { values: x, ahead }, into);
                 }
-                Some(values) => walk.run::<V>(&DirectRows { values, ahead: self.ahead }, into),
+                Some(values) => walk.run::<V>(&DirectRows { values, ahead }, into),
                 None => walk.run::<V>(&BufferedRows { input: self.input, buffer: buffer.into() }, into),
             }
         }
@@ -294,6 +295,13 @@ trait SlotWork<V: Vector> {
 }
 
 impl Walk {
+    /// About so many elements, as those of turns of [`DEPTH`] rows; at least one turn.
+    #[inline(always)]
+    fn whole_turns(&self, elements: usize) -> usize {
+        let turn = DEPTH * self.width;
+        (elements / turn).max(1) * turn
+    }
+
     /// # Safety
     /// As [`RowSource::each_slot`], for all rows.
     #[inline(always)]
@@ -372,7 +380,8 @@ impl Walk {
 /// The elements as they lie.
 struct DirectRows<S> {
     values: S,
-    ahead: bool,
+    /// Elements of whole turns that memory is asked for ahead; 0 for none.
+    ahead: usize,
 }
 
 impl<V: Vector, S: Values<V>> RowSource<V> for DirectRows<S> {
@@ -384,9 +393,9 @@ impl<V: Vector, S: Values<V>> RowSource<V> for DirectRows<S> {
             unsafe {
                 let mut numbers = [work.filler(slot); DEPTH];
                 if rows == DEPTH {
-                    // Slot by slot, all of the next rows.
-                    if self.ahead {
-                        self.values.prefetch::<DEPTH>(first + DEPTH * (width + slot));
+                    // Slot by slot, all of a turn's rows.
+                    if self.ahead > 0 {
+                        self.values.prefetch::<DEPTH>(first + self.ahead + DEPTH * slot);
                     }
                     for (row, number) in numbers.iter_mut().enumerate() {
                         [*number] = self.values.load(first + row * width + slot);
@@ -436,7 +445,7 @@ impl<V: Vector, T: Convert> RowSource<V> for BufferedRows<T> {
             }
             // SAFETY: as above.
             unsafe {
-                let rows_here = DirectRows { values: buffer.cast_const(), ahead: false };
+                let rows_here = DirectRows { values: buffer.cast_const(), ahead: 0 };
                 rows_here.each_slot(0, COLUMN, columns, rows, &mut Shifted { work, by: column });
             }
         }
