@@ -17,6 +17,8 @@ pub enum Op {
     BatchNormInference,
     /// By the statistics of the batch, which move the running ones.
     BatchNormTraining,
+    /// What that takes for the statistics: the difference between it and normalization by given ones. On a CPU.
+    BatchNormStatistics,
 }
 
 /// What surrounds a norm of rows, beside a residual and an activation.
@@ -97,6 +99,11 @@ impl Case {
         }
     }
 
+    /// Whether the statistics are the batch's.
+    pub fn has_batch_statistics(&self) -> bool {
+        matches!(self.op, Op::BatchNormTraining | Op::BatchNormStatistics)
+    }
+
     pub fn subtracts_mean(&self) -> bool {
         !matches!(self.op, Op::RmsNorm | Op::QkRmsNorm { .. })
     }
@@ -129,6 +136,7 @@ impl Case {
             (Op::InstanceNorm, _) => "instance_norm",
             (Op::BatchNormInference, _) => "batch_norm_inference",
             (Op::BatchNormTraining, _) => "batch_norm_training",
+            (Op::BatchNormStatistics, _) => "batch_norm_statistics",
         }
     }
 
@@ -183,7 +191,7 @@ impl Case {
     /// Bytes of the inputs, each read once.
     pub fn read_bytes(&self) -> usize {
         let tensors = if self.residual { 2 } else { 1 };
-        let has_statistics = matches!(self.op, Op::BatchNormInference | Op::BatchNormTraining);
+        let has_statistics = self.op == Op::BatchNormInference || self.has_batch_statistics();
         let statistics = if has_statistics { 2 * self.channels() * DType::F32.size() } else { 0 };
         let coefficients = self.coefficients().iter().sum::<usize>() * self.weight.size();
         tensors * self.elements() * self.dtype.size() + coefficients + statistics
@@ -192,8 +200,9 @@ impl Case {
     /// Bytes of the outputs, each written once.
     pub fn written_bytes(&self) -> usize {
         let sum = if self.residual { self.elements() * self.dtype.size() } else { 0 };
-        let statistics = if self.op == Op::BatchNormTraining { 2 * self.channels() * DType::F32.size() } else { 0 };
+        let statistics = if self.has_batch_statistics() { 2 * self.channels() * DType::F32.size() } else { 0 };
         let output = match self.around {
+            _ if self.op == Op::BatchNormStatistics => 0,
             Around::Quantized(scaling) => self.elements() + self.scales(scaling) * DType::F32.size(),
             _ => self.elements() * self.dtype.size(),
         };

@@ -52,7 +52,7 @@ fn unit_length(case: &Case) -> usize {
         Op::GroupNorm { groups } => case.channels() / groups * case.spatial(),
         Op::InstanceNorm => case.spatial(),
         Op::BatchNormInference => 4096,
-        Op::BatchNormTraining => case.extents[0] * case.spatial(),
+        Op::BatchNormTraining | Op::BatchNormStatistics => case.extents[0] * case.spatial(),
     }
 }
 
@@ -68,8 +68,10 @@ fn members(case: &Case, unit: usize) -> Vec<usize> {
     match (case.op, case.layout) {
         (Op::GroupNorm { groups }, Layout::Nhwc) => of_last(groups),
         (Op::InstanceNorm, Layout::Nhwc) => of_last(channels),
-        (Op::BatchNormTraining, Layout::Nhwc) => (0..length).map(|i| i * channels + unit).collect(),
-        (Op::BatchNormTraining, _) => {
+        (Op::BatchNormTraining | Op::BatchNormStatistics, Layout::Nhwc) => {
+            (0..length).map(|i| i * channels + unit).collect()
+        }
+        (Op::BatchNormTraining | Op::BatchNormStatistics, _) => {
             (0..length).map(|i| (i / spatial * channels + unit) * spatial + i % spatial).collect()
         }
         _ => (unit * length..((unit + 1) * length).min(case.elements())).collect(),

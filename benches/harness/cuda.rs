@@ -8,7 +8,7 @@ use warpnorm::cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream, De
 use warpnorm::{Cuda, Prepared};
 
 use super::Result;
-use super::case::{Around, Case};
+use super::case::{Around, Case, Op};
 use super::cell::{Cell, Work};
 use super::check::{POISON, max_err};
 use super::layer::prepare;
@@ -295,6 +295,9 @@ struct CudaCell<'g, T: Real> {
 
 impl<'g, T: Real> CudaCell<'g, T> {
     fn new(gpu: &'g Gpu, case: &Case) -> Result<Self> {
+        if case.op == Op::BatchNormStatistics {
+            return Err(format!("{case} is measured on a CPU alone").into());
+        }
         let (sets, flush) = if case.warm { (1, false) } else { gpu.sets(case.read_bytes()) };
         let needed = sets * (2 * case.bytes() + case.read_bytes());
         let (free, _) = gpu.context().mem_get_info()?;

@@ -59,7 +59,7 @@ pub fn prepare<B: Backend>(on: &B, case: &Case) -> Result<Prepared<B>> {
         Op::BatchNormInference => {
             BatchNorm::new(channels)?.layout(layout).activation(activation).prepare(on, &signature)?
         }
-        Op::BatchNormTraining => {
+        Op::BatchNormTraining | Op::BatchNormStatistics => {
             let layer = BatchNorm::new(channels)?.layout(layout).activation(activation).batch_statistics(true);
             layer.prepare(on, &signature.update_running_statistics())?
         }

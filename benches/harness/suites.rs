@@ -140,14 +140,17 @@ pub fn images_on_gpu() -> Vec<Case> {
     with_warm_twins(cases)
 }
 
-/// On a CPU: every layer and type, on a tensor that fits the nearest cache, one that fits the last, and one that fits none.
+/// On a CPU: every layer and type, on a tensor that fits the nearest cache, one that fits the last, and one that fits none,
+/// of some 260 MB.
 pub fn cpu() -> Vec<Case> {
-    let sizes_of_rows = [[1, 768], [4096, 1024], [16_384, 4096]];
-    let sizes_of_images = [[1, 64, 7, 7], [32, 64, 56, 56], [80, 64, 112, 112]];
     let batch_norm =
         |layout| move |extents: &[usize], dtype| Case { layout, ..Case::new(Op::BatchNormInference, extents, dtype) };
     let mut cases = Vec::new();
     for dtype in TYPES {
+        let times = DType::F32.size() / dtype.size();
+        let sizes_of_rows = [[1, 768], [4096, 1024], [16_384 * times, 4096]];
+        let largest_image = [80 * times, 64, 112, 112];
+        let sizes_of_images = [[1, 64, 7, 7], [32, 64, 56, 56], largest_image];
         for extents in sizes_of_rows {
             cases.extend([LN, RMS].map(|op| Case::new(op, &extents, dtype)));
             cases.push(Case { residual: true, ..Case::new(RMS, &extents, dtype) });
@@ -164,6 +167,10 @@ pub fn cpu() -> Vec<Case> {
             cases.push(Case::new(Op::BatchNormTraining, &extents, dtype));
             cases.push(batch_norm(Layout::Nchw)(&extents, dtype));
             cases.push(Case { activation: Activation::Relu, ..batch_norm(Layout::Nhwc)(&extents, dtype) });
+        }
+        // Where the difference is large, and caches hold next to nothing of what is read twice.
+        for layout in [Layout::Nchw, Layout::Nhwc] {
+            cases.push(Case { layout, ..Case::new(Op::BatchNormStatistics, &largest_image, dtype) });
         }
     }
     cases

@@ -118,7 +118,7 @@ pub fn call<P: Place, T: Real>(
     let own = own.as_ref().map(|buffers| views(place, case, buffers));
     let f32 = f32.as_ref().map(|buffers| views(place, case, buffers));
     // Either read or moved.
-    let (mut moved, read) = if case.op == Op::BatchNormTraining {
+    let (mut moved, read) = if case.has_batch_statistics() {
         (Some(statistics.each_mut().map(|buffer| place.view_mut(buffer, 0..channels))), None)
     } else {
         (None, Some(statistics.each_ref().map(|buffer| place.view(buffer, 0..channels))))

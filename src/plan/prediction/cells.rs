@@ -123,6 +123,6 @@ pub fn goal(suite: &str, case: &Case) -> Option<f64> {
         Op::GroupNorm { .. } if case.activation == Activation::Silu => Some(0.85),
         Op::GroupNorm { .. } | Op::InstanceNorm => None,
         Op::BatchNormInference => Some(0.97),
-        Op::BatchNormTraining => Some(0.92),
+        Op::BatchNormTraining | Op::BatchNormStatistics => Some(0.92),
     }
 }
