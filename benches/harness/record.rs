@@ -142,11 +142,12 @@ impl Line {
         let name = [&self.op, &self.case, &self.dtype, &self.layout, &self.variant];
         let name: Vec<&str> = name.into_iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
         format!(
-            "{:<58} {:>10} us {:>6} GB/s  copy {:>5}  err {:>6}  {} {}",
+            "{:<58} {:>10} us {:>6} GB/s  copy {:>5}  read {:>5}  err {:>6}  {} {}",
             name.join("/"),
             self.median_us,
             gigabytes,
             self.copy_fraction,
+            self.read_fraction,
             self.max_err,
             self.status,
             self.kernel

@@ -11,8 +11,9 @@ use crate::tensors::Tensor;
 /// The CPU: every layer, in the caller's memory, finished when the call returns.
 ///
 /// Work is spread over rayon's threads (the caller's pool, if it installs one). Bits do not depend on their number. What is
-/// small stays on the calling thread; for the rest, a caller from outside the pool has threads woken, which takes 10 to 20 us,
-/// and more where the system is slow to spread them over the cores. One that is within (`ThreadPool::install`) has none of it.
+/// small stays on the calling thread, as does everything where rayon has one thread; for the rest, a caller from outside the
+/// pool has threads woken, which takes 10 to 20 us, and more where the system is slow to spread them over the cores. One that is
+/// within (`ThreadPool::install`) has none of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cpu;
 

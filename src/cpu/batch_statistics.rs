@@ -26,7 +26,7 @@ use super::pointwise::{self, Map, bytes_of_element};
 use super::simd::Vector;
 use super::slabs::Slab;
 use super::stretch::Inputs;
-use super::threads::{for_each_chunk, merged};
+use super::threads::{for_each_chunk, in_pool, merged};
 use super::vectors::{self, Task};
 use crate::problem::{self, Buffers};
 use crate::shape::Layout;
@@ -45,9 +45,17 @@ const CHANNELS: usize = 16;
 pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers: &Buffers) {
     let problem::BatchStatistics { samples, spatial, channels, .. } = *problem;
     let length = samples * spatial * channels;
-    if length == 0 {
-        return;
+    if length > 0 {
+        // SAFETY: by the caller.
+        in_pool(length, || unsafe { run_some::<T>(problem, buffers) });
     }
+}
+
+/// # Safety
+/// As [`run`]; there are values.
+unsafe fn run_some<T: Convert>(problem: &problem::BatchStatistics, buffers: &Buffers) {
+    let problem::BatchStatistics { samples, spatial, channels, .. } = *problem;
+    let length = samples * spatial * channels;
     let input = Input::<T>::new(buffers);
     let streams = caches::are_exceeded_by(length * bytes_of_element::<T>(buffers, problem.output));
     // Without spatial axes both layouts are the same memory.

@@ -22,9 +22,29 @@ pub(super) fn count() -> usize {
 /// Calls `work` on pieces of `items` that together are all of it, in parallel if that is worth it.
 pub(super) fn for_each_piece(items: Range<usize>, elements_per_item: usize, work: &(impl Fn(Range<usize>) + Sync)) {
     let elements = items.len().saturating_mul(elements_per_item);
-    // What is small does not even ask for the threads.
-    let grain = if elements > GRAIN { GRAIN.max(elements / (PIECES_OF_THREAD * count())) } else { GRAIN };
-    halve(items, elements_per_item, grain, work);
+    if are_shared(elements) {
+        let grain = GRAIN.max(elements / (PIECES_OF_THREAD * count()));
+        // One that is shared out by `work` itself is in the pool from here on.
+        in_pool(elements, || halve(items, elements_per_item, grain, work));
+    } else if !items.is_empty() {
+        work(items);
+    }
+}
+
+/// Does `work`, which has several steps that are shared out, in the pool if they are: entering it takes long, and so is done
+/// once.
+pub(super) fn in_pool(elements: usize, work: impl FnOnce() + Send) {
+    if are_shared(elements) && rayon::current_thread_index().is_none() {
+        rayon::join(work, || ());
+    } else {
+        work();
+    }
+}
+
+/// Whether so many elements are shared out. What is small does not even ask for the threads; and if there is but one, it would
+/// have to be woken for what the calling thread can do itself.
+fn are_shared(elements: usize) -> bool {
+    elements > GRAIN && count() > 1
 }
 
 fn halve(items: Range<usize>, elements_per_item: usize, grain: usize, work: &(impl Fn(Range<usize>) + Sync)) {
@@ -46,7 +66,7 @@ pub(super) fn both<A: Send, B: Send>(
     left: impl FnOnce() -> A + Send,
     right: impl FnOnce() -> B + Send,
 ) -> (A, B) {
-    if elements > GRAIN { rayon::join(left, right) } else { (left(), right()) }
+    if are_shared(elements) { rayon::join(left, right) } else { (left(), right()) }
 }
 
 /// What `part` makes of parts of `items`, merged in a binary tree that is cut by their number alone: whole parts on the
