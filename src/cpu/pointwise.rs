@@ -9,7 +9,7 @@
 //!
 //! NCHW is walked flat, block by block, each with the constants of the channels that it meets. NHWC is walked as a
 //! matrix of whole pixels a row, columns of at most a block at a time: the constants of a column stand in a buffer for
-//! all the rows of a thread's piece.
+//! all the rows of a thread's piece. Where it can be, those of a turn stay in registers for some rows.
 
 use std::ops::Range;
 
@@ -29,6 +29,9 @@ use crate::problem::{self, Buffers, ChannelTable};
 
 /// Planes whose constants are found together.
 const PLANES: usize = 16;
+
+/// Elements from which on NHWC is done by constants in registers: before that, they are loaded about as often without.
+const LEAST_OF_TURNS: usize = 8 * BLOCK;
 
 /// What an input is asked for ahead, where it comes from memory.
 const AHEAD_BYTES: usize = 2048;
@@ -154,8 +157,14 @@ impl<T: Convert> Map<T> {
         let Some(stretch) = self.stretch() else {
             return vectors::run(BufferedPixels { map: self, rows, constants });
         };
+        let (first, end) = (rows.start * width, (rows.end * width).min(self.length));
+        let width_of_turns = self.width_of_turns().filter(|_| stretch::Columns::takes(&stretch));
+        if let (Some(width), true) = (width_of_turns, end - first >= LEAST_OF_TURNS) {
+            // SAFETY: within the tensor; the caller alone has these rows.
+            unsafe { self.write_turns(stretch, first..end, width, constants) };
+            return;
+        }
         if width + TURN_LANES <= BLOCK {
-            let (first, end) = (rows.start * width, (rows.end * width).min(self.length));
             // SAFETY: within the tensor; the caller alone has these rows.
             unsafe {
                 let count = end - first;
@@ -177,6 +186,52 @@ impl<T: Convert> Map<T> {
                 // SAFETY: within the tensor; the caller alone has this row.
                 unsafe { stretch::Pixels { stretch, first, count, head: 0, width: columns, constants }.write() };
             }
+        }
+    }
+
+    /// NHWC: the elements of whole pixels that are whole turns too, if they are few or one pixel.
+    fn width_of_turns(&self) -> Option<usize> {
+        let pixels = TURN_LANES >> self.channels.trailing_zeros().min(TURN_LANES.ilog2());
+        let width = pixels * self.channels;
+        (pixels == 1 || width <= BLOCK).then_some(width)
+    }
+
+    /// NHWC: writes some pixels, as rows of so many elements.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write), for these elements.
+    unsafe fn write_turns(&self, stretch: Stretch<T>, elements: Range<usize>, width: usize, constants: &mut Constants) {
+        // Rows begin where lines of the output do.
+        let head = T::to_line(stretch.y.wrapping_at(elements.start));
+        let (aligned, rows) = (elements.start + head, (elements.len() - head) / width);
+        // SAFETY: by the caller.
+        unsafe {
+            self.write_part_of_row(stretch, elements.start..aligned, 0, constants);
+            for column in (0..width).step_by(BLOCK) {
+                let columns = (width - column).min(BLOCK);
+                constants.load(&self.source, (head + column) % self.channels, columns);
+                stretch::Columns { stretch, first: aligned + column, rows, stride: width, columns, constants }.write();
+            }
+            self.write_part_of_row(stretch, aligned + rows * width..elements.end, head, constants);
+        }
+    }
+
+    /// NHWC: writes some elements, of which the first has the constants of the channel, or of one that is as many pixels on.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write), for these elements.
+    unsafe fn write_part_of_row(
+        &self,
+        stretch: Stretch<T>,
+        elements: Range<usize>,
+        channel: usize,
+        constants: &mut Constants,
+    ) {
+        for first in elements.clone().step_by(BLOCK) {
+            let count = (elements.end - first).min(BLOCK);
+            constants.load(&self.source, (channel + first - elements.start) % self.channels, count);
+            // SAFETY: by the caller.
+            unsafe { stretch::Pixels { stretch, first, count, head: 0, width: count, constants }.write() };
         }
     }
 

@@ -25,6 +25,9 @@ const LEAST_ALIGNED: usize = 4 * TURN_LANES;
 /// long with it as without).
 const LEAST_STREAMED: usize = 8 * TURN_LANES;
 
+/// Of rows whose columns are done in turn.
+const TILE_BYTES: usize = 16 * 1024;
+
 /// Tensors of one type, elementwise beside each other.
 #[derive(Clone, Copy)]
 pub(super) struct Stretch<T> {
@@ -152,6 +155,32 @@ impl<T: Convert> Stretch<T> {
                 }
                 whole_lines_end = end - (end - next) % T::OF_LINE;
                 stop = end;
+            }
+        }
+    }
+
+    /// Maps a turn of each of some rows, the first from an element on. There a line of the output begins, and in each row.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write).
+    #[inline(always)]
+    unsafe fn write_turns<V: Vector, const REST: bool, const RELU: bool>(
+        self,
+        first: usize,
+        stride: usize,
+        rows: usize,
+        map: &InRegisters<V>,
+    ) {
+        // SAFETY: by the caller.
+        unsafe {
+            let mut next = first;
+            for _ in 0..rows {
+                if self.ahead > 0 {
+                    self.prefetch(next + self.ahead);
+                }
+                let values: [V; TURN] = self.inputs().load(next);
+                store_each(map.of_turn::<REST, RELU>(values), self.y.at(next), self.streams);
+                next += stride;
             }
         }
     }
@@ -347,6 +376,112 @@ impl<T: Convert> Task for Pixels<'_, T> {
                 }
             }
         }
+    }
+}
+
+/// Some columns of rows, whole turns of them, by constants that stay in registers from row to row. Each turn begins with a line
+/// of the output. There is no sum, and an activation that [`Columns::takes`].
+pub(super) struct Columns<'a, T> {
+    pub stretch: Stretch<T>,
+    /// The element of the first row that has the first of the constants.
+    pub first: usize,
+    pub rows: usize,
+    /// Elements between the starts of rows.
+    pub stride: usize,
+    pub columns: usize,
+    pub constants: &'a Constants,
+}
+
+impl<T: Convert> Columns<'_, T> {
+    /// Whether it writes such tensors: others have calls in their loops, or lack registers for it.
+    #[inline(always)]
+    pub(super) fn takes(stretch: &Stretch<T>) -> bool {
+        stretch.sum.is_absent() && matches!(stretch.activation, Activation::None | Activation::Relu)
+    }
+
+    /// Runs it.
+    ///
+    /// # Safety
+    /// As [`Stretch::write`], for all of these elements.
+    pub(super) unsafe fn write(self) {
+        vectors::run(self);
+    }
+}
+
+impl<T: Convert> Task for Columns<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let relu = self.stretch.activation == Activation::Relu;
+        match (self.constants.has_rest, relu) {
+            (false, false) => self.write_with::<V, false, false>(),
+            (false, true) => self.write_with::<V, false, true>(),
+            (true, false) => self.write_with::<V, true, false>(),
+            (true, true) => self.write_with::<V, true, true>(),
+        }
+    }
+}
+
+impl<T: Convert> Columns<'_, T> {
+    #[inline(always)]
+    fn write_with<V: Vector, const REST: bool, const RELU: bool>(self) {
+        let Self { stretch, first, rows, stride, columns, constants } = self;
+        // The nearest cache has the rows until all of their columns are done.
+        let tile = (TILE_BYTES / (stride * size_of::<T>())).max(1);
+        for row in (0..rows).step_by(tile) {
+            for column in (0..columns).step_by(TURN_LANES) {
+                // SAFETY: promised where it was run.
+                unsafe {
+                    let map = &InRegisters::<V>::load(constants, column);
+                    stretch.write_turns::<V, REST, RELU>(
+                        first + row * stride + column,
+                        stride,
+                        tile.min(rows - row),
+                        map,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A turn of elements, each by constants of its own.
+struct InRegisters<V> {
+    mean: [V; TURN],
+    rest: [V; TURN],
+    scale: [V; TURN],
+    bias: [V; TURN],
+}
+
+impl<V: Vector> InRegisters<V> {
+    /// # Safety
+    /// There are constants for a turn from `first` on.
+    #[inline(always)]
+    unsafe fn load(constants: &Constants, first: usize) -> Self {
+        let [mean, rest, scale, bias] = constants.from(first);
+        // SAFETY: by the caller.
+        unsafe {
+            Self {
+                mean: Values::<V>::load(mean, 0),
+                rest: Values::<V>::load(rest, 0),
+                scale: Values::<V>::load(scale, 0),
+                bias: Values::<V>::load(bias, 0),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn of_turn<const REST: bool, const RELU: bool>(&self, mut values: [V; TURN]) -> [V; TURN] {
+        let constants = self.mean.iter().zip(&self.rest).zip(self.scale.iter().zip(&self.bias));
+        for (value, ((mean, rest), (scale, bias))) in values.iter_mut().zip(constants) {
+            let mut centered = value.sub(*mean);
+            if REST {
+                centered = centered.sub(*rest);
+            }
+            *value = centered.mul(*scale).add(*bias);
+        }
+        activation::of_vectors(values, if RELU { Activation::Relu } else { Activation::None })
     }
 }
 

@@ -36,7 +36,7 @@ fn check<T: Convert>(images: &Images<T>, groups: usize, what: &str) {
     images.check(&forward(images, &problem), Sets::groups(images.shape, groups), problem.eps, what);
 }
 
-const CHANNELS: [usize; 11] = [1, 3, 5, 8, 10, 20, 64, 128, 257, 1500, 2050];
+const CHANNELS: [usize; 12] = [1, 3, 5, 8, 10, 20, 64, 128, 257, 1088, 1500, 2050];
 
 fn groups_of(channels: usize) -> impl Iterator<Item = usize> {
     [1, 2, 5, channels].into_iter().filter(move |groups| channels.is_multiple_of(*groups))

@@ -77,7 +77,7 @@ impl<T: Convert> Tensors<T> {
     }
 }
 
-const SHAPES: [(usize, usize, usize); 20] = [
+const SHAPES: [(usize, usize, usize); 23] = [
     (1, 1, 1),
     (7, 3, 1),
     (2000, 3, 1),
@@ -88,6 +88,9 @@ const SHAPES: [(usize, usize, usize); 20] = [
     (20, 1025, 1),
     (17, 2500, 1),
     (40_000, 1, 1),
+    (200, 64, 1),
+    (300, 48, 1),
+    (20, 1088, 1),
     (3, 1, 5),
     (100, 7, 2),
     (5, 600, 2),
@@ -166,6 +169,39 @@ fn bits_depend_on_neither_threads_nor_addresses() {
         check::<f32>(samples, channels, spatial);
         check::<f16>(samples, channels, spatial);
         check::<bf16>(samples, channels, spatial);
+    }
+}
+
+/// What holds the constants of a turn begins where a line of the output does, wherever that is.
+#[test]
+fn many_pixels_have_the_bits_of_single_ones() {
+    fn check<T: Convert>(channels: usize, activation: Activation, has_residual: bool) {
+        let samples = 20_000_usize.div_ceil(channels);
+        let problem = Pointwise { activation, ..pointwise::<T>(samples, channels, 1, STATISTICS) };
+        let tensors = Tensors::<T>::of(&problem, &mut Numbers(27));
+        let residual: Vec<T> = Numbers(28).take(problem.length, 0.0, 1.0);
+        let forward = |samples: std::ops::Range<usize>, y: &mut [T]| {
+            let (first, end) = (samples.start * channels, samples.end * channels);
+            let residual = if has_residual { input(&residual[first..end]) } else { 0 };
+            let buffers = Buffers { x: input(&tensors.x[first..end]), residual, y: output(y), ..tensors.buffers() };
+            run(Problem::Pointwise(Pointwise { length: end - first, ..problem }), buffers);
+        };
+        let mut expected = vec![T::default(); problem.length];
+        for (sample, y) in expected.chunks_mut(channels).enumerate() {
+            forward(sample..sample + 1, y);
+        }
+        for offset in 0..64 / size_of::<T>() {
+            let mut y = vec![T::default(); offset + problem.length];
+            in_pool(1, || forward(0..samples, &mut y[offset..]));
+            assert!(bits(&y[offset..]) == bits(&expected), "{channels} channels, {activation:?}, from {offset} on");
+        }
+    }
+    for channels in [1, 3, 20, 64, 96, 320, 1088, 2048] {
+        for activation in [Activation::None, Activation::Relu] {
+            check::<f32>(channels, activation, false);
+            check::<f16>(channels, activation, true);
+        }
+        check::<bf16>(channels, Activation::Silu, false);
     }
 }
 
