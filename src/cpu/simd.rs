@@ -718,6 +718,34 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(in crate::cpu) struct Avx512(__m512);
 
+    /// For each sixteen bits, which ones they are to be: of the upper halves of numbers, the lowest sixteen; and the other way.
+    const INTO_UPPER: [u16; 2 * LANES] = {
+        let mut from = [0; 2 * LANES];
+        let mut number = 0;
+        while number < LANES {
+            from[2 * number + 1] = number as u16;
+            number += 1;
+        }
+        from
+    };
+    const FROM_UPPER: [u16; 2 * LANES] = {
+        let mut from = [0; 2 * LANES];
+        let mut number = 0;
+        while number < LANES {
+            from[number] = 2 * number as u16 + 1;
+            number += 1;
+        }
+        from
+    };
+
+    /// # Safety
+    /// There is AVX-512.
+    #[inline(always)]
+    unsafe fn words(words: &[u16; 2 * LANES]) -> __m512i {
+        // SAFETY: by the caller; as many words as that.
+        unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+    }
+
     #[inline(always)]
     fn mask(count: usize) -> __mmask16 {
         // At most sixteen.
@@ -842,7 +870,10 @@ mod x86 {
         #[inline(always)]
         fn from_bf16(halves: __m256i) -> Self {
             // SAFETY: as above.
-            Self(unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves))) })
+            unsafe {
+                let halves = _mm512_castsi256_si512(halves);
+                Self(_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAA_AAAA, words(&INTO_UPPER), halves)))
+            }
         }
         // The machine's own conversion flushes what is subnormal.
         #[inline(always)]
@@ -850,11 +881,12 @@ mod x86 {
             // SAFETY: as above.
             unsafe {
                 let bits = _mm512_castps_si512(self.0);
-                let even = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-                let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
-                let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
-                let right = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x0040_0000));
-                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(right))
+                let is_odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x1_0000));
+                let half = _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fff), is_odd, _mm512_set1_epi32(0x8000));
+                let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(self.0, self.0);
+                let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+                let rounded = _mm512_mask_add_epi32(quiet, is_number, bits, half);
+                _mm512_castsi512_si256(_mm512_permutexvar_epi16(words(&FROM_UPPER), rounded))
             }
         }
 
