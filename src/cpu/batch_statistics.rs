@@ -47,13 +47,13 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::BatchStatistics, buffers
     let length = samples * spatial * channels;
     if length > 0 {
         // SAFETY: by the caller.
-        in_pool(length, || unsafe { run_some::<T>(problem, buffers) });
+        in_pool(length, || unsafe { normalize::<T>(problem, buffers) });
     }
 }
 
 /// # Safety
 /// As [`run`]; there are values.
-unsafe fn run_some<T: Convert>(problem: &problem::BatchStatistics, buffers: &Buffers) {
+unsafe fn normalize<T: Convert>(problem: &problem::BatchStatistics, buffers: &Buffers) {
     let problem::BatchStatistics { samples, spatial, channels, .. } = *problem;
     let length = samples * spatial * channels;
     let input = Input::<T>::new(buffers);

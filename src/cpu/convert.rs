@@ -254,10 +254,12 @@ impl Convert for bf16 {
 
 #[cfg(test)]
 mod tests {
-    use half::f16;
+    use half::{bf16, f16};
 
     use super::Convert;
+    use crate::cpu::simd::{LANES, Vector};
     use crate::cpu::vectors::tests::on_every_level;
+    use crate::cpu::vectors::{self, Task};
 
     #[test]
     fn f16_is_converted_as_by_half_on_every_level() {
@@ -280,6 +282,51 @@ mod tests {
             for (value, narrowed) in wide.iter().zip(narrowed) {
                 let same = f16::from_f32(*value).to_bits() == narrowed.to_bits();
                 assert!(same || value.is_nan() && narrowed.is_nan(), "{level:?}: {value:?} becomes {narrowed:?}");
+            }
+        });
+    }
+
+    /// In registers, as the layers do it. Whole vectors.
+    struct ByVectors<'a, T> {
+        narrow: &'a [T],
+        widened: &'a mut [f32],
+        wide: &'a [f32],
+        narrowed: &'a mut [T],
+    }
+
+    impl<T: Convert> Task for ByVectors<'_, T> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<V: Vector>(self) {
+            for (from, into) in self.narrow.chunks_exact(LANES).zip(self.widened.chunks_exact_mut(LANES)) {
+                // SAFETY: a vector each.
+                unsafe { T::load::<V>(from.as_ptr()).store(into.as_mut_ptr()) };
+            }
+            for (from, into) in self.wide.chunks_exact(LANES).zip(self.narrowed.chunks_exact_mut(LANES)) {
+                // SAFETY: a vector each.
+                unsafe { T::store(V::load(from.as_ptr()), into.as_mut_ptr()) };
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_is_converted_as_by_half_in_registers_on_every_level() {
+        let all: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
+        // Itself, halfway to the next, and at the ends: with NaNs of every kind.
+        let wide: Vec<f32> = (0..=u16::MAX)
+            .flat_map(|upper| [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|lower| u32::from(upper) << 16 | lower))
+            .map(f32::from_bits)
+            .collect();
+        on_every_level(|level| {
+            let (mut widened, mut narrowed) = (vec![0.0; all.len()], vec![bf16::ZERO; wide.len()]);
+            vectors::run(ByVectors { narrow: &all, widened: &mut widened, wide: &wide, narrowed: &mut narrowed });
+            for (value, widened) in all.iter().zip(widened) {
+                assert_eq!(widened.to_bits(), u32::from(value.to_bits()) << 16, "{level:?}");
+            }
+            for (value, narrowed) in wide.iter().zip(narrowed) {
+                let bits = value.to_bits();
+                assert_eq!(narrowed.to_bits(), bf16::from_f32(*value).to_bits(), "{level:?}: {bits:#x}");
             }
         });
     }
