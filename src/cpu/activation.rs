@@ -6,7 +6,7 @@
 //! polynomial suffices, without tables or special cases.
 
 use super::moments::Values;
-use super::simd::{LANES, Vector, each};
+use super::simd::{LANES, Vector, each, mul_add_in_f64};
 use super::vectors::{self, Task};
 use crate::norm::Activation;
 
@@ -68,8 +68,8 @@ impl Task for Lanes<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         match self.activation {
-            Activation::Gelu => map_in_f64(self.lanes, gelu),
-            Activation::GeluTanh => map_in_f64(self.lanes, gelu_tanh),
+            Activation::Gelu => map_in_f64(self.lanes, gelu::<V>),
+            Activation::GeluTanh => map_in_f64(self.lanes, gelu_tanh::<V>),
             _ => {
                 for lanes in self.lanes.as_chunks_mut::<LANES>().0 {
                     // SAFETY: the array has that many.
@@ -97,8 +97,8 @@ fn silu<V: Vector>(x: V) -> V {
 /// `e⁻ˣ` within an ulp and a half, with infinity, zero and NaN where they belong; results below 2⁻¹²⁶ are zero, and those
 /// above 2¹²⁷·⁵ infinity.
 ///
-/// `-x = n ln 2 + r` with `|r| <= ln 2 / 2`, where `ln 2` is a number of few digits, so that its product is exact, and a rest;
-/// and the Taylor polynomial of `eʳ`.
+/// `-x = n ln 2 - r` with `|r| <= ln 2 / 2`, where `ln 2` is a number of few digits, so that its product is exact, and a rest;
+/// and the Taylor polynomial of `1 - e⁻ʳ`.
 #[inline(always)]
 fn exp_of_negative<V: Vector>(x: V) -> V {
     use std::f32::consts::LOG2_E;
@@ -106,37 +106,37 @@ fn exp_of_negative<V: Vector>(x: V) -> V {
     const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2^23
     const LN_2_HIGH: f32 = 0.693_359_4; // 355 / 512
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    const TAYLOR: [f32; 6] = [1.0 / 5_040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 1.0 / 2.0];
-    let x = V::splat(0.0).sub(x).at_least(V::splat(-88.0)).at_most(V::splat(88.9));
-    let shifted = x.mul(V::splat(LOG2_E)).add(V::splat(ROUNDER));
+    const TAYLOR: [f32; 6] = [1.0 / 5_040.0, -1.0 / 720.0, 1.0 / 120.0, -1.0 / 24.0, 1.0 / 6.0, -1.0 / 2.0];
+    let x = x.at_least(V::splat(-88.9)).at_most(V::splat(88.0));
+    let shifted = x.mul_add(V::splat(-LOG2_E), V::splat(ROUNDER));
     let n = shifted.sub(V::splat(ROUNDER));
-    let r = x.sub(n.mul(V::splat(LN_2_HIGH))).sub(n.mul(V::splat(LN_2_LOW)));
+    let r = n.mul_add(V::splat(LN_2_LOW), n.mul_add(V::splat(LN_2_HIGH), x));
     let square = r.mul(r);
-    let odd = V::splat(TAYLOR[0]).mul(square).add(V::splat(TAYLOR[2])).mul(square).add(V::splat(TAYLOR[4]));
-    let even = V::splat(TAYLOR[1]).mul(square).add(V::splat(TAYLOR[3])).mul(square).add(V::splat(TAYLOR[5]));
-    let polynomial = odd.mul(r).add(even);
-    polynomial.mul(square).add(r).add(V::splat(1.0)).mul(shifted.two_to_the())
+    let odd = V::splat(TAYLOR[0]).mul_add(square, V::splat(TAYLOR[2])).mul_add(square, V::splat(TAYLOR[4]));
+    let even = V::splat(TAYLOR[1]).mul_add(square, V::splat(TAYLOR[3])).mul_add(square, V::splat(TAYLOR[5]));
+    let polynomial = odd.mul_add(r, even);
+    V::splat(1.0).sub(polynomial.mul_add(square, r)).mul(shifted.two_to_the())
 }
 
 /// `x · Φ(x)` with `Φ(x) = erfc(-x/√2) / 2`, for `1 + erf` would cancel.
 #[inline(always)]
-fn gelu(x: f64) -> f64 {
-    let tail = erfc_of_magnitude(x * std::f64::consts::FRAC_1_SQRT_2);
+fn gelu<V: Vector>(x: f64) -> f64 {
+    let tail = erfc_of_magnitude::<V>(x * std::f64::consts::FRAC_1_SQRT_2);
     0.5 * x * if x > 0.0 { 2.0 - tail } else { tail }
 }
 
 /// `1 + tanh(u) = 2 / (1 + exp(-2u))`, for the left side would cancel.
 #[inline(always)]
-fn gelu_tanh(x: f64) -> f64 {
+fn gelu_tanh<V: Vector>(x: f64) -> f64 {
     const TWICE_SQRT_2_OVER_PI: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::SQRT_2;
-    x / (1.0 + exp(-TWICE_SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
+    x / (1.0 + exp::<V>(-TWICE_SQRT_2_OVER_PI * mul_add_in_f64::<V>(0.044_715 * x * x, x, x)))
 }
 
 /// `eˣ` to a relative error of 1e-11, with infinity, zero and NaN where they belong; results below 1e-307 are zero.
 ///
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, and the Taylor polynomial of `eʳ`.
 #[inline(always)]
-fn exp(x: f64) -> f64 {
+fn exp<V: Vector>(x: f64) -> f64 {
     use std::f64::consts::{LN_2, LOG2_E};
     // Added to a number, it rounds it to an integer, which then stands in the lowest bits.
     const ROUNDER: f64 = 6_755_399_441_055_744.0; // 1.5 · 2^52
@@ -144,11 +144,11 @@ fn exp(x: f64) -> f64 {
         [1.0 / 362_880.0, 1.0 / 40_320.0, 1.0 / 5_040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 1.0 / 2.0];
     // At the ends the scale's exponent field is all ones, which is infinity, and all zeros. NaN passes.
     let x = x.clamp(-1023.0 * LN_2, 1024.0 * LN_2);
-    let shifted = x * LOG2_E + ROUNDER;
-    let r = x - (shifted - ROUNDER) * LN_2;
-    let polynomial = polynomial(&TAYLOR, r);
+    let shifted = mul_add_in_f64::<V>(x, LOG2_E, ROUNDER);
+    let r = mul_add_in_f64::<V>(shifted - ROUNDER, -LN_2, x);
+    let polynomial = polynomial::<V, _>(&TAYLOR, r);
     let scale = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
-    ((polynomial * r + 1.0) * r + 1.0) * scale
+    mul_add_in_f64::<V>(mul_add_in_f64::<V>(polynomial, r, 1.0), r, 1.0) * scale
 }
 
 /// `erfc(|z|)` to a relative error of 1e-9.
@@ -156,7 +156,7 @@ fn exp(x: f64) -> f64 {
 /// `erfc(z) = t exp(-z² + P(2t - 1))` with `t = 2 / (2 + z)`, after W. J. Cody's and Numerical Recipes' erfc; here P is
 /// the polynomial of degree 14 through the Chebyshev points of `t` in (0, 1], its error below 4e-10.
 #[inline(always)]
-fn erfc_of_magnitude(z: f64) -> f64 {
+fn erfc_of_magnitude<V: Vector>(z: f64) -> f64 {
     const P: [f64; 15] = [
         -8.911_520_297_068_038e-6,
         2.071_326_497_779_069e-5,
@@ -177,19 +177,19 @@ fn erfc_of_magnitude(z: f64) -> f64 {
     let z = z.abs();
     let t = 2.0 / (2.0 + z);
     let s = 2.0 * t - 1.0;
-    t * exp(polynomial(&P, s) - z * z)
+    t * exp::<V>(mul_add_in_f64::<V>(-z, z, polynomial::<V, _>(&P, s)))
 }
 
 /// The polynomial of these coefficients, the highest power first: its odd and its even powers apart, as two chains of
 /// operations that do not wait for each other.
 #[inline(always)]
-fn polynomial<const N: usize>(coefficients: &[f64; N], x: f64) -> f64 {
+fn polynomial<V: Vector, const N: usize>(coefficients: &[f64; N], x: f64) -> f64 {
     let square = x * x;
     let (lone, pairs) = coefficients.as_rchunks::<2>();
     let (mut odd, mut even) = (0.0, lone.first().copied().unwrap_or_default());
     for [of_odd, of_even] in pairs {
-        odd = odd * square + of_odd;
-        even = even * square + of_even;
+        odd = mul_add_in_f64::<V>(odd, square, *of_odd);
+        even = mul_add_in_f64::<V>(even, square, *of_even);
     }
-    odd * x + even
+    mul_add_in_f64::<V>(odd, x, even)
 }

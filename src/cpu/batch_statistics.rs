@@ -3,7 +3,7 @@
 //! ```text
 //! moments of every channel                NCHW: below; NHWC: slabs.rs, one slab of all samples
 //! running_mean = (1 - share) * running_mean + share * mean, running_var likewise; a table of constants
-//! y = activation(((s - mean) - rest) * (rstd * weight) + bias)                     pointwise.rs
+//! y = activation((s - mean) * (rstd * weight) + bias)                              pointwise.rs
 //! ```
 //!
 //! In NCHW a channel is a row that is torn into planes. Its blocks are one or more of them, or parts of large ones. A thread

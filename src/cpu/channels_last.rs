@@ -4,7 +4,7 @@
 //! for each sample:
 //!     moments of every channel                            slabs.rs
 //!     merge those of a group; a table of constants        constants.rs
-//!     y = activation(((s - high) - low) * (rstd * weight) + bias)     pointwise.rs
+//!     y = activation((s - mean) * (rstd * weight) + bias)     pointwise.rs
 //! ```
 //!
 //! Samples are spread over threads, and so are the parts of a large one, in both steps. A thread that has whole samples

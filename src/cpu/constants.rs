@@ -1,6 +1,6 @@
-//! The constants of a pointwise map, `y = ((s - mean) - rest) * scale + bias`: where they come from, and a block of them.
+//! The constants of a pointwise map, `y = (s - mean) * scale + bias`: where they come from, and a block of them.
 //!
-//! `rest` is what f32 leaves of a mean. Moments found here have one; running statistics and their table do not.
+//! What f32 leaves of a mean that was found here, is in the bias.
 
 use super::BLOCK;
 use super::input::{Block, Coefficients, Tensor, part, within};
@@ -18,10 +18,8 @@ pub(super) struct Source {
 }
 
 enum Kind {
-    /// Mean, scale and bias, and `rest`, if there is one, behind each other.
-    Table {
-        has_rest: bool,
-    },
+    /// Mean, scale and bias behind each other.
+    Table,
     Statistics {
         variance: Tensor<f32>,
         weight: Coefficients,
@@ -33,11 +31,9 @@ enum Kind {
 impl Source {
     pub(super) fn new(problem: &problem::Pointwise, buffers: &Buffers) -> Self {
         match problem.constants {
-            problem::Constants::Table => Self {
-                channels: problem.channels,
-                mean: Tensor::new(buffers.table),
-                kind: Kind::Table { has_rest: false },
-            },
+            problem::Constants::Table => {
+                Self { channels: problem.channels, mean: Tensor::new(buffers.table), kind: Kind::Table }
+            }
             problem::Constants::Statistics { weight, bias, eps } => {
                 Self::of_statistics(problem.channels, weight, bias, eps, buffers)
             }
@@ -59,7 +55,7 @@ impl Source {
     }
 }
 
-/// The constants of channels whose moments were found here: `f32 [4, channels]`.
+/// The constants of channels whose moments were found here: `f32 [3, channels]`.
 pub(super) struct Table {
     channels: usize,
     values: Numbers<f32>,
@@ -67,13 +63,13 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(channels: usize) -> Self {
-        Self { channels, values: Numbers::zeros(4 * channels) }
+        Self { channels, values: Numbers::zeros(3 * channels) }
     }
 
     /// Valid until the table is filled again.
     pub(super) fn source(&self) -> Source {
         let mean = Tensor::new(self.values.as_ptr().expose_provenance() as u64);
-        Source { channels: self.channels, mean, kind: Kind::Table { has_rest: true } }
+        Source { channels: self.channels, mean, kind: Kind::Table }
     }
 
     /// Each of the normalizations is that of `channels_per_group` channels.
@@ -90,8 +86,7 @@ impl Table {
         normalizations: impl Iterator<Item = Normalization>,
     ) {
         let (mean, others) = self.values.split_at_mut(self.channels);
-        let (scale, others) = others.split_at_mut(self.channels);
-        let (biases, rest) = others.split_at_mut(self.channels);
+        let (scale, biases) = others.split_at_mut(self.channels);
         // SAFETY: by the caller.
         unsafe {
             weight.load(0, 1.0, scale);
@@ -104,13 +99,12 @@ impl Table {
             };
             modulation.apply(scale, bias, load);
         }
-        let groups = mean.chunks_exact_mut(channels_per_group).zip(rest.chunks_exact_mut(channels_per_group));
-        let groups = groups.zip(scale.chunks_exact_mut(channels_per_group));
-        for (((mean, rest), scale), by) in groups.zip(normalizations) {
-            mean.fill(by.high);
-            rest.fill(by.low);
-            for scale in scale {
-                *scale *= by.rstd;
+        let groups = mean.chunks_exact_mut(channels_per_group).zip(scale.chunks_exact_mut(channels_per_group));
+        let groups = groups.zip(biases.chunks_exact_mut(channels_per_group));
+        for (((mean, scale), biases), by) in groups.zip(normalizations) {
+            mean.fill(by.mean);
+            for (scale, bias) in scale.iter_mut().zip(biases) {
+                (*scale, *bias) = by.of_channel(*scale, *bias);
             }
         }
     }
@@ -120,30 +114,27 @@ impl Table {
 #[repr(align(64))]
 pub(super) struct Constants {
     pub mean: [f32; BLOCK],
-    pub rest: [f32; BLOCK],
     pub scale: [f32; BLOCK],
     pub bias: [f32; BLOCK],
-    /// Else `rest` is zero.
-    pub has_rest: bool,
 }
 
 impl Constants {
     #[inline(always)]
     pub(super) fn new() -> Self {
-        Self { mean: [0.0; BLOCK], rest: [0.0; BLOCK], scale: [0.0; BLOCK], bias: [0.0; BLOCK], has_rest: false }
+        Self { mean: [0.0; BLOCK], scale: [0.0; BLOCK], bias: [0.0; BLOCK] }
     }
 
     /// Of one channel.
     #[inline(always)]
     pub(super) fn plane(&self, place: usize) -> Plane {
         let at = |constants: &[f32; BLOCK]| constants.get(place).copied().unwrap_or_default();
-        Plane { mean: at(&self.mean), rest: at(&self.rest), scale: at(&self.scale), bias: at(&self.bias) }
+        Plane { mean: at(&self.mean), scale: at(&self.scale), bias: at(&self.bias) }
     }
 
-    /// Where the constants from a place on are: mean, rest, scale and bias.
+    /// Where the constants from a place on are: mean, scale and bias.
     #[inline(always)]
-    pub(super) fn from(&self, place: usize) -> [*const f32; 4] {
-        [&self.mean, &self.rest, &self.scale, &self.bias].map(|constants| constants.as_ptr().wrapping_add(place))
+    pub(super) fn from(&self, place: usize) -> [*const f32; 3] {
+        [&self.mean, &self.scale, &self.bias].map(|constants| constants.as_ptr().wrapping_add(place))
     }
 
     /// Those of `count` channels from `first` on, at most a block; the first channel follows upon the last.
@@ -157,7 +148,7 @@ impl Constants {
         let mut filled = distinct;
         while filled < count {
             let more = filled.min(count - filled);
-            for constants in [&mut self.mean, &mut self.rest, &mut self.scale, &mut self.bias] {
+            for constants in [&mut self.mean, &mut self.scale, &mut self.bias] {
                 constants.copy_within(..more, filled);
             }
             filled += more;
@@ -168,20 +159,15 @@ impl Constants {
     #[inline(always)]
     fn load_consecutive(&mut self, source: &Source, first: usize, place: usize, count: usize) {
         let mean = within(&mut self.mean, place, count);
-        let rest = within(&mut self.rest, place, count);
         let scale = within(&mut self.scale, place, count);
         let bias = within(&mut self.bias, place, count);
-        // SAFETY: each has a number for every channel, and the table three or four.
+        // SAFETY: each has a number for every channel, and the table three.
         unsafe {
             source.mean.load(first, mean);
             match source.kind {
-                Kind::Table { has_rest } => {
-                    self.has_rest = has_rest;
+                Kind::Table => {
                     source.mean.load(source.channels + first, scale);
                     source.mean.load(2 * source.channels + first, bias);
-                    if has_rest {
-                        source.mean.load(3 * source.channels + first, rest);
-                    }
                 }
                 Kind::Statistics { variance, weight, bias: biases, eps } => {
                     biases.load(first, 0.0, bias);

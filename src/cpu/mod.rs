@@ -33,8 +33,9 @@
 //! moments are merged, are cut by the row's length, and threads only take over branches of that tree. So it is with a
 //! sample in NHWC, by its pixels, channels and groups, and with a channel of a batch. Elements past the moments do not
 //! see each other. So neither the batch (but where the moments are its own), nor an address, nor the number of threads
-//! changes a bit. Between machines bits agree too: no contraction to fused multiply-add, and no function of the
-//! platform's mathematical library beyond the square root.
+//! changes a bit. Between machines bits agree too, if both have fused multiply-add (ARM's, and x86's with AVX2): the
+//! sources say where it is meant, and no function of the platform's mathematical library is called beyond the square root.
+//! Where it is lacking, product and sum are rounded each.
 //!
 //! **In place.** Nothing is written before all moments that it counts in are there. A block's inputs are read before its
 //! outputs are written, and no other block touches them. So `y` may be `x` or the residual, and `sum` the residual or

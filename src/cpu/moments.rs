@@ -6,7 +6,7 @@
 //! swept again about the mean found. Stretches are merged in f64 by Chan's rule.
 
 use super::convert::Convert;
-use super::simd::{LANES, Vector, each, prefetch};
+use super::simd::{LANES, Vector, mul_add, prefetch};
 
 /// Additions that stay in f32: a balanced tree of so many elements a lane; then on in f64. Deeper sums in f32 would lose too
 /// much beside an outlier.
@@ -100,12 +100,10 @@ impl Moments {
     #[inline(always)]
     pub(super) fn normalization(self, eps: f32) -> Normalization {
         let variance = not_negative(self.m2 / self.count);
-        let high = self.mean as f32;
-        Normalization {
-            high,
-            low: (self.mean - f64::from(high)) as f32,
-            rstd: (1.0 / (variance + f64::from(eps)).sqrt()) as f32,
-        }
+        let (mean, rstd) = (self.mean as f32, (1.0 / (variance + f64::from(eps)).sqrt()) as f32);
+        let rest = self.mean - f64::from(mean);
+        // A mean of zero has no rest, and then shifts -0 to itself.
+        Normalization { mean, rstd, shift: -(rest * f64::from(rstd)) as f32 }
     }
 }
 
@@ -192,12 +190,18 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
         let pivot = V::splat(self.pivot);
         let mut next = first;
         for _ in 0..count / CHUNK {
-            // SAFETY: by the caller.
-            let chunk: [V; DEPTH] = unsafe { values.load(next) };
             if ahead > 0 {
                 values.prefetch::<DEPTH>(next + ahead);
             }
-            self.add(chunk, pivot);
+            self.add(
+                pivot,
+                #[inline(always)]
+                |index| {
+                    // SAFETY: by the caller.
+                    let [vector] = unsafe { values.load(next + index * LANES) };
+                    vector
+                },
+            );
             next += CHUNK;
         }
         let rest = count % CHUNK;
@@ -214,27 +218,22 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
                 let vector = unsafe { values.load_some(next + rest - some, some) };
                 chunk[rest / LANES] = vector.first(some, pivot);
             }
-            self.add(chunk, pivot);
+            self.add(
+                pivot,
+                #[inline(always)]
+                |index| chunk[index],
+            );
         }
     }
 
+    /// Adds [`DEPTH`] vectors, by their index.
     #[inline(always)]
-    fn add(&mut self, chunk: [V; DEPTH], pivot: V) {
-        let mut deviations = chunk;
+    fn add(&mut self, pivot: V, vector: impl Fn(usize) -> V) {
+        let sums = TreeSums::<V, MEAN>::about(pivot, vector);
         if MEAN {
-            deviations = each(
-                deviations,
-                #[inline(always)]
-                |vector| vector.sub(pivot),
-            );
-            tree_sum(deviations).add_to(&mut self.totals);
+            sums.total.add_to(&mut self.totals);
         }
-        tree_sum(each(
-            deviations,
-            #[inline(always)]
-            |vector| vector.mul(vector),
-        ))
-        .add_to(&mut self.squares);
+        sums.squares.add_to(&mut self.squares);
     }
 
     /// The mean, if the pivot lies so far from it that another sweep is due.
@@ -264,45 +263,77 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
     }
 }
 
-/// `((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))`.
-#[inline(always)]
-pub(super) fn tree_sum<V: Vector>([a, b, c, d, e, f, g, h]: [V; DEPTH]) -> V {
-    a.add(b).add(c.add(d)).add(e.add(f).add(g.add(h)))
+/// Of [`DEPTH`] vectors `((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))`, and the same of the squares, about a pivot; without `MEAN`,
+/// the latter is of use, about zero.
+#[derive(Clone, Copy)]
+pub(super) struct TreeSums<V, const MEAN: bool> {
+    pub total: V,
+    pub squares: V,
 }
 
-/// What a row is normalized by; the mean is `high + low`, to twice the precision of f32.
+impl<V: Vector, const MEAN: bool> TreeSums<V, MEAN> {
+    /// Asks for each vector when it is needed, for registers are scarce.
+    #[inline(always)]
+    pub(super) fn about(pivot: V, vector: impl Fn(usize) -> V) -> Self {
+        let left = Self::of_two(pivot, vector(0), vector(1)).add(Self::of_two(pivot, vector(2), vector(3)));
+        let right = Self::of_two(pivot, vector(4), vector(5)).add(Self::of_two(pivot, vector(6), vector(7)));
+        left.add(right)
+    }
+
+    #[inline(always)]
+    fn of_two(pivot: V, mut first: V, mut second: V) -> Self {
+        if MEAN {
+            (first, second) = (first.sub(pivot), second.sub(pivot));
+        }
+        Self { total: first.add(second), squares: second.mul_add(second, first.mul(first)) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self { total: self.total.add(other.total), squares: self.squares.add(other.squares) }
+    }
+}
+
+/// What a row is normalized by: `(s - mean) * rstd + shift`, where `shift` is for what f32 leaves of the mean.
 #[derive(Clone, Copy)]
 pub(super) struct Normalization {
-    pub high: f32,
-    pub low: f32,
+    pub mean: f32,
     pub rstd: f32,
+    pub shift: f32,
 }
 
 impl Normalization {
     /// Of what is normalized already.
-    pub(super) const NONE: Self = Self { high: 0.0, low: 0.0, rstd: 1.0 };
+    pub(super) const NONE: Self = Self { mean: 0.0, rstd: 1.0, shift: -0.0 };
 
     /// Without weight and bias.
     #[inline(always)]
-    pub(super) fn center(self, values: &mut [f32]) {
+    pub(super) fn center<V: Vector>(self, values: &mut [f32]) {
         for value in values {
-            *value = ((*value - self.high) - self.low) * self.rstd;
+            *value = mul_add::<V>(*value - self.mean, self.rstd, self.shift);
         }
     }
 
     #[inline(always)]
-    pub(super) fn apply(self, values: &mut [f32], weight: &[f32], bias: &[f32]) {
+    pub(super) fn apply<V: Vector>(self, values: &mut [f32], weight: &[f32], bias: &[f32]) {
         for ((value, weight), bias) in values.iter_mut().zip(weight).zip(bias) {
-            *value = ((*value - self.high) - self.low) * self.rstd * weight + bias;
+            *value = mul_add::<V>(mul_add::<V>(*value - self.mean, self.rstd, self.shift), *weight, *bias);
         }
     }
 
-    /// As planes have it, whose scale is one number: the product of the reciprocal deviation and the weight.
+    /// As planes have it, whose scale and bias are one number each.
     #[inline(always)]
-    pub(super) fn apply_by_channel(self, values: &mut [f32], weight: &[f32], bias: &[f32]) {
+    pub(super) fn apply_by_channel<V: Vector>(self, values: &mut [f32], weight: &[f32], bias: &[f32]) {
         for ((value, weight), bias) in values.iter_mut().zip(weight).zip(bias) {
-            *value = ((*value - self.high) - self.low) * (self.rstd * weight) + bias;
+            let (scale, bias) = self.of_channel(*weight, *bias);
+            *value = mul_add::<V>(*value - self.mean, scale, bias);
         }
+    }
+
+    /// The scale and the bias of a channel: `y = (s - mean) * scale + bias`.
+    #[inline(always)]
+    pub(super) fn of_channel(self, weight: f32, bias: f32) -> (f32, f32) {
+        (self.rstd * weight, self.shift * weight + bias)
     }
 }
 

@@ -18,7 +18,7 @@ use super::convert::Convert;
 use super::input::{Coefficients, Tensor, stretches};
 use super::memory::Numbers;
 use super::modulation::Modulation;
-use super::moments::{self, Moments, Normalization, Sums};
+use super::moments::{self, Moments, Normalization, Sums, Values};
 use super::rows::BLOCKS_OF_PART;
 use super::simd::{LANES, Vector, finish_streaming};
 use super::stretch::{Inputs, Plane, Planes, Rows, Stretch, Strided};
@@ -257,7 +257,8 @@ impl RowAffine for Channels {
                 .zip(by.iter().skip(plane / channels_per_group))
                 .flat_map(|((_, planes), by)| std::iter::repeat_n(by, planes));
             for ((plane, by), (weight, bias)) in planes.iter_mut().zip(of_planes).zip(weight.iter().zip(&*bias)) {
-                *plane = Plane { mean: by.high, rest: by.low, scale: by.rstd * *weight, bias: *bias };
+                let (scale, bias) = by.of_channel(*weight, *bias);
+                *plane = Plane { mean: by.mean, scale, bias };
             }
             let planes = planes.get(..found).unwrap_or_default();
             // SAFETY: by the caller.
@@ -399,17 +400,18 @@ struct Sweeps<'a, T> {
 
 impl<T: Convert> Sweeps<'_, T> {
     #[inline(always)]
-    fn of<V: Vector, const MEAN: bool>(self) {
+    fn of<V: Vector, R: Values<V>, const MEAN: bool>(self, row: impl Fn(Inputs<T>) -> R) {
         let Self { mut values, strides, first, count, ahead, into, .. } = self;
         for moments in into {
+            let numbers = row(values);
             // SAFETY: within the row.
             unsafe {
-                let pivot = Sums::<V, MEAN>::pivot(values, first, count);
+                let pivot = Sums::<V, MEAN>::pivot(numbers, first, count);
                 *moments = Moments::of_sweeps::<V, MEAN>(
                     count,
                     pivot,
                     #[inline(always)]
-                    |sums| sums.add_all(values, first, count, ahead),
+                    |sums| sums.add_all(numbers, first, count, ahead),
                 );
             }
             values = values.behind(strides);
@@ -422,9 +424,12 @@ impl<T: Convert> Task for Sweeps<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        match self.moments {
-            problem::Moments::MeanAndVariance => self.of::<V, true>(),
-            problem::Moments::MeanSquare => self.of::<V, false>(),
+        // Without a residual on its own, for registers are scarce.
+        match (self.moments, self.values.residual.is_null()) {
+            (problem::Moments::MeanAndVariance, false) => self.of::<V, _, true>(|values| values),
+            (problem::Moments::MeanSquare, false) => self.of::<V, _, false>(|values| values),
+            (problem::Moments::MeanAndVariance, true) => self.of::<V, _, true>(|values| values.x),
+            (problem::Moments::MeanSquare, true) => self.of::<V, _, false>(|values| values.x),
         }
     }
 }

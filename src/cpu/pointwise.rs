@@ -2,7 +2,7 @@
 //! step where moments were found channel by channel.
 //!
 //! ```text
-//! y = activation(((x + residual - mean[c]) - rest[c]) * scale[c] + bias[c])
+//! y = activation((x + residual - mean[c]) * scale[c] + bias[c])
 //! ```
 //!
 //! The mean is subtracted first: `a x + b` with `b = bias - mean a` would cancel.
@@ -19,7 +19,7 @@ use super::caches;
 use super::constants::{Constants, Source};
 use super::convert::Convert;
 use super::input::{Block, Input, Output, Tensor, part, stretches};
-use super::simd::{Vector, finish_streaming};
+use super::simd::{Vector, finish_streaming, mul_add};
 use super::stretch::{self, Plane, Stretch, TURN_LANES};
 use super::threads::for_each_piece;
 use super::vectors::{self, Task};
@@ -312,7 +312,7 @@ impl<T: Convert> Task for BufferedPlanes<'_, T> {
             for start in (0..count).step_by(BLOCK) {
                 let values = part(&mut buffer, (count - start).min(BLOCK));
                 // SAFETY: within the tensor; this thread alone has these elements.
-                unsafe { self.map.map::<V>(next + start, values, |values| plane.apply(values)) };
+                unsafe { self.map.map::<V>(next + start, values, |values| plane.apply::<V>(values)) };
             }
             next += count;
         }
@@ -342,17 +342,17 @@ impl<T: Convert> Task for BufferedPixels<'_, T> {
                 let first = row * width + column;
                 let values = part(&mut buffer, map.length.saturating_sub(first).min(columns));
                 // SAFETY: within the tensor; this thread alone has this row.
-                unsafe { map.map::<V>(first, values, |values| apply_by_element(values, constants)) };
+                unsafe { map.map::<V>(first, values, |values| apply_by_element::<V>(values, constants)) };
             }
         }
     }
 }
 
 #[inline(always)]
-fn apply_by_element(values: &mut [f32], constants: &Constants) {
-    let Constants { mean, rest, scale, bias, .. } = constants;
-    for (value, (((mean, rest), scale), bias)) in values.iter_mut().zip(mean.iter().zip(rest).zip(scale).zip(bias)) {
-        *value = ((*value - mean) - rest) * scale + bias;
+fn apply_by_element<V: Vector>(values: &mut [f32], constants: &Constants) {
+    let Constants { mean, scale, bias } = constants;
+    for (value, ((mean, scale), bias)) in values.iter_mut().zip(mean.iter().zip(scale).zip(bias)) {
+        *value = mul_add::<V>(*value - mean, *scale, *bias);
     }
 }
 

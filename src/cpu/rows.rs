@@ -190,12 +190,12 @@ impl<T: Convert> Row<'_, T> {
     /// # Safety
     /// As [`Input::load`].
     #[inline(always)]
-    unsafe fn load(&self, first: usize, values: &mut [f32], post: Option<Normalization>) {
+    unsafe fn load<V: Vector>(&self, first: usize, values: &mut [f32], post: Option<Normalization>) {
         // SAFETY: by the caller.
         unsafe { self.input.load_own(first, values) };
         if self.rows.post_norm.is_none() || post.is_some() {
             // SAFETY: by the caller.
-            unsafe { self.complete(first, values, post) };
+            unsafe { self.complete::<V>(first, values, post) };
         }
     }
 
@@ -204,9 +204,9 @@ impl<T: Convert> Row<'_, T> {
     /// # Safety
     /// As [`Input::load`].
     #[inline(always)]
-    unsafe fn complete(&self, first: usize, values: &mut [f32], post: Option<Normalization>) {
+    unsafe fn complete<V: Vector>(&self, first: usize, values: &mut [f32], post: Option<Normalization>) {
         if let (Some(post), Some([weight, bias])) = (post, self.rows.post_norm) {
-            post.center(values);
+            post.center::<V>(values);
             self.round_normalized(values);
             if !weight.is_absent() {
                 let plus = if self.rows.problem.weight_plus_one { 1.0 } else { 0.0 };
@@ -238,13 +238,13 @@ impl<T: Convert> Row<'_, T> {
     #[inline(always)]
     fn finish<V: Vector>(&self, values: &mut [f32], by: Normalization, weight: &[f32], bias: &[f32]) {
         if self.rows.problem.rounding == Rounding::Normalized {
-            by.center(values);
+            by.center::<V>(values);
             self.round_normalized(values);
-            Normalization::NONE.apply(values, weight, bias);
+            Normalization::NONE.apply::<V>(values, weight, bias);
         } else if matches!(self.rows.problem.affine, Affine::PerChannel { .. }) {
-            by.apply_by_channel(values, weight, bias);
+            by.apply_by_channel::<V>(values, weight, bias);
         } else {
-            by.apply(values, weight, bias);
+            by.apply::<V>(values, weight, bias);
         }
         activate::<V>(values, self.rows.problem.activation);
     }
@@ -283,7 +283,7 @@ impl<T: Convert> Row<'_, T> {
         let values = part(buffer, count.min(LANES));
         // SAFETY: within the row.
         let pivot = unsafe {
-            self.load(first, values, post);
+            self.load::<V>(first, values, post);
             Sums::<V, MEAN>::pivot(values.as_ptr(), 0, values.len())
         };
         Moments::of_sweeps::<V, MEAN>(
@@ -296,7 +296,7 @@ impl<T: Convert> Row<'_, T> {
                     let values = part(buffer, count);
                     // SAFETY: within the row, and the buffer.
                     unsafe {
-                        self.load(first, values, post);
+                        self.load::<V>(first, values, post);
                         sums.add_all(values.as_ptr(), 0, count, 0);
                     }
                 }
@@ -316,7 +316,7 @@ impl<T: Convert> Row<'_, T> {
             let [values, weight, bias] = scratch.parts(count);
             self.coefficients(first, weight, bias);
             // SAFETY: within the row.
-            unsafe { self.load(first, values, by.post) };
+            unsafe { self.load::<V>(first, values, by.post) };
             self.finish::<V>(values, by.own, weight, bias);
             largest = largest.max(Amplitude::of(values));
         }
@@ -335,7 +335,7 @@ impl<T: Convert> Row<'_, T> {
             self.coefficients(first, weight, bias);
             // SAFETY: within the row, and not overwritten yet; and by the caller.
             unsafe {
-                self.load(first, values, by.post);
+                self.load::<V>(first, values, by.post);
                 self.input.write_sum(first, values);
                 self.finish::<V>(values, by.own, weight, bias);
                 self.y.store(first, values);
@@ -400,10 +400,10 @@ impl<T: Convert> Task for WholeRows<'_, T> {
             }
             // SAFETY: this thread alone has the row; all of it is read before anything is written.
             unsafe {
-                row.load(0, values, None);
+                row.load::<V>(0, values, None);
                 if rows.post_norm.is_some() {
                     let post = rows.moments::<V>(values).normalization(problem.eps);
-                    row.complete(0, values, Some(post));
+                    row.complete::<V>(0, values, Some(post));
                 }
                 let normalization = rows.moments::<V>(values).normalization(problem.eps);
                 row.input.write_sum(0, values);

@@ -13,8 +13,10 @@ pub(super) const LINE: usize = 64;
 /// The vectors of a level.
 ///
 /// A function that takes a pointer accesses [`LANES`] elements from there, or as many as it is told, at most that many.
-/// None of them fuses a multiplication with an addition, so bits do not depend on the level.
 pub(super) trait Vector: Copy {
+    /// Whether [`mul_add`](Self::mul_add) rounds once. It does on all machines that can; else bits would depend on the level.
+    const FUSES: bool;
+
     /// Sixteen numbers of f64.
     type Sums: Copy;
     /// Sixteen numbers of sixteen bits.
@@ -26,6 +28,8 @@ pub(super) trait Vector: Copy {
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
+    /// `self * factor + addend`.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
     fn div(self, other: Self) -> Self;
     /// The larger of each, or that of `self` where it is NaN.
     fn at_least(self, least: Self) -> Self;
@@ -65,6 +69,18 @@ pub(super) trait Vector: Copy {
     fn add_to(self, sums: &mut Self::Sums);
     /// The upper half onto the lower, and so on.
     fn total(sums: Self::Sums) -> f64;
+}
+
+/// The same as [`Vector::mul_add`] of one number.
+#[inline(always)]
+pub(super) fn mul_add<V: Vector>(number: f32, factor: f32, addend: f32) -> f32 {
+    if V::FUSES { number.mul_add(factor, addend) } else { number * factor + addend }
+}
+
+/// The same in f64.
+#[inline(always)]
+pub(super) fn mul_add_in_f64<V: Vector>(number: f64, factor: f64, addend: f64) -> f64 {
+    if V::FUSES { number.mul_add(factor, addend) } else { number * factor + addend }
 }
 
 /// A function of each of some vectors. (The array's own `map` is not inlined early enough to know the instructions.)
@@ -117,6 +133,9 @@ pub(super) fn finish_streaming() {
 mod quad {
     use std::arch::x86_64::*;
 
+    /// Where the machine can, wider vectors are chosen. In tests it is done one by one, so that all levels can be compared.
+    pub(super) const FUSES: bool = cfg!(test);
+
     pub(super) type Quad = __m128;
     pub(super) type Pair = __m128d;
 
@@ -146,11 +165,30 @@ mod quad {
         low(a: Quad) -> Pair { _mm_cvtps_pd(a) }
         high(a: Quad) -> Pair { _mm_cvtps_pd(_mm_movehl_ps(a, a)) }
     }
+
+    #[cfg(not(test))]
+    #[inline(always)]
+    pub(super) fn mul_add(a: Quad, b: Quad, c: Quad) -> Quad {
+        add(mul(a, b), c)
+    }
+
+    #[cfg(test)]
+    pub(super) fn mul_add(a: Quad, b: Quad, c: Quad) -> Quad {
+        // SAFETY: four numbers either way.
+        let [mut numbers, factors, addends]: [[f32; 4]; 3] = unsafe { std::mem::transmute([a, b, c]) };
+        for (number, (factor, addend)) in numbers.iter_mut().zip(factors.into_iter().zip(addends)) {
+            *number = number.mul_add(factor, addend);
+        }
+        // SAFETY: as above.
+        unsafe { std::mem::transmute(numbers) }
+    }
 }
 
 #[cfg(target_arch = "aarch64")]
 mod quad {
     use std::arch::aarch64::*;
+
+    pub(super) const FUSES: bool = true;
 
     pub(super) type Quad = float32x4_t;
     pub(super) type Pair = float64x2_t;
@@ -173,6 +211,7 @@ mod quad {
         add(a: Quad, b: Quad) -> Quad { vaddq_f32(a, b) }
         sub(a: Quad, b: Quad) -> Quad { vsubq_f32(a, b) }
         mul(a: Quad, b: Quad) -> Quad { vmulq_f32(a, b) }
+        mul_add(a: Quad, b: Quad, c: Quad) -> Quad { vfmaq_f32(c, a, b) }
         div(a: Quad, b: Quad) -> Quad { vdivq_f32(a, b) }
         // The machine's own would prefer 0 to -0.
         at_least(a: Quad, least: Quad) -> Quad { vbslq_f32(vcgtq_f32(least, a), least, a) }
@@ -186,6 +225,8 @@ mod quad {
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod quad {
+    pub(super) const FUSES: bool = false;
+
     pub(super) type Quad = [f32; 4];
     pub(super) type Pair = [f64; 2];
 
@@ -214,6 +255,10 @@ mod quad {
         at_most(a, b) { if a > b { b } else { a } }
     }
 
+    #[inline(always)]
+    pub(super) fn mul_add(a: Quad, b: Quad, c: Quad) -> Quad {
+        add(mul(a, b), c)
+    }
     #[inline(always)]
     pub(super) fn splat(value: f32) -> Quad {
         [value; 4]
@@ -304,6 +349,8 @@ mod out_of_line {
 }
 
 impl Vector for Portable {
+    const FUSES: bool = quad::FUSES;
+
     type Sums = [quad::Pair; 8];
     type Halves = [u16; LANES];
 
@@ -326,6 +373,11 @@ impl Vector for Portable {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         self.zip(other, quad::mul)
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        let (Self([a, b, c, d]), Self([e, f, g, h]), Self([i, j, k, l])) = (self, factor, addend);
+        Self([quad::mul_add(a, e, i), quad::mul_add(b, f, j), quad::mul_add(c, g, k), quad::mul_add(d, h, l)])
     }
     #[inline(always)]
     fn div(self, other: Self) -> Self {
@@ -518,6 +570,8 @@ mod x86 {
     }
 
     impl Vector for Avx2 {
+        const FUSES: bool = true;
+
         type Sums = [__m256d; 4];
         type Halves = (__m128i, __m128i);
 
@@ -534,6 +588,11 @@ mod x86 {
         of_both!(add, _mm256_add_ps);
         of_both!(sub, _mm256_sub_ps);
         of_both!(mul, _mm256_mul_ps);
+        #[inline(always)]
+        fn mul_add(self, factor: Self, addend: Self) -> Self {
+            // SAFETY: called where there is FMA too.
+            unsafe { Self(_mm256_fmadd_ps(self.0, factor.0, addend.0), _mm256_fmadd_ps(self.1, factor.1, addend.1)) }
+        }
         of_both!(div, _mm256_div_ps);
         // The second operand is the result where one is NaN.
         #[inline(always)]
@@ -763,6 +822,8 @@ mod x86 {
     }
 
     impl Vector for Avx512 {
+        const FUSES: bool = true;
+
         type Sums = [__m512d; 2];
         type Halves = __m256i;
 
@@ -779,6 +840,11 @@ mod x86 {
         of_one!(add, _mm512_add_ps);
         of_one!(sub, _mm512_sub_ps);
         of_one!(mul, _mm512_mul_ps);
+        #[inline(always)]
+        fn mul_add(self, factor: Self, addend: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, addend.0) })
+        }
         of_one!(div, _mm512_div_ps);
         // The second operand is the result where one is NaN.
         #[inline(always)]

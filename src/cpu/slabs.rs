@@ -21,8 +21,8 @@ use super::BLOCK;
 use super::convert::Convert;
 use super::input::{Block, Input};
 use super::memory::Numbers;
-use super::moments::{DEPTH, Moments, Values, count_of, tree_sum};
-use super::simd::{LANES, Vector, each};
+use super::moments::{DEPTH, Moments, TreeSums, Values, count_of};
+use super::simd::{LANES, Vector};
 use super::stretch::Inputs;
 use super::threads::merged;
 use super::vectors::{self, Task};
@@ -289,9 +289,11 @@ trait SlotWork<V: Vector> {
     /// # Safety
     /// The slots belong to those that it was made for.
     unsafe fn filler(&self, slot: usize) -> V;
+    /// Some rows' numbers, each to be asked for when it is needed, for registers are scarce.
+    ///
     /// # Safety
     /// As above.
-    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH]);
+    unsafe fn take(&mut self, slot: usize, numbers: impl Fn(usize) -> V);
 }
 
 impl Walk {
@@ -391,21 +393,30 @@ impl<V: Vector, S: Values<V>> RowSource<V> for DirectRows<S> {
         for slot in (0..whole).step_by(LANES) {
             // SAFETY: by the caller.
             unsafe {
-                let mut numbers = [work.filler(slot); DEPTH];
                 if rows == DEPTH {
                     // Slot by slot, all of a turn's rows.
                     if self.ahead > 0 {
                         self.values.prefetch::<DEPTH>(first + self.ahead + DEPTH * slot);
                     }
-                    for (row, number) in numbers.iter_mut().enumerate() {
-                        [*number] = self.values.load(first + row * width + slot);
-                    }
+                    work.take(
+                        slot,
+                        #[inline(always)]
+                        |row| {
+                            let [number] = self.values.load(first + row * width + slot);
+                            number
+                        },
+                    );
                 } else {
+                    let mut numbers = [work.filler(slot); DEPTH];
                     for (row, number) in numbers.iter_mut().enumerate().take(rows) {
                         [*number] = self.values.load(first + row * width + slot);
                     }
+                    work.take(
+                        slot,
+                        #[inline(always)]
+                        |row| numbers[row],
+                    );
                 }
-                work.take(slot, numbers);
             }
         }
         if whole < slots {
@@ -417,7 +428,11 @@ impl<V: Vector, S: Values<V>> RowSource<V> for DirectRows<S> {
                     let some = self.values.load_some(first + row * width + whole, slots - whole);
                     *number = some.first(slots - whole, filler);
                 }
-                work.take(whole, numbers);
+                work.take(
+                    whole,
+                    #[inline(always)]
+                    |row| numbers[row],
+                );
             }
         }
     }
@@ -465,7 +480,7 @@ impl<V: Vector, W: SlotWork<V>> SlotWork<V> for Shifted<'_, W> {
         unsafe { self.work.filler(slot + self.by) }
     }
     #[inline(always)]
-    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH]) {
+    unsafe fn take(&mut self, slot: usize, numbers: impl Fn(usize) -> V) {
         // SAFETY: by the caller.
         unsafe { self.work.take(slot + self.by, numbers) };
     }
@@ -482,9 +497,9 @@ impl<V: Vector> SlotWork<V> for FirstRow {
         V::splat(0.0)
     }
     #[inline(always)]
-    unsafe fn take(&mut self, slot: usize, [first, ..]: [V; DEPTH]) {
+    unsafe fn take(&mut self, slot: usize, numbers: impl Fn(usize) -> V) {
         // SAFETY: by the caller.
-        unsafe { first.store(self.pivots.add(slot)) };
+        unsafe { numbers(0).store(self.pivots.add(slot)) };
     }
 }
 
@@ -501,18 +516,11 @@ impl<V: Vector> SlotWork<V> for Totals {
         unsafe { V::load(self.pivots.add(slot)) }
     }
     #[inline(always)]
-    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH]) {
+    unsafe fn take(&mut self, slot: usize, numbers: impl Fn(usize) -> V) {
         // SAFETY: by the caller.
         unsafe {
-            let pivot = V::load(self.pivots.add(slot));
-            add_at(
-                tree_sum(each(
-                    numbers,
-                    #[inline(always)]
-                    |number| number.sub(pivot),
-                )),
-                self.totals.add(slot),
-            );
+            let sums = TreeSums::<V, true>::about(V::load(self.pivots.add(slot)), numbers);
+            add_at(sums.total, self.totals.add(slot));
         }
     }
 }
@@ -531,24 +539,12 @@ impl<V: Vector> SlotWork<V> for Both {
         unsafe { V::load(self.pivots.add(slot)) }
     }
     #[inline(always)]
-    unsafe fn take(&mut self, slot: usize, numbers: [V; DEPTH]) {
+    unsafe fn take(&mut self, slot: usize, numbers: impl Fn(usize) -> V) {
         // SAFETY: by the caller.
         unsafe {
-            let pivot = V::load(self.pivots.add(slot));
-            let deviations = each(
-                numbers,
-                #[inline(always)]
-                |number| number.sub(pivot),
-            );
-            add_at(tree_sum(deviations), self.totals.add(slot));
-            add_at(
-                tree_sum(each(
-                    deviations,
-                    #[inline(always)]
-                    |number| number.mul(number),
-                )),
-                self.squares.add(slot),
-            );
+            let sums = TreeSums::<V, true>::about(V::load(self.pivots.add(slot)), numbers);
+            add_at(sums.total, self.totals.add(slot));
+            add_at(sums.squares, self.squares.add(slot));
         }
     }
 }

@@ -8,7 +8,7 @@ use super::constants::Constants;
 use super::convert::Convert;
 use super::input::{Tensor, stretches};
 use super::moments::{Normalization, Values};
-use super::simd::{LANES, LINE, Vector, each, prefetch_far};
+use super::simd::{LANES, LINE, Vector, each, mul_add, prefetch_far};
 use super::vectors::{self, Task};
 use crate::norm::Activation;
 
@@ -164,7 +164,7 @@ impl<T: Convert> Stretch<T> {
     /// # Safety
     /// As [`write`](Self::write).
     #[inline(always)]
-    unsafe fn write_turns<V: Vector, const REST: bool, const RELU: bool>(
+    unsafe fn write_turns<V: Vector, const RELU: bool>(
         self,
         first: usize,
         stride: usize,
@@ -179,7 +179,7 @@ impl<T: Convert> Stretch<T> {
                     self.prefetch(next + self.ahead);
                 }
                 let values: [V; TURN] = self.inputs().load(next);
-                store_each(map.of_turn::<REST, RELU>(values), self.y.at(next), self.streams);
+                store_each(map.of_turn::<RELU>(values), self.y.at(next), self.streams);
                 next += stride;
             }
         }
@@ -252,22 +252,21 @@ unsafe fn store_each<V: Vector, T: Convert, const COUNT: usize>(values: [V; COUN
     }
 }
 
-/// `((s - mean) - rest) * scale + bias`, the same for all.
+/// `(s - mean) * scale + bias`, the same for all.
 #[derive(Clone, Copy)]
 pub(super) struct Plane {
     pub mean: f32,
-    pub rest: f32,
     pub scale: f32,
     pub bias: f32,
 }
 
 impl Plane {
-    pub(super) const NONE: Self = Self { mean: 0.0, rest: 0.0, scale: 0.0, bias: 0.0 };
+    pub(super) const NONE: Self = Self { mean: 0.0, scale: 0.0, bias: 0.0 };
 
     #[inline(always)]
-    pub(super) fn apply(self, values: &mut [f32]) {
+    pub(super) fn apply<V: Vector>(self, values: &mut [f32]) {
         for value in values {
-            *value = ((*value - self.mean) - self.rest) * self.scale + self.bias;
+            *value = mul_add::<V>(*value - self.mean, self.scale, self.bias);
         }
     }
 }
@@ -289,8 +288,8 @@ impl<V: Vector> Map<V> for Plane {
 
 #[inline(always)]
 fn plane<V: Vector>(plane: &Plane, value: V) -> V {
-    let Plane { mean, rest, scale, bias } = *plane;
-    value.sub(V::splat(mean)).sub(V::splat(rest)).mul(V::splat(scale)).add(V::splat(bias))
+    let Plane { mean, scale, bias } = *plane;
+    value.sub(V::splat(mean)).mul_add(V::splat(scale), V::splat(bias))
 }
 
 /// Planes behind each other, each by its own constants.
@@ -413,19 +412,17 @@ impl<T: Convert> Task for Columns<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let relu = self.stretch.activation == Activation::Relu;
-        match (self.constants.has_rest, relu) {
-            (false, false) => self.write_with::<V, false, false>(),
-            (false, true) => self.write_with::<V, false, true>(),
-            (true, false) => self.write_with::<V, true, false>(),
-            (true, true) => self.write_with::<V, true, true>(),
+        if self.stretch.activation == Activation::Relu {
+            self.write_with::<V, true>();
+        } else {
+            self.write_with::<V, false>();
         }
     }
 }
 
 impl<T: Convert> Columns<'_, T> {
     #[inline(always)]
-    fn write_with<V: Vector, const REST: bool, const RELU: bool>(self) {
+    fn write_with<V: Vector, const RELU: bool>(self) {
         let Self { stretch, first, rows, stride, columns, constants } = self;
         // The nearest cache has the rows until all of their columns are done.
         let tile = (TILE_BYTES / (stride * size_of::<T>())).max(1);
@@ -434,12 +431,7 @@ impl<T: Convert> Columns<'_, T> {
                 // SAFETY: promised where it was run.
                 unsafe {
                     let map = &InRegisters::<V>::load(constants, column);
-                    stretch.write_turns::<V, REST, RELU>(
-                        first + row * stride + column,
-                        stride,
-                        tile.min(rows - row),
-                        map,
-                    );
+                    stretch.write_turns::<V, RELU>(first + row * stride + column, stride, tile.min(rows - row), map);
                 }
             }
         }
@@ -449,7 +441,6 @@ impl<T: Convert> Columns<'_, T> {
 /// A turn of elements, each by constants of its own.
 struct InRegisters<V> {
     mean: [V; TURN],
-    rest: [V; TURN],
     scale: [V; TURN],
     bias: [V; TURN],
 }
@@ -459,12 +450,11 @@ impl<V: Vector> InRegisters<V> {
     /// There are constants for a turn from `first` on.
     #[inline(always)]
     unsafe fn load(constants: &Constants, first: usize) -> Self {
-        let [mean, rest, scale, bias] = constants.from(first);
+        let [mean, scale, bias] = constants.from(first);
         // SAFETY: by the caller.
         unsafe {
             Self {
                 mean: Values::<V>::load(mean, 0),
-                rest: Values::<V>::load(rest, 0),
                 scale: Values::<V>::load(scale, 0),
                 bias: Values::<V>::load(bias, 0),
             }
@@ -472,14 +462,10 @@ impl<V: Vector> InRegisters<V> {
     }
 
     #[inline(always)]
-    fn of_turn<const REST: bool, const RELU: bool>(&self, mut values: [V; TURN]) -> [V; TURN] {
-        let constants = self.mean.iter().zip(&self.rest).zip(self.scale.iter().zip(&self.bias));
-        for (value, ((mean, rest), (scale, bias))) in values.iter_mut().zip(constants) {
-            let mut centered = value.sub(*mean);
-            if REST {
-                centered = centered.sub(*rest);
-            }
-            *value = centered.mul(*scale).add(*bias);
+    fn of_turn<const RELU: bool>(&self, mut values: [V; TURN]) -> [V; TURN] {
+        let constants = self.mean.iter().zip(self.scale.iter().zip(&self.bias));
+        for (value, (mean, (scale, bias))) in values.iter_mut().zip(constants) {
+            *value = value.sub(*mean).mul_add(*scale, *bias);
         }
         activation::of_vectors(values, if RELU { Activation::Relu } else { Activation::None })
     }
@@ -493,19 +479,12 @@ struct ByElement<'a> {
 impl<V: Vector> Map<V> for ByElement<'_> {
     #[inline(always)]
     unsafe fn of_turn<const TURN: usize>(&self, mut values: [V; TURN], first: usize) -> [V; TURN] {
-        let [mean, rest, scale, bias] = self.constants.from(first);
+        let [mean, scale, bias] = self.constants.from(first);
         // SAFETY: by the caller.
         unsafe {
             for (turn, value) in values.iter_mut().enumerate() {
-                *value = value.sub(V::load(mean.add(turn * LANES)));
-            }
-            if self.constants.has_rest {
-                for (turn, value) in values.iter_mut().enumerate() {
-                    *value = value.sub(V::load(rest.add(turn * LANES)));
-                }
-            }
-            for (turn, value) in values.iter_mut().enumerate() {
-                *value = value.mul(V::load(scale.add(turn * LANES))).add(V::load(bias.add(turn * LANES)));
+                let at = turn * LANES;
+                *value = value.sub(V::load(mean.add(at))).mul_add(V::load(scale.add(at)), V::load(bias.add(at)));
             }
         }
         values
@@ -513,15 +492,9 @@ impl<V: Vector> Map<V> for ByElement<'_> {
 
     #[inline(always)]
     unsafe fn of_some(&self, value: V, first: usize, count: usize) -> V {
-        let [mean, rest, scale, bias] = self.constants.from(first);
+        let [mean, scale, bias] = self.constants.from(first);
         // SAFETY: by the caller.
-        unsafe {
-            let mut centered = value.sub(V::load_some(mean, count));
-            if self.constants.has_rest {
-                centered = centered.sub(V::load_some(rest, count));
-            }
-            centered.mul(V::load_some(scale, count)).add(V::load_some(bias, count))
-        }
+        unsafe { value.sub(V::load_some(mean, count)).mul_add(V::load_some(scale, count), V::load_some(bias, count)) }
     }
 }
 
@@ -586,60 +559,87 @@ impl<T: Convert> Task for Rows<'_, T> {
     fn run<V: Vector>(self) {
         let Self { rows, first_row, first, count, by, weight, bias } = self;
         for (row, by) in by.iter().enumerate() {
-            let (high, low, rstd) = (V::splat(by.high), V::splat(by.low), V::splat(by.rstd));
+            let (mean, rstd, shift) = (V::splat(by.mean), V::splat(by.rstd), V::splat(by.shift));
             // SAFETY: promised where it was run.
             unsafe {
                 let stretch = rows.from(first_row + row);
-                stretch.write(first, count, 0, &Normalized { high, low, rstd, weight, bias });
+                stretch.write(first, count, 0, &Normalized { mean, rstd, shift, weight, bias });
             }
         }
     }
 }
 
 struct Normalized<V> {
-    high: V,
-    low: V,
+    mean: V,
     rstd: V,
+    shift: V,
     weight: *const f32,
     bias: *const f32,
 }
 
-impl<V: Vector> Map<V> for Normalized<V> {
+impl<V: Vector> Normalized<V> {
+    /// `load` is told from where.
     #[inline(always)]
-    unsafe fn of_turn<const TURN: usize>(&self, values: [V; TURN], first: usize) -> [V; TURN] {
+    fn apply<const COUNT: usize>(
+        &self,
+        values: [V; COUNT],
+        element: usize,
+        load: impl Fn(*const f32) -> V,
+    ) -> [V; COUNT] {
         let mut values = each(
             values,
             #[inline(always)]
-            |value| value.sub(self.high).sub(self.low).mul(self.rstd),
+            |value| value.sub(self.mean).mul_add(self.rstd, self.shift),
         );
-        // SAFETY: by the caller.
-        unsafe {
-            if !self.weight.is_null() {
+        let (weight, bias) = (self.weight.wrapping_add(element), self.bias.wrapping_add(element));
+        match (self.weight.is_null(), self.bias.is_null()) {
+            (true, true) => {}
+            (true, false) => {
                 for (turn, value) in values.iter_mut().enumerate() {
-                    *value = value.mul(V::load(self.weight.add(first + turn * LANES)));
+                    *value = value.add(load(bias.wrapping_add(turn * LANES)));
                 }
             }
-            if !self.bias.is_null() {
+            (false, true) => {
                 for (turn, value) in values.iter_mut().enumerate() {
-                    *value = value.add(V::load(self.bias.add(first + turn * LANES)));
+                    *value = value.mul(load(weight.wrapping_add(turn * LANES)));
+                }
+            }
+            (false, false) => {
+                for (turn, value) in values.iter_mut().enumerate() {
+                    *value =
+                        value.mul_add(load(weight.wrapping_add(turn * LANES)), load(bias.wrapping_add(turn * LANES)));
                 }
             }
         }
         values
     }
+}
+
+impl<V: Vector> Map<V> for Normalized<V> {
+    #[inline(always)]
+    unsafe fn of_turn<const TURN: usize>(&self, values: [V; TURN], first: usize) -> [V; TURN] {
+        self.apply(
+            values,
+            first,
+            #[inline(always)]
+            |from| {
+                // SAFETY: by the caller.
+                unsafe { V::load(from) }
+            },
+        )
+    }
 
     #[inline(always)]
     unsafe fn of_some(&self, value: V, first: usize, count: usize) -> V {
-        let mut value = value.sub(self.high).sub(self.low).mul(self.rstd);
-        // SAFETY: by the caller.
-        unsafe {
-            if !self.weight.is_null() {
-                value = value.mul(V::load_some(self.weight.add(first), count));
-            }
-            if !self.bias.is_null() {
-                value = value.add(V::load_some(self.bias.add(first), count));
-            }
-        }
+        let [value] = self.apply(
+            [value],
+            first,
+            #[inline(always)]
+            |from| {
+                // SAFETY: by the caller.
+                unsafe { V::load_some(from, count) }
+            },
+        );
         value
     }
 }

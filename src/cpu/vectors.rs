@@ -24,7 +24,7 @@ const VARIABLE: &str = "WARPNORM_CPU_VECTORS";
 pub(super) enum Level {
     /// What the compiler may assume.
     Any = 1,
-    /// AVX2, and conversions of f16.
+    /// AVX2, fused multiply-add, and conversions of f16.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// AVX-512 with all that Skylake's servers have of it.
@@ -55,11 +55,12 @@ impl Level {
                 && has!("avx512dq")
                 && has!("avx512vl")
                 && has!("avx2")
+                && has!("fma")
                 && has!("f16c")
             {
                 return Self::Avx512;
             }
-            if has!("avx2") && has!("f16c") {
+            if has!("avx2") && has!("fma") && has!("f16c") {
                 return Self::Avx2;
             }
         }
@@ -115,13 +116,13 @@ pub(super) fn run<K: Task>(task: K) -> K::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn run_avx2<K: Task>(task: K) -> K::Output {
     task.run::<Avx2>()
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 fn run_avx512<K: Task>(task: K) -> K::Output {
     task.run::<Avx512>()
 }
