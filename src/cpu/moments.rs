@@ -195,6 +195,7 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
             }
             self.add(
                 pivot,
+                DEPTH,
                 #[inline(always)]
                 |index| {
                     // SAFETY: by the caller.
@@ -207,29 +208,36 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
         let rest = count % CHUNK;
         if rest > 0 {
             // What equals the pivot adds nothing, unless the pivot is infinite; then all is NaN anyway.
-            let mut chunk = [pivot; DEPTH];
-            for (row, vector) in chunk.iter_mut().enumerate().take(rest / LANES) {
+            let (whole, some) = (rest / LANES, rest % LANES);
+            let last = if some > 0 {
                 // SAFETY: by the caller.
-                [*vector] = unsafe { values.load(next + row * LANES) };
-            }
-            let some = rest % LANES;
-            if some > 0 {
-                // SAFETY: by the caller.
-                let vector = unsafe { values.load_some(next + rest - some, some) };
-                chunk[rest / LANES] = vector.first(some, pivot);
-            }
+                unsafe { values.load_some(next + whole * LANES, some) }.first(some, pivot)
+            } else {
+                pivot
+            };
             self.add(
                 pivot,
+                rest.div_ceil(LANES),
                 #[inline(always)]
-                |index| chunk[index],
+                |index| {
+                    if index < whole {
+                        // SAFETY: by the caller.
+                        let [vector] = unsafe { values.load(next + index * LANES) };
+                        vector
+                    } else if index == whole {
+                        last
+                    } else {
+                        pivot
+                    }
+                },
             );
         }
     }
 
-    /// Adds [`DEPTH`] vectors, by their index.
+    /// Adds [`DEPTH`] vectors, by their index, of which those from `count` on are the pivot.
     #[inline(always)]
-    fn add(&mut self, pivot: V, vector: impl Fn(usize) -> V) {
-        let sums = TreeSums::<V, MEAN>::about(pivot, vector);
+    fn add(&mut self, pivot: V, count: usize, vector: impl Fn(usize) -> V) {
+        let sums = TreeSums::<V, MEAN>::about(pivot, count, vector);
         if MEAN {
             sums.total.add_to(&mut self.totals);
         }
@@ -272,12 +280,15 @@ pub(super) struct TreeSums<V, const MEAN: bool> {
 }
 
 impl<V: Vector, const MEAN: bool> TreeSums<V, MEAN> {
-    /// Asks for each vector when it is needed, for registers are scarce.
+    /// Asks for each vector when it is needed, for registers are scarce. Those from `count` on are the pivot.
     #[inline(always)]
-    pub(super) fn about(pivot: V, vector: impl Fn(usize) -> V) -> Self {
+    pub(super) fn about(pivot: V, count: usize, vector: impl Fn(usize) -> V) -> Self {
         let left = Self::of_two(pivot, vector(0), vector(1)).add(Self::of_two(pivot, vector(2), vector(3)));
-        let right = Self::of_two(pivot, vector(4), vector(5)).add(Self::of_two(pivot, vector(6), vector(7)));
-        left.add(right)
+        // The sums of the others are zeros.
+        if count <= DEPTH / 2 {
+            return left;
+        }
+        left.add(Self::of_two(pivot, vector(4), vector(5)).add(Self::of_two(pivot, vector(6), vector(7))))
     }
 
     #[inline(always)]

@@ -519,7 +519,7 @@ impl<V: Vector> SlotWork<V> for Totals {
     unsafe fn take(&mut self, slot: usize, numbers: impl Fn(usize) -> V) {
         // SAFETY: by the caller.
         unsafe {
-            let sums = TreeSums::<V, true>::about(V::load(self.pivots.add(slot)), numbers);
+            let sums = TreeSums::<V, true>::about(V::load(self.pivots.add(slot)), DEPTH, numbers);
             add_at(sums.total, self.totals.add(slot));
         }
     }
@@ -542,7 +542,7 @@ impl<V: Vector> SlotWork<V> for Both {
     unsafe fn take(&mut self, slot: usize, numbers: impl Fn(usize) -> V) {
         // SAFETY: by the caller.
         unsafe {
-            let sums = TreeSums::<V, true>::about(V::load(self.pivots.add(slot)), numbers);
+            let sums = TreeSums::<V, true>::about(V::load(self.pivots.add(slot)), DEPTH, numbers);
             add_at(sums.total, self.totals.add(slot));
             add_at(sums.squares, self.squares.add(slot));
         }
