@@ -549,8 +549,10 @@ mod x86 {
         // SAFETY: the caller has AVX2.
         unsafe {
             let bits = _mm256_castps_si256(values);
-            let even = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff)));
+            // All ones, so minus one, where it is. Shifts have but one port on some processors.
+            let last = _mm256_set1_epi32(0x1_0000);
+            let is_odd = _mm256_cmpeq_epi32(_mm256_and_si256(bits, last), last);
+            let rounded = _mm256_sub_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), is_odd);
             let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
             let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
             let wide = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, is_nan));
@@ -745,10 +747,15 @@ mod x86 {
         fn from_bf16((low, high): Self::Halves) -> Self {
             // SAFETY: as above.
             unsafe {
-                let (low, high) = (_mm256_cvtepu16_epi32(low), _mm256_cvtepu16_epi32(high));
+                // Into the upper halves; of each half register, four of its eight.
+                let into_upper = _mm256_setr_epi8(
+                    -1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, //
+                    -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15,
+                );
+                let (low, high) = (_mm256_broadcastsi128_si256(low), _mm256_broadcastsi128_si256(high));
                 Self(
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+                    _mm256_castsi256_ps(_mm256_shuffle_epi8(low, into_upper)),
+                    _mm256_castsi256_ps(_mm256_shuffle_epi8(high, into_upper)),
                 )
             }
         }
