@@ -145,18 +145,43 @@ impl<T: Convert> Stretch<T> {
                 if next == end {
                     return;
                 }
-                let sum_streams = streams && !self.sum.is_absent() && T::to_line(self.sum.at(next)) == 0;
-                while next + TURN_LANES <= end {
-                    if self.ahead > 0 {
-                        self.prefetch(next + self.ahead);
-                    }
-                    self.write_vectors::<V, TURN>(next, origin, map, [streams, sum_streams]);
-                    next += TURN_LANES;
-                }
+                // Not asked in every turn: what both answers have in common the compiler would do before, and lack registers.
+                next = if streams {
+                    self.write_whole_turns::<V, true>(next, end, origin, map)
+                } else {
+                    self.write_whole_turns::<V, false>(next, end, origin, map)
+                };
                 whole_lines_end = end - (end - next) % T::OF_LINE;
                 stop = end;
             }
         }
+    }
+
+    /// Maps what is whole turns. Returns where they end.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write); if they are streamed, a line of the output begins.
+    #[inline(always)]
+    unsafe fn write_whole_turns<V: Vector, const STREAMS: bool>(
+        self,
+        first: usize,
+        end: usize,
+        origin: usize,
+        map: &impl Map<V>,
+    ) -> usize {
+        let mut next = first;
+        // SAFETY: by the caller.
+        unsafe {
+            let sum_streams = STREAMS && !self.sum.is_absent() && T::to_line(self.sum.at(next)) == 0;
+            while next + TURN_LANES <= end {
+                if self.ahead > 0 {
+                    self.prefetch(next + self.ahead);
+                }
+                self.write_vectors::<V, TURN>(next, origin, map, [STREAMS, sum_streams]);
+                next += TURN_LANES;
+            }
+        }
+        next
     }
 
     /// Maps a turn of each of some rows, the first from an element on. There a line of the output begins, and in each row.
