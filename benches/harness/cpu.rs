@@ -40,12 +40,21 @@ pub fn last_level_cache() -> usize {
     (0..8).filter_map(read).max().map_or(32 << 20, |kib| kib << 10)
 }
 
-/// The processor, as in `AMD EPYC 7B13`.
+/// The processor, as in `AMD EPYC 7B13, family 25, model 1`: on a virtual machine the name alone can be that of several.
 pub fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = info.lines().find(|line| line.starts_with("model name"));
-    let model = line.and_then(|line| line.split_once(':')).map_or(std::env::consts::ARCH, |(_, model)| model.trim());
-    model.to_owned()
+    let field = |name: &str| {
+        let fields = info.lines().filter_map(|line| line.split_once(':'));
+        fields
+            .map(|(found, value)| (found.trim(), value.trim()))
+            .find(|(found, _)| *found == name)
+            .map(|(_, value)| value)
+    };
+    let name = field("model name").unwrap_or(std::env::consts::ARCH);
+    match (field("cpu family"), field("model")) {
+        (Some(family), Some(model)) => format!("{name}, family {family}, model {model}"),
+        _ => name.to_owned(),
+    }
 }
 
 struct CpuCell<T: Real> {

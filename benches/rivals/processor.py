@@ -94,9 +94,13 @@ def threads_here():
 
 
 def model_name():
-    """As in `AMD EPYC 7B13`."""
-    names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    """As in `AMD EPYC 7B13, family 25, model 1`, as benches/harness/cpu.rs has it."""
+    # Of the last of its cores, which are all alike.
+    pairs = [line.partition(":") for line in _lines("/proc/cpuinfo")]
+    fields = {name.strip(): value.strip() for name, _, value in pairs}
+    name = fields.get("model name", platform.machine())
+    kind = [f"{what} {fields[field]}" for what, field in [("family", "cpu family"), ("model", "model")] if field in fields]
+    return ", ".join([name, *kind] if len(kind) == 2 else [name])
 
 
 def last_level_cache():
