@@ -48,8 +48,11 @@ impl<N: Number> Numbers<N> {
         let needed = (count * size_of::<N>()).div_ceil(size_of::<Line>());
         let mut lines = {
             let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
-            let fitting = unused.iter().rposition(|lines| lines.capacity() >= needed);
-            fitting.map(|place| unused.swap_remove(place)).or_else(|| unused.pop()).unwrap_or_default()
+            // The smallest that fits, lest what needs a larger one finds none: then a second call like the first allocates
+            // nothing, whatever sizes it needs in whatever order. Of several, the one used last.
+            let fitting = unused.iter().enumerate().rev().filter(|(_, lines)| lines.capacity() >= needed);
+            let best = fitting.min_by_key(|(_, lines)| lines.capacity()).map(|(place, _)| place);
+            best.map(|place| unused.swap_remove(place)).or_else(|| unused.pop()).unwrap_or_default()
         };
         lines.clear();
         lines.resize(needed, Line(Default::default()));
