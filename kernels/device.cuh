@@ -68,7 +68,14 @@ __device__ __forceinline__ unsigned size() {
     return result;
 }
 
-// Arrive, then wait, is a barrier of all the cluster's threads, after which each sees what the others wrote before.
+// Arrive, then wait, is a barrier of all the cluster's threads, after which each sees what the others wrote before. To begin
+// is to arrive with nothing written: then nobody need wait for stores.
+__device__ __forceinline__ void begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+
 __device__ __forceinline__ void arrive() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
@@ -238,13 +245,36 @@ __device__ __forceinline__ void store_streaming(uint4* address, const uint4& wor
 }
 
 // 16 bytes from global to shared memory, on their way while the thread goes on; both addresses are multiples of 16. The
-// thread has them after copies_arrived(), the others after a barrier behind that.
+// thread has them after copies_arrived(), the others after a barrier behind that. Or it asks in turns, each of which ends with
+// turn_asked(), perhaps with nothing: then all but the last so many turns' copies have arrived after turns_arrived().
 __device__ __forceinline__ void copy_async(uint4* shared, const uint4* source) {
 #if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
     const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
 #else
     *shared = *source;
+#endif
+}
+
+__device__ __forceinline__ void turn_asked() {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+template <uint32_t kButLast>
+__device__ __forceinline__ void turns_arrived() {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(kButLast) : "memory");
+#endif
+}
+
+// Has what lies there in the nearest cache when it is wanted: a load of which nobody waits for the result.
+__device__ __forceinline__ void fetch_ahead(const void* address) {
+#if defined(__CUDACC__)
+    asm volatile("{ .reg .u32 ignored; ld.global.u32 ignored, [%0]; }" ::"l"(address));
+#else
+    (void)*static_cast<const volatile uint32_t*>(address);
 #endif
 }
 

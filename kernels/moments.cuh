@@ -63,7 +63,8 @@ __device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
     if (a.count == 0.0f) return b;
     Moments both = a;
     both.count += b.count;
-    const float share = b.count / both.count;
+    // Mostly they are of one size. (A division is many instructions, and a call.)
+    const float share = a.count == b.count ? 0.5f : b.count / both.count;
     const float delta = (b.mean.high - a.mean.high) + (b.mean.low - a.mean.low);
     both.mean.add(product(delta, share));
     both.m2.add(b.m2.high);

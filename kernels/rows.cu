@@ -159,22 +159,112 @@ __device__ __forceinline__ void write(const Held& held, const LaneTeam& team, ui
     }
 }
 
+// What is on its way to the threads of a block while they are busy with the rows before: of each, its vectors of x and of the
+// residual, in shared memory, of kTurns rows by turns. A thread takes only what it asked for itself, so that no barrier is
+// needed.
+template <class T, uint32_t kVectors>
+struct Arrivals {
+    static constexpr uint32_t kTurns = kVectors * 16 < WN_ROWS_AHEAD_BYTES ? WN_ROWS_AHEAD_BYTES / (kVectors * 16) : 1;
+    uint4* own;  // of this turn, one in every blockDim.x words: x, then the residual
+    uint32_t turn = 0;
+    uint32_t words_of_turn;
+
+    __device__ __forceinline__ Arrivals(uint4* room, bool has_residual)
+        : own(room + threadIdx.x), words_of_turn((has_residual ? 2 : 1) * kVectors * blockDim.x) {}
+
+    __device__ __forceinline__ void ask(const PlainInput<T>& input, const LaneTeam& team, uint64_t begin, uint32_t count) const {
+        ask_for(own, input.x.start, team, begin, count);
+        if (input.residual != nullptr) ask_for(own + kVectors * blockDim.x, input.residual, team, begin, count);
+    }
+
+    __device__ __forceinline__ void turn_over() {
+        turn_asked();
+        if (kTurns == 1) return;
+        turn++;
+        own += words_of_turn;
+        if (turn < kTurns) return;
+        turn = 0;
+        own -= kTurns * words_of_turn;
+    }
+
+    // kWhole: as `fill` has it. Behind turns_arrived(); from then on there is room for the row that comes kTurns later.
+    template <bool kWhole>
+    __device__ __forceinline__ void take(HeldInRegisters<T, kVectors * kVector<T>>& held, const LaneTeam& team, uint32_t count,
+                                         bool has_residual) const {
+#pragma unroll
+        for (uint32_t k = 0; k < kVectors; k++) {
+            const bool inside = (k * team.lanes + team.lane()) * kVector<T> < count;
+            if (kWhole && !inside) continue;
+            float value[kVector<T>] = {};
+            if (inside) unpack<T>(own[k * blockDim.x], value);
+            if (inside && has_residual) {
+                float added[kVector<T>];
+                unpack<T>(own[(kVectors + k) * blockDim.x], added);
+#pragma unroll
+                for (uint32_t e = 0; e < kVector<T>; e++) value[e] += added[e];
+            }
+            held.write(k, value);
+        }
+    }
+
+private:
+    static __device__ __forceinline__ void ask_for(uint4* own, const T* row, const LaneTeam& team, uint64_t begin,
+                                                   uint32_t count) {
+        const T* const start = row + begin + team.lane() * kVector<T>;
+#pragma unroll
+        for (uint32_t k = 0; k < kVectors; k++) {
+            const bool inside = (k * team.lanes + team.lane()) * kVector<T> < count;
+            const T* const source = start + k * team.lanes * kVector<T>;
+            if (inside) copy_async(own + k * blockDim.x, reinterpret_cast<const uint4*>(source));
+        }
+    }
+};
+
+// Weight and bias, as far as a team's first row wants them: they arrive while its x does.
+template <class T>
+__device__ __forceinline__ void fetch_coefficients(const WnRowsParams& p, const LaneTeam& team, uint64_t begin, uint32_t count) {
+    if (p.affine != WN_AFFINE_PER_ELEMENT) return;
+    const auto fetch = [&](uint64_t address, uint32_t is_f32) {
+        if (address == 0) return;
+        const uint64_t size = (p.flags & is_f32) != 0 ? sizeof(float) : sizeof(T);
+        for (uint32_t first = team.lane() * kVector<T>; first < count; first += team.lanes * kVector<T>) {
+            fetch_ahead(global<const uint8_t>(address + (begin + first) * size));
+        }
+    };
+    fetch(p.weight, WN_FLAG_WEIGHT_F32);
+    fetch(p.bias, WN_FLAG_BIAS_F32);
+}
+
 template <class T, uint32_t kElements>
 __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
+    WN_DYNAMIC_SHARED(uint4, room);
     // Rows of more than 256 elements have a whole warp.
     const LaneTeam team{kElements == 8 ? p.lanes : static_cast<uint32_t>(WN_WARP)};
     const uint32_t rows_per_block = team.teams(blockDim.x);
     const uint32_t slot = team.number();
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
-    for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows;
-         base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
-        // Lanes that have no row take part in the shuffles and touch no memory.
+    const uint64_t step = static_cast<uint64_t>(gridDim.x) * rows_per_block;
+    const uint32_t length = static_cast<uint32_t>(p.length);
+    Arrivals<T, kElements / kVector<T>> arrivals(room, p.residual != 0);
+    constexpr uint32_t kTurns = decltype(arrivals)::kTurns;
+    // Lanes that have no row take part in the shuffles and touch no memory.
+    const auto ask = [&](uint64_t base) {
+        if (base + slot < p.rows) arrivals.ask(PlainInput<T>(p, base + slot), team, 0, length);
+        arrivals.turn_over();
+    };
+    uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block;
+#pragma unroll
+    for (uint32_t turn = 0; turn < kTurns; turn++) ask(base + turn * step);
+    fetch_coefficients<T>(p, team, 0, length);
+    for (; base < p.rows; base += step) {
         const bool present = base + slot < p.rows;
         const uint64_t row = present ? base + slot : 0;
-        const uint32_t count = present ? static_cast<uint32_t>(p.length) : 0;
+        const uint32_t count = present ? length : 0;
         HeldInRegisters<T, kElements> held;
+        turns_arrived<kTurns - 1>();
         // With one vector a lane, no zeros to fill save nothing, and cost registers (nvcc 13.0).
-        fill<T, (kElements > 8)>(held, team, 0, count, PlainInput<T>(p, row));
+        arrivals.template take<(kElements > 8)>(held, team, count, p.residual != 0);
+        ask(base + kTurns * step);
         const Moments moments = moments_of_held<T, true>(held, team, count, p.inverse_length, mean_square);
         PlainOutput<T> output(p, row, moments);
         write(held, team, 0, count, output);
@@ -184,6 +274,7 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
 template <class T>
 __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
     WN_SHARED(Moments, parts, 2 * WN_ROWS_BLOCK_WARPS);
+    WN_DYNAMIC_SHARED(uint4, room);
     const LaneTeam team{WN_WARP};
     const Chunks chunks{p.length};
     const uint32_t warp = threadIdx.x / WN_WARP;  // and its chunk
@@ -191,10 +282,20 @@ __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
     const uint32_t count = chunks.elements(warp);
     const float inverse = inverse_of(count);
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+    Arrivals<T, WN_CHUNK / WN_WARP / kVector<T>> arrivals(room, p.residual != 0);
+    static_assert(decltype(arrivals)::kTurns == 1, "one row ahead");
     uint32_t turn = 0;
+    const auto ask = [&](uint64_t row) {
+        if (row < p.rows) arrivals.ask(PlainInput<T>(p, row), team, begin, count);
+        arrivals.turn_over();
+    };
+    ask(blockIdx.x);
+    fetch_coefficients<T>(p, team, begin, count);
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
-        fill<T, true>(held, team, begin, count, PlainInput<T>(p, row));
+        turns_arrived<0>();
+        arrivals.template take<true>(held, team, count, p.residual != 0);
+        ask(row + gridDim.x);
         const Moments mine = moments_of_held<T, true>(held, team, count, inverse, mean_square);
         // By turns, as PartsOfCluster has them.
         Moments* const all = parts + turn * WN_ROWS_BLOCK_WARPS;
@@ -216,11 +317,23 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
     PartsOfCluster parts(reinterpret_cast<Moments*>(room), leaves_of(chunks, p.leaf_shift));
     const Leaf leaf(chunks, p.leaf_shift, parts.number);
     const RoomOfWarp<T> rooms(p, room, 1u << p.leaf_shift);
-    for (uint64_t row = blockIdx.x / parts.blocks; row < p.rows; row += gridDim.x / parts.blocks) {
-        const PlainInput<T> input(p, row);
-        for (uint32_t i = 0; i < leaf.count; i++) {
-            HeldInShared<T, true> held = rooms.template chunk<true>(i);
-            fill<T, true>(held, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), input);
+    const uint64_t step = gridDim.x / parts.blocks;
+    uint64_t row = blockIdx.x / parts.blocks;
+    // As it is stored, a chunk of the next row can be on its way as soon as this row's is written.
+    const auto ask = [&](uint64_t row, uint32_t i) {
+        HeldInShared<T, true> held = rooms.template chunk<true>(i);
+        if (row < p.rows) held.copy(PlainInput<T>(p, row).x, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i));
+    };
+    if (rooms.as_stored) {
+        for (uint32_t i = 0; i < leaf.count; i++) ask(row, i);
+    }
+    for (; row < p.rows; row += step) {
+        if (!rooms.as_stored) {
+            const PlainInput<T> input(p, row);
+            for (uint32_t i = 0; i < leaf.count; i++) {
+                HeldInShared<T, true> held = rooms.template chunk<true>(i);
+                fill<T, true>(held, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), input);
+            }
         }
         copies_arrived();
         TreeOfWarp tree;
@@ -234,6 +347,7 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
         for (uint32_t i = 0; i < leaf.count; i++) {
             const uint32_t count = chunks.elements(leaf.first + i);
             write(rooms.template chunk<true>(i), team, chunks.begin(leaf.first + i), count, output);
+            if (rooms.as_stored) ask(row + step, i);
         }
     }
     parts.end();
@@ -243,6 +357,8 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
 template <class T>
 __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
     WN_SHARED(Moments, subtrees, WN_ROWS_SUBTREES);
+    WN_DYNAMIC_SHARED(uint4, room);
+    Arrivals<T, WN_CHUNK / WN_WARP / kVector<T>> arrivals(room, p.residual != 0);
     const LaneTeam team{WN_WARP};
     const Chunks chunks{p.length};
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
@@ -257,11 +373,23 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
         const PlainInput<T> input(p, row);
         Moments* const of_row = global<Moments>(p.parts) + row * leaves;
         HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
+        // A chunk is asked for while the one before is dealt with; those that are written come backwards.
+        const auto chunk = [&](uint32_t i) { return leaf.first + (applies ? leaf.count - 1 - i : i); };
+        const auto ask = [&](uint32_t i) {
+            if (i < leaf.count) arrivals.ask(input, team, chunks.begin(chunk(i)), chunks.elements(chunk(i)));
+            arrivals.turn_over();
+        };
+        const auto take = [&](uint32_t i) {
+            turns_arrived<0>();
+            arrivals.template take<true>(held, team, chunks.elements(chunk(i)), p.residual != 0);
+            ask(i + 1);
+        };
+        ask(0);
         if (!applies) {
             TreeOfWarp tree;
             for (uint32_t i = 0; i < leaf.count; i++) {
-                const uint32_t count = chunks.elements(leaf.first + i);
-                fill<T, true>(held, team, chunks.begin(leaf.first + i), count, input);
+                const uint32_t count = chunks.elements(chunk(i));
+                take(i);
                 tree.add(moments_of_held<T, true>(held, team, count, inverse_of(count), mean_square));
             }
             const Moments part = tree.root();
@@ -269,11 +397,9 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
             continue;
         }
         PlainOutput<T> output(p, row, merge_leaves(of_row, leaves, subtrees));
-        for (uint32_t i = leaf.count; i-- > 0;) {
-            const uint32_t count = chunks.elements(leaf.first + i);
-            const uint64_t begin = chunks.begin(leaf.first + i);
-            fill<T, true>(held, team, begin, count, input);
-            write<T, false>(held, team, begin, count, output);
+        for (uint32_t i = 0; i < leaf.count; i++) {
+            take(i);
+            write<T, false>(held, team, chunks.begin(chunk(i)), chunks.elements(chunk(i)), output);
         }
         __syncthreads();  // before the subtrees are overwritten
     }

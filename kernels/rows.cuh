@@ -299,7 +299,7 @@ struct PartsOfCluster {
     __device__ __forceinline__ PartsOfCluster(Moments* parts, uint32_t leaves)
         : parts(parts), blocks(cluster::size()), leaves(leaves), begun(blocks == 1) {
         number = cluster::rank() * (blockDim.x / WN_WARP) + threadIdx.x / WN_WARP;
-        if (blocks > 1) cluster::arrive();
+        if (blocks > 1) cluster::begin();
     }
 
     // Returns where all of them are.

@@ -158,6 +158,7 @@ namespace cluster {
 EMU_UNCHECKED inline unsigned rank() { return emu::cluster_rank(); }
 EMU_UNCHECKED inline unsigned size() { return emu::cluster_size(); }
 EMU_UNCHECKED inline void arrive(emu::Site site = emu::Site::here()) { emu::cluster_arrive(site); }
+EMU_UNCHECKED inline void begin(emu::Site site = emu::Site::here()) { emu::cluster_arrive(site); }
 EMU_UNCHECKED inline void wait(emu::Site site = emu::Site::here()) { emu::cluster_wait(site); }
 EMU_UNCHECKED inline float load(const float* address, unsigned rank, emu::Site site = emu::Site::here()) {
     return emu::load_from_rank(address, rank, site);

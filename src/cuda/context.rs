@@ -27,6 +27,17 @@ const SHARING: [Kernel; 12] = [
     Kernel::batch_statistics_planes_resident_bf16,
 ];
 
+/// Those that never are in clusters, but may need more shared memory than a kernel has without asking for it: a row's on its way.
+const ASKING_AHEAD: [Kernel; 5] = [
+    Kernel::rows_group_32_f32,
+    Kernel::rows_block_f32,
+    Kernel::rows_block_f16,
+    Kernel::rows_block_bf16,
+    Kernel::rows_long_f32,
+];
+/// More than is their own, beside what a launch gives them.
+const OWN_SHARED: c_int = 1024;
+
 /// Code that was compiled for this capability or a later one knows of its cluster, and waits where a launch may begin early
 /// (`kernels/device.cuh`).
 const LATE_CODE: c_int = 90;
@@ -303,9 +314,13 @@ fn limits(device: sys::CUdevice, kernels: &Kernels, is_late: bool) -> Result<Lim
     let shared = driver::attribute(device, SHARED)?;
     let has_clusters = is_late && driver::attribute(device, CLUSTERS)? != 0;
     let mut cluster = if has_clusters { MOST_OF_CLUSTER } else { 1 };
+    let dynamic = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    for kernel in ASKING_AHEAD {
+        set_attribute(kernels.function(kernel)?, dynamic, shared - OWN_SHARED)?;
+    }
     for kernel in SHARING {
         let function = kernels.function(kernel)?;
-        set_attribute(function, sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared)?;
+        set_attribute(function, dynamic, shared)?;
         let allowed = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
         if has_clusters && set_attribute(function, allowed, 1).is_err() {
             cluster = cluster.min(PORTABLE_CLUSTER);

@@ -14,14 +14,16 @@ use crate::quantization::{GROUP, Scaling};
 
 const WARP: u32 = params::WN_WARP;
 const CHUNK: u64 = params::WN_CHUNK as u64;
-/// The most chunks of a row that are held in registers.
-const CHUNKS_IN_REGISTERS: u64 = params::WN_ROWS_BLOCK_WARPS as u64;
-/// Warps of a block that holds its part of a row in shared memory: fewer where three blocks are to share a multiprocessor,
-/// whose registers are enough for 24.
-const WARPS_OF_THREE: u64 = 8;
-const WARPS_OF_FEWER: u64 = 16;
+/// Warps of a multiprocessor whose blocks hold their part of a row in shared memory, by their registers; and of one block, at
+/// most.
+const WARPS_OF_MULTIPROCESSOR: u32 = params::WN_ROWS_SHARED_THREADS / WARP;
+const MOST_WARPS: u32 = 16;
 /// Warps of a block of which each has a row of one chunk in shared memory.
 const WARPS_OF_GROUP: u32 = params::WN_ROWS_GROUP_THREADS / WARP;
+/// Rows that a cluster has one after another, at most, and clusters for each place: how many places there are is not known,
+/// and the last of them is not to work alone.
+const MOST_ROWS_OF_CLUSTER: u64 = 8;
+const CLUSTERS_OF_PLACE: u64 = 4;
 /// Blocks for a multiprocessor where rows are split, and warps of each.
 const BLOCKS_OF_SPLIT_ROWS: u64 = 8;
 const WARPS_OF_LONG_ROW: u32 = params::WN_ROWS_LONG_THREADS / WARP;
@@ -46,6 +48,9 @@ struct Regime {
     leaf_shift: u32,
     /// Of the shared memory, 16-byte words in front of the chunks.
     parts_words: u32,
+    /// Threads that a multiprocessor has place for, by their registers, where a block asks for its next row while it is busy;
+    /// 0 where it does not.
+    resident: u32,
 }
 
 impl Regime {
@@ -62,15 +67,23 @@ impl Regime {
             (kernels::FUSED_ROWS_GROUP_8, kernels::FUSED_ROWS_SHARED)
         };
         match length {
+            0..=256 if is_plain => Self::group(group, lanes).ahead(rows, 8, params::WN_ROWS_GROUP_8_THREADS),
             0..=256 => Self::group(group, lanes),
             257..=CHUNK if !is_plain => {
                 let shared = WARPS_OF_GROUP * bytes_of_chunk as u32; // at most 32 KiB
                 Self { shared, ..Self::group(kernels::FUSED_ROWS_WARP, u64::from(WARP)) }
             }
-            257..=512 => Self::group(kernels::ROWS_GROUP_16, u64::from(WARP)),
-            513..=CHUNK => Self::group(kernels::ROWS_GROUP_32, u64::from(WARP)),
-            _ if chunks <= CHUNKS_IN_REGISTERS && is_plain => Self::block(kernels::ROWS_BLOCK, chunks as u32 * WARP, 0),
-            _ => Self::shared(shared, chunks, bytes_of_chunk, limits)
+            257..=512 => {
+                let regime = Self::group(kernels::ROWS_GROUP_16, u64::from(WARP));
+                regime.ahead(rows, 16, params::WN_ROWS_GROUP_32_THREADS)
+            }
+            513..=CHUNK => {
+                let regime = Self::group(kernels::ROWS_GROUP_32, u64::from(WARP));
+                regime.ahead(rows, 32, params::WN_ROWS_GROUP_32_THREADS)
+            }
+            _ => Self::in_registers(rows, chunks)
+                .filter(|regime| is_plain && regime.shared + KEPT_BY_DRIVER <= limits.shared)
+                .or_else(|| Self::shared(shared, chunks, bytes_of_chunk, limits))
                 .unwrap_or_else(|| Self::long(chunks, bytes_of_chunk)),
         }
     }
@@ -81,7 +94,21 @@ impl Regime {
     }
 
     fn block(family: Family, threads: u32, leaf_shift: u32) -> Self {
-        Self { family, block: threads, lanes: threads, cluster: 1, shared: 0, leaf_shift, parts_words: 0 }
+        Self { family, block: threads, lanes: threads, cluster: 1, shared: 0, leaf_shift, parts_words: 0, resident: 0 }
+    }
+
+    /// A chunk for each warp.
+    fn in_registers(rows: &Rows, chunks: u64) -> Option<Self> {
+        let warps = u32::try_from(chunks).ok().filter(|&warps| warps <= params::WN_ROWS_BLOCK_WARPS)?;
+        let regime = Self::block(kernels::ROWS_BLOCK, warps * WARP, 0);
+        Some(regime.ahead(rows, CHUNK as u32 / WARP, params::WN_ROWS_BLOCK_THREADS))
+    }
+
+    /// With room for what comes next: of so many elements a lane, those of x and of a residual.
+    fn ahead(self, rows: &Rows, elements: u32, resident: u32) -> Self {
+        let tensors = if rows.is_plain { 1 } else { 2 };
+        let of_lane = (elements * rows.dtype.size() as u32).max(params::WN_ROWS_AHEAD_BYTES);
+        Self { shared: self.block * of_lane * tensors, resident, ..self }
     }
 
     fn long(chunks: u64, bytes_of_chunk: u64) -> Self {
@@ -95,13 +122,17 @@ impl Regime {
     fn shared(family: Family, chunks: u64, bytes_of_chunk: u64, limits: &Limits) -> Option<Self> {
         for blocks in [3, 2, 1] {
             let room = ((limits.shared + KEPT_BY_DRIVER) / blocks).saturating_sub(KEPT_BY_DRIVER);
-            let warps = if blocks == 3 { WARPS_OF_THREE } else { WARPS_OF_FEWER };
+            let warps = u64::from((WARPS_OF_MULTIPROCESSOR / blocks).min(MOST_WARPS));
             let most = if blocks == 3 { limits.cluster.min(PORTABLE_CLUSTER) } else { limits.cluster };
             let clusters = (0..).map(|power| 1 << power).take_while(|&cluster| cluster <= most);
             for cluster in clusters {
                 let regime = Self::sharing(family, chunks, bytes_of_chunk, cluster, warps);
                 if let Some(regime) = regime.filter(|regime| regime.shared <= room) {
-                    return Some(regime);
+                    let is_plain = family == kernels::ROWS_SHARED;
+                    return Some(Self {
+                        resident: if is_plain { params::WN_ROWS_SHARED_THREADS } else { 0 },
+                        ..regime
+                    });
                 }
             }
         }
@@ -121,6 +152,27 @@ impl Regime {
             parts_words: parts_words as u32, // at most 640
             ..Self::block(family, warps as u32 * WARP, leaf.ilog2())
         })
+    }
+
+    /// Blocks of a launch. Those that ask ahead are as many as there is place for, and walk on.
+    fn grid(&self, rows: &Rows, limits: &Limits) -> u32 {
+        let rows_at_once = u64::from(self.block / self.lanes);
+        // Whole clusters, also where the largest grid is none.
+        let clusters = Limits { max_grid: (limits.max_grid / self.cluster).max(1), ..*limits };
+        let one_for_each = clusters.grid(rows.rows as u64, rows_at_once);
+        if self.resident == 0 {
+            return one_for_each * self.cluster;
+        }
+        let by_shared = (limits.shared + KEPT_BY_DRIVER) / (self.shared + KEPT_BY_DRIVER);
+        let places = limits.multiprocessors * (self.resident / self.block).min(by_shared).max(1) / self.cluster;
+        let places = u64::from(places.max(1));
+        let wanted = if self.cluster == 1 {
+            places
+        } else {
+            let turns = (rows.rows as u64 / (CLUSTERS_OF_PLACE * places)).clamp(1, MOST_ROWS_OF_CLUSTER);
+            (rows.rows as u64).div_ceil(turns)
+        };
+        u32::try_from(wanted).map_or(one_for_each, |wanted| wanted.min(one_for_each)) * self.cluster
     }
 }
 
@@ -174,12 +226,9 @@ fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
         }
     };
     let (scaling, scales_row_stride, scales_group_stride) = scaling(rows);
-    let rows_at_once = u64::from(regime.block / regime.lanes);
-    // Whole clusters, also where the largest grid is none.
-    let clusters = Limits { max_grid: (limits.max_grid / regime.cluster).max(1), ..*limits };
     Launch {
         kernel: regime.family.of(rows.dtype),
-        grid: clusters.grid(rows.rows as u64, rows_at_once) * regime.cluster,
+        grid: regime.grid(rows, limits),
         block: regime.block,
         cluster: regime.cluster,
         shared: regime.shared,
@@ -270,7 +319,10 @@ fn split(rows: &Rows, single: &Launch, is_plain: bool, limits: &Limits) -> Optio
     let both =
         |kernel, shared| [launch(kernel, params::WN_STEP_MOMENTS, shared), launch(kernel, params::WN_STEP_APPLY, 0)];
     let any = both(single.kernel, single.shared);
-    let plain = both(kernels::ROWS_LONG.of(rows.dtype), 0);
+    let long = Regime::block(kernels::ROWS_LONG, single.block, 0);
+    let ahead = long.ahead(rows, CHUNK as u32 / WARP, 0).shared;
+    let plain =
+        [params::WN_STEP_MOMENTS, params::WN_STEP_APPLY].map(|step| launch(long.family.of(rows.dtype), step, ahead));
     let (launches, unaligned) = if is_plain { (plain, any) } else { (any, [None; 2]) };
     Some(Plan { launches, workspace_bytes, otherwise: Some(*single), unaligned })
 }

@@ -31,8 +31,15 @@ const LARGEST_PLANE_TILE: u64 = 208 << 10;
 /// multiprocessors.
 const LEAST_RESIDENT_BLOCKS: u64 = 64;
 
-/// Bytes of a tile of what is not held.
+/// Threads of a multiprocessor, by the kernels' registers.
+const RESIDENT_THREADS: u64 = 2 * THREADS;
+/// Of shared memory, the driver keeps so much for each block.
+const KEPT_BY_DRIVER: u64 = 1024;
+
+/// Bytes of a tile of what is not held; of a batch, as many tiles as fill a chip, down to the least.
 const TILE: u64 = 64 << 10;
+const LEAST_TILE: u64 = 8 << 10;
+const TILES_THAT_FILL: u64 = 256;
 /// Tiles of a slab of a sample, of all slabs of a batch, and of a channel's planes: the last block has to merge as many parts.
 const MOST_TILES_OF_SAMPLE: u64 = 256;
 const MOST_TILES_OF_BATCH: u64 = 512;
@@ -85,8 +92,12 @@ struct Cut {
 
 impl Slabs {
     /// Where blocks could hold sections of the sample, so small that they can; else wider ones.
+    ///
+    /// A batch is one sample: what there is of sections and tiles is all that a chip can share out.
     fn cut(&self) -> Cut {
-        self.held().unwrap_or_else(|| self.streamed())
+        let is_enough =
+            |cut: &Cut| !self.is_batch || cut.slab.sections.divisor * cut.slab.tiles >= LEAST_RESIDENT_BLOCKS;
+        self.held().filter(is_enough).unwrap_or_else(|| self.streamed())
     }
 
     /// Into how many sections of so many bytes the channels fall apart; 1 if that cannot be.
@@ -153,8 +164,10 @@ impl Slabs {
         let slab = self.geometry(self.section(|bytes| bytes >= WIDE_SECTION));
         // Whole batches of each thread.
         let rows = (THREADS / u64::from(slab.strip)).max(1);
-        let batches = (TILE / WORD / u64::from(slab.period) / (BATCH * rows)).max(1);
         let sections = slab.sections.divisor;
+        let bytes = self.length * self.dtype.size() as u64;
+        let tile = if self.is_batch { (bytes / TILES_THAT_FILL).clamp(LEAST_TILE, TILE) } else { TILE };
+        let batches = (tile / WORD / u64::from(slab.period) / (BATCH * rows)).max(1);
         let most_tiles = if self.is_batch { (MOST_TILES_OF_BATCH / sections).max(32) } else { MOST_TILES_OF_SAMPLE };
         let least = slab.rounds.div_ceil(most_tiles);
         Cut::new(slab, (batches * BATCH * rows).max(least.next_multiple_of(BATCH * rows)), THREADS)
@@ -184,12 +197,28 @@ impl Cut {
         WORD + self.scratch(dtype) + 2 * self.slab.groups * BYTES_OF_PART + tile
     }
 
+    /// Whether clusters of blocks with so much shared memory keep the chip busy until the end. A last turn of few, where there
+    /// are few turns, takes longer than to read everything twice.
+    fn fills(&self, shared: u64, limits: &Limits) -> bool {
+        let by_shared = (u64::from(limits.shared) + KEPT_BY_DRIVER) / (shared + KEPT_BY_DRIVER);
+        let of_multiprocessor = (RESIDENT_THREADS / self.threads).min(by_shared).max(1);
+        let blocks = u64::from(limits.multiprocessors) * of_multiprocessor;
+        // A cluster is within a group of multiprocessors, whose number is none of its multiples: of 132 on an H100, 112 have room
+        // for one of 16, 120 for one of 8 or 4.
+        let places =
+            if self.slab.tiles > 2 { blocks / self.slab.tiles * 7 / 8 } else { blocks / self.slab.tiles }.max(1);
+        let slabs = self.slab.samples * self.slab.sections.divisor;
+        let turns = slabs.div_ceil(places);
+        turns == 1 || slabs * 5 >= turns * places * 4
+    }
+
     /// `params` lack the geometry alone.
     fn plan(self, dtype: DType, params: &ChannelsLastParams, needs_counters: bool, limits: &Limits) -> Plan {
         let (mut slab, block) = (self.slab, self.threads as u32); // at most THREADS
         let is_stored = params.flags & params::WN_FLAG_HELD_AS_STORED != 0;
         let shared = self.held(dtype, if is_stored { dtype } else { DType::F32 }.size() as u64);
-        if slab.tiles <= u64::from(limits.cluster) && shared <= u64::from(limits.shared) {
+        let can_be_held = slab.tiles <= u64::from(limits.cluster) && shared <= u64::from(limits.shared);
+        if can_be_held && self.fills(shared, limits) {
             let (cluster, shared) = (slab.tiles as u32, shared as u32); // both no larger than what they were held against
             let params = Params::ChannelsLast(ChannelsLastParams { slab, ..*params });
             let kernel = CHANNELS_LAST_RESIDENT.of(dtype);

@@ -113,7 +113,8 @@ fn maps_that_fit_the_chip_are_held() {
     assert_eq!(regime(2, 32 * 32, 640), (1, 4, 8, 128, false));
     assert_eq!(regime(2, 16 * 16, 1280), (1, 8, 2, 128, false));
     assert_eq!(regime(2, 8 * 8, 1280), (1, 8, 1, 128, false));
-    assert_eq!(regime(8, 64 * 64, 640), (1, 4, 16, 256, false));
+    assert_eq!(regime(8, 64 * 64, 640), (2, 4, 1, 256, true));
+    assert_eq!(regime(32, 64 * 64, 640), (1, 4, 16, 256, false));
     assert_eq!(regime(1, 1024 * 1024, 128), (2, 1, 1, 256, true));
     assert_eq!(regime(1, 512 * 512, 256), (2, 1, 1, 256, true));
 }
