@@ -76,8 +76,7 @@ enum WnFlags {
 enum WnRegimes {
     WN_WARP = 32,
     WN_ROWS_GROUP_THREADS = 256,   // a block of the regimes that give a row to 1..32 lanes of a warp
-    WN_ROWS_GROUP_8_THREADS = 1024,  // no block is as large: as many are on a multiprocessor, in blocks of that size
-    WN_ROWS_GROUP_32_THREADS = 768,
+    WN_ROWS_GROUP_32_THREADS = 768,  // no block is as large: so many are on a multiprocessor, with 80 registers
     WN_ROWS_AHEAD_BYTES = 64,      // of x, that a lane has on its way while it is busy; at least a row's
     WN_SCALE_GROUP = 128,          // elements of a row that have a scale of their own
     WN_CHUNK = 1024,               // elements of a row that a warp takes at a time
@@ -331,7 +330,7 @@ typedef struct WnConvolutionParams {
 // Every kernel, once, its name beginning with its file's. A column is ENTRY(name, parameter struct, body, largest block): the .cu files expand it to define
 // and register the kernels, the enumeration below numbers them for the host, where bindgen also takes their names.
 #define WN_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                           \
-    ENTRY(rows_group_8_##SUFFIX, WnRowsParams, (rows_group<T, 8>), WN_ROWS_GROUP_8_THREADS)                            \
+    ENTRY(rows_group_8_##SUFFIX, WnRowsParams, (rows_group<T, 8>), 2 * WN_ROWS_GROUP_THREADS)                          \
     ENTRY(rows_group_16_##SUFFIX, WnRowsParams, (rows_group<T, 16>), WN_ROWS_GROUP_32_THREADS)                         \
     ENTRY(rows_group_32_##SUFFIX, WnRowsParams, (rows_group<T, 32>), WN_ROWS_GROUP_32_THREADS)                         \
     ENTRY(rows_block_##SUFFIX, WnRowsParams, (rows_block<T>), WN_ROWS_BLOCK_THREADS)                                   \

@@ -187,17 +187,16 @@ struct Arrivals {
         own -= kTurns * words_of_turn;
     }
 
-    // kWhole: as `fill` has it. Behind turns_arrived(); from then on there is room for the row that comes kTurns later.
-    template <bool kWhole>
+    // Behind turns_arrived(); from then on there is room for the row that comes kTurns later. Behind a row's end nothing is
+    // taken, and nobody reads it.
     __device__ __forceinline__ void take(HeldInRegisters<T, kVectors * kVector<T>>& held, const LaneTeam& team, uint32_t count,
                                          bool has_residual) const {
 #pragma unroll
         for (uint32_t k = 0; k < kVectors; k++) {
-            const bool inside = (k * team.lanes + team.lane()) * kVector<T> < count;
-            if (kWhole && !inside) continue;
-            float value[kVector<T>] = {};
-            if (inside) unpack<T>(own[k * blockDim.x], value);
-            if (inside && has_residual) {
+            if ((k * team.lanes + team.lane()) * kVector<T> >= count) continue;
+            float value[kVector<T>];
+            unpack<T>(own[k * blockDim.x], value);
+            if (has_residual) {
                 float added[kVector<T>];
                 unpack<T>(own[(kVectors + k) * blockDim.x], added);
 #pragma unroll
@@ -245,6 +244,8 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     const uint64_t step = static_cast<uint64_t>(gridDim.x) * rows_per_block;
     const uint32_t length = static_cast<uint32_t>(p.length);
+    // One vector a lane is too little for it to be worth asking ahead: more blocks at once have more on the way (H100).
+    constexpr bool kAhead = kElements > 8;
     Arrivals<T, kElements / kVector<T>> arrivals(room, p.residual != 0);
     constexpr uint32_t kTurns = decltype(arrivals)::kTurns;
     // Lanes that have no row take part in the shuffles and touch no memory.
@@ -253,18 +254,24 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
         arrivals.turn_over();
     };
     uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block;
+    if constexpr (kAhead) {
 #pragma unroll
-    for (uint32_t turn = 0; turn < kTurns; turn++) ask(base + turn * step);
-    fetch_coefficients<T>(p, team, 0, length);
+        for (uint32_t turn = 0; turn < kTurns; turn++) ask(base + turn * step);
+        fetch_coefficients<T>(p, team, 0, length);
+    }
     for (; base < p.rows; base += step) {
         const bool present = base + slot < p.rows;
         const uint64_t row = present ? base + slot : 0;
         const uint32_t count = present ? length : 0;
         HeldInRegisters<T, kElements> held;
-        turns_arrived<kTurns - 1>();
-        // With one vector a lane, no zeros to fill save nothing, and cost registers (nvcc 13.0).
-        arrivals.template take<(kElements > 8)>(held, team, count, p.residual != 0);
-        ask(base + kTurns * step);
+        if constexpr (kAhead) {
+            turns_arrived<kTurns - 1>();
+            arrivals.take(held, team, count, p.residual != 0);
+            ask(base + kTurns * step);
+        } else {
+            // Here, zeros that nobody reads cost registers if they are left out (nvcc 13.0).
+            fill<T, false>(held, team, 0, count, PlainInput<T>(p, row));
+        }
         const Moments moments = moments_of_held<T, true>(held, team, count, p.inverse_length, mean_square);
         PlainOutput<T> output(p, row, moments);
         write(held, team, 0, count, output);
@@ -294,7 +301,7 @@ __device__ __forceinline__ void rows_block(const WnRowsParams& p) {
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
         turns_arrived<0>();
-        arrivals.template take<true>(held, team, count, p.residual != 0);
+        arrivals.take(held, team, count, p.residual != 0);
         ask(row + gridDim.x);
         const Moments mine = moments_of_held<T, true>(held, team, count, inverse, mean_square);
         // By turns, as PartsOfCluster has them.
@@ -317,23 +324,11 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
     PartsOfCluster parts(reinterpret_cast<Moments*>(room), leaves_of(chunks, p.leaf_shift));
     const Leaf leaf(chunks, p.leaf_shift, parts.number);
     const RoomOfWarp<T> rooms(p, room, 1u << p.leaf_shift);
-    const uint64_t step = gridDim.x / parts.blocks;
-    uint64_t row = blockIdx.x / parts.blocks;
-    // As it is stored, a chunk of the next row can be on its way as soon as this row's is written.
-    const auto ask = [&](uint64_t row, uint32_t i) {
-        HeldInShared<T, true> held = rooms.template chunk<true>(i);
-        if (row < p.rows) held.copy(PlainInput<T>(p, row).x, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i));
-    };
-    if (rooms.as_stored) {
-        for (uint32_t i = 0; i < leaf.count; i++) ask(row, i);
-    }
-    for (; row < p.rows; row += step) {
-        if (!rooms.as_stored) {
-            const PlainInput<T> input(p, row);
-            for (uint32_t i = 0; i < leaf.count; i++) {
-                HeldInShared<T, true> held = rooms.template chunk<true>(i);
-                fill<T, true>(held, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), input);
-            }
+    for (uint64_t row = blockIdx.x / parts.blocks; row < p.rows; row += gridDim.x / parts.blocks) {
+        const PlainInput<T> input(p, row);
+        for (uint32_t i = 0; i < leaf.count; i++) {
+            HeldInShared<T, true> held = rooms.template chunk<true>(i);
+            fill<T, true>(held, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), input);
         }
         copies_arrived();
         TreeOfWarp tree;
@@ -347,7 +342,6 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
         for (uint32_t i = 0; i < leaf.count; i++) {
             const uint32_t count = chunks.elements(leaf.first + i);
             write(rooms.template chunk<true>(i), team, chunks.begin(leaf.first + i), count, output);
-            if (rooms.as_stored) ask(row + step, i);
         }
     }
     parts.end();
@@ -381,7 +375,7 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
         };
         const auto take = [&](uint32_t i) {
             turns_arrived<0>();
-            arrivals.template take<true>(held, team, chunks.elements(chunk(i)), p.residual != 0);
+            arrivals.take(held, team, chunks.elements(chunk(i)), p.residual != 0);
             ask(i + 1);
         };
         ask(0);

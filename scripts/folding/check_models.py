@@ -4,8 +4,9 @@
     check_models.py WARPNORM EVALUATE MODEL.onnx...
 
 For each model: `warpnorm fold --verify` passes; ONNX Runtime loads and runs the folded model, unchanged and unoptimized,
-and is no further from the f64 result than twice what it is with the unfolded one; no more BatchNorms are left than by ONNX
-Runtime's own optimizer, and with `--tidy`, as that does more than fold, no more nodes. With `--dtype` the model is valid
+and is no further from the f64 result than twice what it is with the unfolded one, or with what its own optimizer folds, by
+whichever it is further: of one image either is luck, and which kernels it runs is the processor's; no more BatchNorms are
+left than by that optimizer, and with `--tidy`, as that does more than fold, no more nodes. With `--dtype` the model is valid
 to the letter, ONNX Runtime runs it, and the error is what the type explains. Needs onnx and onnxruntime, and the two
 programs: `cargo build --release --package warpnorm-cli --examples --bins`.
 """
@@ -79,10 +80,12 @@ def check(warpnorm, evaluator, path, scratch):
     unfolded = run(path, image)
     reference = exact(evaluator, path, image, unfolded.shape, scratch)
     error = lambda found: float(np.abs(found - reference).max() / np.abs(reference).max())
-    unfolded_error, folded_error = error(unfolded), error(run(str(folded), image))
-    assert folded_error <= 2 * unfolded_error + 1e-7, f"{path}: {folded_error} off, unfolded {unfolded_error}"
-    tidied_error = error(run(str(tidied), image))
-    assert tidied_error <= 2 * unfolded_error + 1e-7, f"{path}: {tidied_error} off, unfolded {unfolded_error}"
+    unfolded_error, folded_error, tidied_error = error(unfolded), error(run(str(folded), image)), error(run(str(tidied), image))
+    optimized_error = error(run(str(scratch / "optimized.onnx"), image))
+    most = 2 * max(unfolded_error, optimized_error) + 1e-7
+    theirs_off = f"unfolded {unfolded_error}, folded by ONNX Runtime {optimized_error}"
+    assert folded_error <= most, f"{path}: {folded_error} off, {theirs_off}"
+    assert tidied_error <= most, f"{path}: {tidied_error} off with --tidy, {theirs_off}"
 
     opset = max(entry.version for entry in onnx.load(path).opset_import if entry.domain in ("", "ai.onnx"))
     typed_errors = []
@@ -99,7 +102,7 @@ def check(warpnorm, evaluator, path, scratch):
     print(
         f"{pathlib.Path(path).stem:20} BatchNorms {before[norm]:3} -> {ours[norm]:3} (ONNX Runtime {theirs[norm]:3}), "
         f"nodes {before.total():4} -> {ours.total():4}, tidied {tidy.total():4} ({theirs.total()}), f32 error "
-        f"{unfolded_error:.1e} -> {folded_error:.1e}, f64 {whole['max_error']:.1e}, {', '.join(typed_errors)}"
+        f"{unfolded_error:.1e} -> {folded_error:.1e} ({optimized_error:.1e}), f64 {whole['max_error']:.1e}, {', '.join(typed_errors)}"
     )
 
 

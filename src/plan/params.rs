@@ -49,7 +49,6 @@ pub const WN_FLAG_AFFINE_BY_GROUP: Flags = 131072;
 pub type Flags = u32;
 pub const WN_WARP: Regimes = 32;
 pub const WN_ROWS_GROUP_THREADS: Regimes = 256;
-pub const WN_ROWS_GROUP_8_THREADS: Regimes = 1024;
 pub const WN_ROWS_GROUP_32_THREADS: Regimes = 768;
 pub const WN_ROWS_AHEAD_BYTES: Regimes = 64;
 pub const WN_SCALE_GROUP: Regimes = 128;

@@ -20,10 +20,6 @@ const WARPS_OF_MULTIPROCESSOR: u32 = params::WN_ROWS_SHARED_THREADS / WARP;
 const MOST_WARPS: u32 = 16;
 /// Warps of a block of which each has a row of one chunk in shared memory.
 const WARPS_OF_GROUP: u32 = params::WN_ROWS_GROUP_THREADS / WARP;
-/// Rows that a cluster has one after another, at most, and clusters for each place: how many places there are is not known,
-/// and the last of them is not to work alone.
-const MOST_ROWS_OF_CLUSTER: u64 = 8;
-const CLUSTERS_OF_PLACE: u64 = 4;
 /// Blocks for a multiprocessor where rows are split, and warps of each.
 const BLOCKS_OF_SPLIT_ROWS: u64 = 8;
 const WARPS_OF_LONG_ROW: u32 = params::WN_ROWS_LONG_THREADS / WARP;
@@ -67,7 +63,6 @@ impl Regime {
             (kernels::FUSED_ROWS_GROUP_8, kernels::FUSED_ROWS_SHARED)
         };
         match length {
-            0..=256 if is_plain => Self::group(group, lanes).ahead(rows, 8, params::WN_ROWS_GROUP_8_THREADS),
             0..=256 => Self::group(group, lanes),
             257..=CHUNK if !is_plain => {
                 let shared = WARPS_OF_GROUP * bytes_of_chunk as u32; // at most 32 KiB
@@ -128,11 +123,7 @@ impl Regime {
             for cluster in clusters {
                 let regime = Self::sharing(family, chunks, bytes_of_chunk, cluster, warps);
                 if let Some(regime) = regime.filter(|regime| regime.shared <= room) {
-                    let is_plain = family == kernels::ROWS_SHARED;
-                    return Some(Self {
-                        resident: if is_plain { params::WN_ROWS_SHARED_THREADS } else { 0 },
-                        ..regime
-                    });
+                    return Some(regime);
                 }
             }
         }
@@ -164,15 +155,8 @@ impl Regime {
             return one_for_each * self.cluster;
         }
         let by_shared = (limits.shared + KEPT_BY_DRIVER) / (self.shared + KEPT_BY_DRIVER);
-        let places = limits.multiprocessors * (self.resident / self.block).min(by_shared).max(1) / self.cluster;
-        let places = u64::from(places.max(1));
-        let wanted = if self.cluster == 1 {
-            places
-        } else {
-            let turns = (rows.rows as u64 / (CLUSTERS_OF_PLACE * places)).clamp(1, MOST_ROWS_OF_CLUSTER);
-            (rows.rows as u64).div_ceil(turns)
-        };
-        u32::try_from(wanted).map_or(one_for_each, |wanted| wanted.min(one_for_each)) * self.cluster
+        let places = limits.multiprocessors * (self.resident / self.block).min(by_shared).max(1);
+        places.min(one_for_each)
     }
 }
 

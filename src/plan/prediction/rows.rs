@@ -63,6 +63,9 @@ impl Held {
 }
 
 fn held(call: &Call, launch: &Launch, p: &RowsParams) -> Job {
+    // Whoever walks on is taken for as many blocks: that the next row comes while this one is dealt with is not in the model.
+    let blocks = p.rows.div_ceil(u64::from(launch.block / p.lanes)) * u64::from(launch.cluster);
+    let launch = &Launch { grid: u32::try_from(blocks).unwrap_or(u32::MAX), ..*launch };
     let (chip, held) = (call.chip, Held::new(call, launch, p));
     let of = call.instructions(launch);
     let irregular = part_irregular(call, p);

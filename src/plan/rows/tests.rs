@@ -297,7 +297,8 @@ fn rows_off_a_boundary_have_the_other_kernels() {
         (8, Kernel::rows_group_8_bf16, Kernel::fused_rows_group_8_bf16),
         (512, Kernel::rows_group_16_bf16, Kernel::fused_rows_warp_bf16),
         (4096, Kernel::rows_block_bf16, Kernel::fused_rows_shared_bf16),
-        (8192, Kernel::rows_shared_bf16, Kernel::fused_rows_shared_bf16),
+        (8192, Kernel::rows_block_bf16, Kernel::fused_rows_shared_bf16),
+        (16_384, Kernel::rows_shared_bf16, Kernel::fused_rows_shared_bf16),
     ] {
         let Plan { launches: [Some(aligned), None], unaligned: [Some(unaligned), None], .. } =
             plan(&rows(3, length), &H200)
