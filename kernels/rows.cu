@@ -15,6 +15,8 @@
 //     rows_shared    1..16 blocks of a cluster, in shared memory; one barrier of the cluster
 //     rows_long      nobody, where rows are too long: two launches, of which the second begins with what the first read last,
 //                    which may still be in L2. Several blocks share a row
+//
+// But for rows_group_8 and rows_shared, what comes next is on its way to shared memory while a row, or a chunk, is dealt with.
 #include "rows.cuh"
 
 namespace wn {
