@@ -4,7 +4,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{self, Command},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
@@ -76,6 +76,8 @@ struct Build {
     root: PathBuf,
     kernels: PathBuf,
     out: PathBuf,
+    /// Of objects, for all profiles and packages of a target folder: none of the flags is a profile's.
+    cache: PathBuf,
     /// Of `../kernels`.
     hash: String,
 }
@@ -85,7 +87,10 @@ impl Build {
         let tool =
             cc::Build::new().cpp(true).std("c++17").pic(true).opt_level(0).debug(false).warnings(false).get_compiler();
         let kernels = root.join("../kernels");
-        Self { tool, hash: kernel_hash(&kernels), root, kernels, out }
+        let target = out.ancestors().filter(|folder| folder.join("CACHEDIR.TAG").exists()).last();
+        let cache = target.unwrap_or(&out).join("warpnorm-emulator");
+        fs::create_dir_all(&cache).expect("a folder in the target folder");
+        Self { tool, hash: kernel_hash(&kernels), root, kernels, out, cache }
     }
 
     /// What both libraries share: everything but `control.cpp`.
@@ -127,8 +132,10 @@ impl Build {
         jobs
     }
 
+    /// In the cache, by a name that tells everything that it depends on.
     fn object(&self, job: &Job) -> PathBuf {
-        self.out.join(format!("{}.o", job.name))
+        let inputs = format!("{:?} {}", self.command(job), self.fingerprint(job));
+        self.cache.join(format!("{}.{}.o", job.name, hash(&inputs)))
     }
 
     /// Compiles what has changed, on as many threads as cargo allows.
@@ -148,6 +155,16 @@ impl Build {
 
     fn compile(&self, job: &Job) {
         let object = self.object(job);
+        if object.exists() {
+            return;
+        }
+        // Under a name of its own until it is whole: another build may be filling the same cache.
+        let unfinished = object.with_extension(process::id().to_string());
+        run(self.command(job).arg("-o").arg(&unfinished));
+        fs::rename(&unfinished, &object).expect("a file in the cache");
+    }
+
+    fn command(&self, job: &Job) -> Command {
         let language = if job.source.extension().is_some_and(|e| e == "S") { "assembler-with-cpp" } else { "c++" };
         let mut command = self.tool.to_command();
         command
@@ -160,16 +177,8 @@ impl Build {
             .arg("-I")
             .arg(&self.kernels)
             .args(["-x", language, "-c"])
-            .arg(&job.source)
-            .arg("-o")
-            .arg(&object);
-        let stamp = self.out.join(format!("{}.stamp", job.name));
-        let inputs = format!("{command:?} {}", self.fingerprint(job));
-        if object.exists() && fs::read_to_string(&stamp).is_ok_and(|old| old == inputs) {
-            return;
-        }
-        run(&mut command);
-        fs::write(&stamp, inputs).expect("a file in OUT_DIR");
+            .arg(&job.source);
+        command
     }
 
     /// Of the contents that an object depends on: its source, and every header that it might include.
@@ -217,11 +226,14 @@ fn stem(path: &Path) -> String {
 }
 
 fn fingerprint(files: &[PathBuf]) -> String {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let contents = files.iter().map(|file| fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
+    hash(&contents.collect::<Vec<_>>())
+}
+
+fn hash(inputs: &impl std::hash::Hash) -> String {
+    use std::hash::{DefaultHasher, Hasher as _};
     let mut hasher = DefaultHasher::new();
-    for file in files {
-        fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).hash(&mut hasher);
-    }
+    inputs.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 

@@ -155,12 +155,12 @@ part_folding() { compare folding folding; }
 
 part_tests() {
     # What a passing test has printed too: the device, and what it had no room for.
-    local show=--show-output only=() device=cuda
-    # In a dry run what concerns the device: the rest is what `cargo test` does on any machine. (The example is no test,
-    # and brings no emulator.)
-    [ $dry_run = no ] || only=(_on_cuda) device=cpu
-    check tests "integration tests" ran_tests "$bundle/it" $show "${only[@]}"
-    check tests "unit tests" ran_tests "$bundle/unit" $show
+    local show=--show-output some=() some_units=() device=cuda
+    # In a dry run as many as show that these programs find their device: `cargo test` does the same with the others on
+    # any machine. (The example is no test, and brings no emulator.)
+    [ $dry_run = no ] || some=(graphs::) some_units=(cuda::) device=cpu
+    check tests "integration tests" ran_tests "$bundle/it" $show "${some[@]}"
+    check tests "unit tests" ran_tests "$bundle/unit" $show "${some_units[@]}"
     check tests "example" "$bundle/fused_inference" --device $device
 }
 

@@ -4,6 +4,8 @@
 #[path = "../../benches/harness/mod.rs"]
 mod harness;
 
+use std::collections::HashSet;
+
 use harness::case::{Around, Case, Op};
 use harness::cell::{Cell, Work};
 use harness::check::max_err;
@@ -20,8 +22,13 @@ const COLUMNS: &str = "op,case,variant,dtype,weight_dtype,layout,n_bytes,n_read_
                        median_us,p5_us,p95_us,copy_us,copy_fraction,read_us,read_fraction,max_err,status,threads,commit,\
                        device,driver,toolkit,date";
 
+/// The first of each kind of cell, shrunk; in full the suites are run by the bundle's dry run (scripts/gpu-bundle).
 fn assert_right(cases: Vec<Case>, make: &dyn Fn(&Case) -> f64) {
+    let mut kinds = HashSet::new();
     for case in suites::shrunk(cases) {
+        if !kinds.insert((case.op_name(), case.layout_name(), case.dtype)) {
+            continue;
+        }
         let error = make(&case);
         // An error of exactly nothing would mean that nothing was compared.
         assert!(error > 0.0 && error <= 1.0, "{case}: {error} of the bound");
@@ -42,7 +49,6 @@ fn its_cells_are_right_on_a_device() {
     let _device = crate::device::cuda();
     // A thousandth of a real cache: every way of rotating buffers occurs.
     let gpu = Gpu::open(Some(50_000)).expect("a device");
-    // The other suites are run by the bundle's dry run (scripts/gpu-bundle).
     assert_right([suites::images_on_gpu(), suites::decode()].concat(), &|case| {
         cuda::cell(&gpu, case).expect("a cell").max_err().expect("a launch")
     });
@@ -55,8 +61,8 @@ fn windows_are_times() {
     let case = Case::new(Op::LayerNorm, &[2, 600], DType::Bf16);
     let mut cell = cuda::cell(&gpu, &case).expect("a cell");
     assert_eq!(cell.kernel(), "rows_group_32_bf16");
-    let figures = measure(cell.as_mut(), 3).expect("figures");
-    assert_eq!(figures.samples, 3);
+    let figures = measure(cell.as_mut(), 1).expect("figures");
+    assert_eq!(figures.samples, 1);
     assert!(figures.median_us > 0.0 && figures.copy_us > 0.0 && figures.read_us > 0.0, "{figures:?}");
 }
 

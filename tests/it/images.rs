@@ -78,13 +78,13 @@ fn assert_moved<T: Real>(call: &Call, inputs: &Inputs<T>, outputs: &Outputs<T>) 
     }
     assert_eq!(*batches, BATCHES_BEFORE + 1, "{call:?}");
     let share = momentum.unwrap_or(1.0 / (BATCHES_BEFORE + 1) as f64);
-    for channel in 0..channels {
-        let of_channel = |i: usize| if layout == NHWC { i % channels } else { i / spatial % channels };
-        let residual = |i: usize| if call.residual == Residual::Absent { 0.0 } else { inputs.residual[i].to_f64() };
-        let values: Vec<f64> = (0..call.elements())
-            .filter(|&i| of_channel(i) == channel)
-            .map(|i| f64::from((inputs.x[i].to_f64() + residual(i)) as f32))
-            .collect();
+    let mut of_channels = vec![Vec::new(); channels];
+    for i in 0..call.elements() {
+        let residual = if call.residual == Residual::Absent { 0.0 } else { inputs.residual[i].to_f64() };
+        let channel = if layout == NHWC { i % channels } else { i / spatial % channels };
+        of_channels[channel].push(f64::from((inputs.x[i].to_f64() + residual) as f32));
+    }
+    for (channel, values) in of_channels.iter().enumerate() {
         let n = values.len() as f64;
         let batch_mean = values.iter().sum::<f64>() / n;
         let unbiased = values.iter().map(|v| (v - batch_mean).powi(2)).sum::<f64>() / (n - 1.0);
