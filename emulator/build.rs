@@ -226,7 +226,8 @@ fn stem(path: &Path) -> String {
 }
 
 fn fingerprint(files: &[PathBuf]) -> String {
-    let contents = files.iter().map(|file| fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
+    let contents =
+        files.iter().map(|file| fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
     hash(&contents.collect::<Vec<_>>())
 }
 

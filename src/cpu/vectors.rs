@@ -18,6 +18,10 @@ use super::simd::{Portable, Vector};
 
 const VARIABLE: &str = "WARPNORM_CPU_VECTORS";
 
+/// With `WARPNORM_NARROW_VECTORS` set while the crate is compiled, it is for the narrowest vectors alone, whatever the machine
+/// has, and in half of the time: for builds in which the CPU's speed and its other vectors do not matter.
+const ONLY_NARROW: bool = option_env!("WARPNORM_NARROW_VECTORS").is_some();
+
 /// The vectors that a machine has, from the narrowest on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -95,36 +99,49 @@ impl Level {
 }
 
 /// A piece of work for one thread.
-pub(super) trait Task {
+///
+/// What runs it are methods, not functions beside: the compiler puts a method with its type, so that the code of each module's
+/// tasks is a unit of its own, of which several can be compiled at a time.
+pub(super) trait Task: Sized {
     type Output;
     /// Implementations are `#[inline(always)]`.
     fn run<V: Vector>(self) -> Self::Output;
-}
 
-/// Runs `task` with the chosen vectors.
-#[inline(never)]
-pub(super) fn run<K: Task>(task: K) -> K::Output {
-    match Level::chosen() {
-        Level::Any => task.run::<Portable>(),
-        // SAFETY: the machine has what the functions were compiled for.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { run_avx2(task) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { run_avx512(task) },
+    /// Runs it with the chosen vectors.
+    #[inline(never)]
+    fn dispatch(self) -> Self::Output {
+        match Level::chosen() {
+            // SAFETY: the machine has what the methods were compiled for.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 if !ONLY_NARROW => unsafe { self.run_avx2() },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 if !ONLY_NARROW => unsafe { self.run_avx512() },
+            _ => self.run::<Portable>(),
+        }
+    }
+
+    /// # Safety
+    /// The machine has [`Level::Avx2`].
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn run_avx2(self) -> Self::Output {
+        self.run::<Avx2>()
+    }
+
+    /// # Safety
+    /// The machine has [`Level::Avx512`].
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    unsafe fn run_avx512(self) -> Self::Output {
+        self.run::<Avx512>()
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn run_avx2<K: Task>(task: K) -> K::Output {
-    task.run::<Avx2>()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn run_avx512<K: Task>(task: K) -> K::Output {
-    task.run::<Avx512>()
+/// Runs `task` with the chosen vectors.
+#[inline(always)]
+pub(super) fn run<K: Task>(task: K) -> K::Output {
+    task.dispatch()
 }
 
 #[cfg(test)]

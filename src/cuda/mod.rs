@@ -417,6 +417,32 @@ mod tests {
         assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
     }
 
+    /// Slabs that are read twice for the sake of the last turn have the bits that they have where they are held: on a chip with
+    /// place for all of them, and without a workspace.
+    #[test]
+    fn slabs_of_a_poor_last_turn_agree() {
+        let emulator = (!emulator::real_gpu()).then(|| emulator::preload(Variant::Checked));
+        if let Some(emulator) = emulator {
+            emulator.configure(&Settings::default());
+        }
+        let full = Cuda::open(0).unwrap();
+        let mut small = full.clone();
+        small.limits.multiprocessors = 1;
+        let shape = [5, 9, 9, 40];
+        let layer = GroupNorm::new(4, 40).unwrap().layout(Layout::Nhwc);
+        let signature = Signature::new(shape, DType::F32);
+        let launches = |cuda: &Cuda| layer.prepare(cuda, &signature).unwrap().kernels().count();
+        assert_eq!((launches(&full), launches(&small)), (1, 2));
+        for has_workspace in [true, false] {
+            agree(&full, &small, shape.iter().product(), |cuda, x, y| {
+                let mut workspace = Workspace::init(cuda, 1 << 20).unwrap();
+                let args = Args::new(cuda, shape).input(x).output(y);
+                layer.forward(if has_workspace { args.workspace(&mut workspace) } else { args }).unwrap();
+            });
+        }
+        assert_eq!(emulator.map(|emulator| emulator.take_report()).unwrap_or_default(), "");
+    }
+
     /// The same of what needs a row's moments, or its largest element, before the last step.
     #[test]
     fn regimes_agree_in_steps() {

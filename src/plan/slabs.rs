@@ -221,12 +221,16 @@ impl Cut {
         let is_stored = params.flags & params::WN_FLAG_HELD_AS_STORED != 0;
         let shared = self.held(dtype, if is_stored { dtype } else { DType::F32 }.size() as u64);
         let can_be_held = slab.tiles <= u64::from(limits.cluster) && shared <= u64::from(limits.shared);
-        if can_be_held && self.fills(shared, limits) {
-            let (cluster, shared) = (slab.tiles as u32, shared as u32); // both no larger than what they were held against
-            let params = Params::ChannelsLast(ChannelsLastParams { slab, ..*params });
-            let kernel = CHANNELS_LAST_RESIDENT.of(dtype);
-            let grid = limits.columns(slab.columns, slab.tiles);
-            return resident(Launch { kernel, grid, block, cluster, shared, params }, needs_counters);
+        let held = can_be_held.then(|| Launch {
+            kernel: CHANNELS_LAST_RESIDENT.of(dtype),
+            grid: limits.columns(slab.columns, slab.tiles),
+            block,
+            cluster: slab.tiles as u32, // these two are no larger than what they were held against
+            shared: shared as u32,
+            params: Params::ChannelsLast(ChannelsLastParams { slab, ..*params }),
+        });
+        if let Some(launch) = held.filter(|_| self.fills(shared, limits)) {
+            return resident(launch, needs_counters);
         }
         let slabs = slab.samples * slab.sections.divisor;
         let (workspace_bytes, begin) =
@@ -238,7 +242,9 @@ impl Cut {
         let shared = self.scratch(dtype) as u32; // 16 bytes for each element that its threads read at a time
         let launch = |kernel| Some(Launch { kernel, grid, block, cluster: 1, shared, params });
         let kernels = [CHANNELS_LAST_MOMENTS, CHANNELS_LAST_APPLY].map(|family| family.of(dtype));
-        Plan { launches: kernels.map(launch), workspace_bytes, ..Plan::NONE }
+        // Counters are in the workspace.
+        let otherwise = held.filter(|_| !needs_counters);
+        Plan { launches: kernels.map(launch), workspace_bytes, otherwise, ..Plan::NONE }
     }
 }
 

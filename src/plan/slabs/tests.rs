@@ -119,6 +119,19 @@ fn maps_that_fit_the_chip_are_held() {
     assert_eq!(regime(1, 512 * 512, 256), (2, 1, 1, 256, true));
 }
 
+/// What clusters could hold, and is read twice for the sake of a last turn, is held where there is no workspace.
+#[test]
+fn what_could_be_held_needs_no_workspace() {
+    let otherwise = |spatial, limits| plan(&tensor(8, spatial, 640, 32), limits).otherwise;
+    let held = otherwise(64 * 64, &H200).expect("a launch");
+    assert_eq!((held.kernel, held.cluster), (Kernel::channels_last_resident_f16, 16));
+    let launches = plan(&tensor(32, 64 * 64, 640, 32), &H200);
+    assert_eq!(Launch { grid: 32 * held.grid / 8, ..held }.grid, first(&launches).grid);
+    assert_eq!((otherwise(512 * 512, &H200), otherwise(64 * 64, &SM_86)), (None, None));
+    let batch = |momentum| plan_batch(&BatchStatistics { momentum, ..batch(8, 56 * 56, 256, Layout::Nhwc) }, &H200);
+    assert!([None, Some(0.1)].map(batch).iter().all(|plan| plan.launches().count() == 2 && plan.otherwise.is_none()));
+}
+
 #[test]
 fn more_slabs_than_counters_share_columns() {
     let plan = plan(&tensor(10_000, 300_000, 8, 2), &H200);
