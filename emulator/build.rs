@@ -134,7 +134,10 @@ impl Build {
 
     /// In the cache, by a name that tells everything that it depends on.
     fn object(&self, job: &Job) -> PathBuf {
-        let inputs = format!("{:?} {}", self.command(job), self.fingerprint(job));
+        let command = self.command(job);
+        // Not what it has of the environment, which differs with the profile.
+        let said = (command.get_program(), command.get_args());
+        let inputs = format!("{said:?} {}", self.fingerprint(job));
         self.cache.join(format!("{}.{}.o", job.name, hash(&inputs)))
     }
 
