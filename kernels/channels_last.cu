@@ -345,10 +345,11 @@ __device__ __forceinline__ void channels_last_moments(const WnChannelsLastParams
         const Part* const of_slab = parts + slab * g.tiles * g.groups;
         Normalization* const groups = global<Normalization>(p.results) + slab * g.groups;
         if (g.tiles <= WN_CLUSTER) {
-            // As a cluster has it.
+            // As a cluster has it, or a block alone: what is combined with nothing may be rounded once more.
             const Teams teams(lanes_for(g.tiles));
-            finish_groups(p, slab, teams, groups, true, 0, g.groups,
-                          [&](uint64_t group) { return combined_tiles(teams, of_slab + group, g.tiles, g.groups); });
+            finish_groups(p, slab, teams, groups, true, 0, g.groups, [&](uint64_t group) {
+                return g.tiles == 1 ? load_fresh(of_slab + group) : combined_tiles(teams, of_slab + group, g.tiles, g.groups);
+            });
         } else {
             finish_many_tiles(p, slab, of_slab, groups, reinterpret_cast<Part*>(room));
         }
