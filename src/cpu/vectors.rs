@@ -19,7 +19,8 @@ use super::simd::{Portable, Vector};
 const VARIABLE: &str = "WARPNORM_CPU_VECTORS";
 
 /// With `WARPNORM_NARROW_VECTORS` set while the crate is compiled, it is for the narrowest vectors alone, whatever the machine
-/// has, and in half of the time: for builds in which the CPU's speed and its other vectors do not matter.
+/// has, and in half of the time: for builds in which the CPU's speed and its other vectors do not matter. No wider level is then
+/// chosen, and the compiler, which cannot know that, is told where it would compile for one.
 const ONLY_NARROW: bool = option_env!("WARPNORM_NARROW_VECTORS").is_some();
 
 /// The vectors that a machine has, from the narrowest on.
@@ -49,8 +50,11 @@ impl Level {
         (Self::Avx512, "avx512"),
     ];
 
-    /// The widest of this machine.
+    /// The widest of this machine that the crate has been compiled for.
     pub(super) fn of_machine() -> Self {
+        if ONLY_NARROW {
+            return Self::Any;
+        }
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected as has;

@@ -22,7 +22,7 @@ const COLUMNS: &str = "op,case,variant,dtype,weight_dtype,layout,n_bytes,n_read_
                        median_us,p5_us,p95_us,copy_us,copy_fraction,read_us,read_fraction,max_err,status,threads,commit,\
                        device,driver,toolkit,date";
 
-/// The first of each kind of cell, shrunk; in full the suites are run by the bundle's dry run (scripts/gpu-bundle).
+/// The first of each kind of cell, shrunk. (Those of a GPU's suites are all run by the bundle's dry run, scripts/gpu-bundle.)
 fn assert_right(cases: Vec<Case>, make: &dyn Fn(&Case) -> f64) {
     let mut kinds = HashSet::new();
     for case in suites::shrunk(cases) {
