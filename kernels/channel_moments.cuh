@@ -162,7 +162,8 @@ __device__ __forceinline__ bool is_last(uint64_t counters, uint64_t which, uint3
 }
 
 __device__ __forceinline__ Normalization normalization_of(const Part& part, float eps) {
-    return Normalization{part.high, part.low, reciprocal_deviation(part.m2 / part.count, eps)};
+    const float rstd = reciprocal_deviation(part.m2 / part.count, eps);
+    return Normalization{part.high, rstd, product(-part.low, rstd)};
 }
 
 // The share of this batch in the running statistics; of no use where there are none.

@@ -14,7 +14,7 @@
 //
 // The regimes, as in rows.cu:
 //
-//     fused_rows_group_8   1..32 lanes of a warp, 8 elements a lane, in registers
+//     fused_rows_group_16  1..16 lanes of a warp, 16 elements a lane, in registers
 //     fused_rows_warp      a warp, in shared memory: rows of one chunk; no barrier
 //     fused_rows_shared    1..16 blocks of a cluster, in shared memory
 //     fused_rows_long      nobody: a block reads the row once for each of its moments, and again to write, through L2; or many
@@ -152,7 +152,7 @@ struct RowOfTeam : RowIsHeld {
 };
 
 template <class T>
-__device__ __forceinline__ void fused_rows_group_8(const WnRowsParams& p) {
+__device__ __forceinline__ void fused_rows_group_16(const WnRowsParams& p) {
     const LaneTeam team{p.lanes};
     const uint32_t rows_per_block = team.teams(blockDim.x);
     const uint32_t slot = team.number();
@@ -160,7 +160,7 @@ __device__ __forceinline__ void fused_rows_group_8(const WnRowsParams& p) {
          base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
         // Lanes that have no row take part in the shuffles and touch no memory.
         const bool present = base + slot < p.rows;
-        RowOfTeam<T, HeldInRegisters<T, 8>> mine(p, present);
+        RowOfTeam<T, HeldInRegisters<T, 16>> mine(p, present);
         normalize<T>(p, present ? base + slot : 0, mine);
     }
 }

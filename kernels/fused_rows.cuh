@@ -39,7 +39,7 @@ struct FusedInput {
           row(row),
           of_sample(row * p.channels_per_group),
           is_complete((p.flags & WN_FLAG_POST_NORM) == 0),
-          own{0.0f, 0.0f, 1.0f} {}
+          own{0.0f, 1.0f, 0.0f} {}
 
     __device__ __forceinline__ void normalize_by(const Moments& moments) {
         own = normalization_of(moments, p.inverse_length, p.eps);

@@ -8,7 +8,7 @@
 // at most a chunk and read and written once; lanes of a warp hold it as in rows.cu, and its bits are the same. A warp may have
 // queries and keys at once: they differ in addresses alone.
 //
-//     head_rows_group_8    1..32 lanes, 8 elements a lane: up to 256 elements, which nearly all heads have
+//     head_rows_group_16   1..32 lanes, 16 elements a lane: up to 512 elements, which nearly all heads have
 //     head_rows_group_32   a warp, 32 elements a lane: up to 1,024
 #include "rows.cuh"
 

@@ -46,6 +46,12 @@ struct PairSum {
     __device__ __forceinline__ float value() const { return high - high == 0.0f ? high + low : high; }
 };
 
+// Of numbers, and of their squares.
+struct Sums {
+    float first;
+    float squares;
+};
+
 // Count, mean and sum of squared deviations of a set of numbers. The mean is a pair, so that a mean of 1e4 beside
 // a deviation of 1 costs nothing of the deviation's precision.
 struct Moments {

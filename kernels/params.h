@@ -76,13 +76,11 @@ enum WnFlags {
 enum WnRegimes {
     WN_WARP = 32,
     WN_ROWS_GROUP_THREADS = 256,   // a block of the regimes that give a row to 1..32 lanes of a warp
-    WN_ROWS_GROUP_32_THREADS = 768,  // no block is as large: so many are on a multiprocessor, with 80 registers
-    WN_ROWS_AHEAD_BYTES = 64,      // of x, that a lane has on its way while it is busy; at least a row's
     WN_SCALE_GROUP = 128,          // elements of a row that have a scale of their own
     WN_CHUNK = 1024,               // elements of a row that a warp takes at a time
-    WN_ROWS_BLOCK_WARPS = 12,
-    WN_ROWS_BLOCK_THREADS = 768,   // no block is as large: it leaves a thread 80 registers, and room for six blocks of 128
-    WN_ROWS_SHARED_THREADS = 768,  // nor here: and so three blocks of 256 threads on a multiprocessor
+    WN_ROWS_SHARED_THREADS = 1536,      // no block is as large: so many are on a multiprocessor, with 40 registers
+    WN_ROWS_ADD_SHARED_THREADS = 1024,  // likewise, with 64
+    WN_FUSED_ROWS_THREADS = 768,        // likewise, with 80
     WN_ROWS_LONG_THREADS = 256,    // rows that nobody holds: a chunk for each warp is 32 KiB
     WN_ROWS_LEAVES = 256,          // that a warp merges: a row's where it is held, 16 warps' in each of 16 blocks
     WN_ROWS_SUBTREES = 16,         // of so many leaves, that the warps of a block merge where rows are split
@@ -330,21 +328,20 @@ typedef struct WnConvolutionParams {
 // Every kernel, once, its name beginning with its file's. A column is ENTRY(name, parameter struct, body, largest block): the .cu files expand it to define
 // and register the kernels, the enumeration below numbers them for the host, where bindgen also takes their names.
 #define WN_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                           \
-    ENTRY(rows_group_8_##SUFFIX, WnRowsParams, (rows_group<T, 8>), 2 * WN_ROWS_GROUP_THREADS)                          \
-    ENTRY(rows_group_16_##SUFFIX, WnRowsParams, (rows_group<T, 16>), WN_ROWS_GROUP_32_THREADS)                         \
-    ENTRY(rows_group_32_##SUFFIX, WnRowsParams, (rows_group<T, 32>), WN_ROWS_GROUP_32_THREADS)                         \
-    ENTRY(rows_block_##SUFFIX, WnRowsParams, (rows_block<T>), WN_ROWS_BLOCK_THREADS)                                   \
-    ENTRY(rows_shared_##SUFFIX, WnRowsParams, (rows_shared<T>), WN_ROWS_SHARED_THREADS)                                \
+    ENTRY(rows_group_16_##SUFFIX, WnRowsParams, (rows_group<T, 16>), 4 * WN_ROWS_GROUP_THREADS)                        \
+    ENTRY(rows_group_32_##SUFFIX, WnRowsParams, (rows_group<T, 32>), 3 * WN_ROWS_GROUP_THREADS)                        \
+    ENTRY(rows_shared_##SUFFIX, WnRowsParams, (rows_shared<T, false>), WN_ROWS_SHARED_THREADS)                         \
+    ENTRY(rows_add_shared_##SUFFIX, WnRowsParams, (rows_shared<T, true>), WN_ROWS_ADD_SHARED_THREADS)                  \
     ENTRY(rows_long_##SUFFIX, WnRowsParams, (rows_long<T>), 2 * WN_ROWS_GROUP_THREADS)
 
 #define WN_FUSED_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                     \
-    ENTRY(fused_rows_group_8_##SUFFIX, WnRowsParams, (fused_rows_group_8<T>), 2 * WN_ROWS_GROUP_THREADS)               \
-    ENTRY(fused_rows_warp_##SUFFIX, WnRowsParams, (fused_rows_warp<T>), WN_ROWS_SHARED_THREADS)                        \
-    ENTRY(fused_rows_shared_##SUFFIX, WnRowsParams, (fused_rows_shared<T>), WN_ROWS_SHARED_THREADS)                    \
-    ENTRY(fused_rows_long_##SUFFIX, WnRowsParams, (fused_rows_long<T>), WN_ROWS_SHARED_THREADS)
+    ENTRY(fused_rows_group_16_##SUFFIX, WnRowsParams, (fused_rows_group_16<T>), 2 * WN_ROWS_GROUP_THREADS)             \
+    ENTRY(fused_rows_warp_##SUFFIX, WnRowsParams, (fused_rows_warp<T>), WN_FUSED_ROWS_THREADS)                         \
+    ENTRY(fused_rows_shared_##SUFFIX, WnRowsParams, (fused_rows_shared<T>), WN_FUSED_ROWS_THREADS)                     \
+    ENTRY(fused_rows_long_##SUFFIX, WnRowsParams, (fused_rows_long<T>), WN_FUSED_ROWS_THREADS) 
 
 #define WN_HEAD_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
-    ENTRY(head_rows_group_8_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 8>), 2 * WN_ROWS_GROUP_THREADS)            \
+    ENTRY(head_rows_group_16_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 16>), 2 * WN_ROWS_GROUP_THREADS)          \
     ENTRY(head_rows_group_32_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)
 
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \

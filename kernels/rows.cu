@@ -11,12 +11,13 @@
 // and bias, [length] or [channels], come from L2 after the first rows. The regimes differ in who holds a row:
 //
 //     rows_group_E   1..32 lanes of a warp, E elements a lane, in registers: rows of one chunk; shuffles only, no barrier
-//     rows_block     a block, a chunk a warp, in registers; one barrier
-//     rows_shared    1..16 blocks of a cluster, in shared memory; one barrier of the cluster
+//     rows_shared    1..16 blocks of a cluster, in shared memory; one barrier of the cluster, and one of the block. With a
+//                    residual, rows_add_shared
 //     rows_long      nobody, where rows are too long: two launches, of which the second begins with what the first read last,
 //                    which may still be in L2. Several blocks share a row
 //
-// But for rows_group_8 and rows_shared, what comes next is on its way to shared memory while a row, or a chunk, is dealt with.
+// A block has its rows and ends; the chip begins the next one in its place. Blocks that walk on over rows, and ask for the next
+// while they are busy, were a tenth slower at every length (H200).
 #include "rows.cuh"
 
 namespace wn {
@@ -28,7 +29,7 @@ struct PlainInput {
     const T* residual;
 
     __device__ __forceinline__ PlainInput(const WnRowsParams& p, uint64_t row)
-        : x(stretch_of<const T>(p.x, row, p.x_stride, p.length)), residual(row_at<const T>(p.residual, row, p.residual_stride)) {}
+        : x(stretch_of<const T>(p.x, row, p.x_stride, p.length)), residual(row_at<T>(p.residual, row, p.residual_stride)) {}
 
     __device__ __forceinline__ void load(uint64_t first, float (&value)[kVector<T>]) const {
         load_whole(x.start + first, value);
@@ -38,6 +39,14 @@ struct PlainInput {
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] += added[e];
     }
+};
+
+// What is asked of every vector if it is not asked of the row: the usual norms have code of their own.
+enum class Form {
+    kLayerNorm,   // weight and bias of T, by the position; nothing behind them
+    kRmsNorm,     // the same without a bias
+    kByChannel,   // a vector has one channel
+    kByPosition,  // whatever else goes by the position
 };
 
 // How a row is finished.
@@ -52,11 +61,11 @@ struct PlainOutput {
     uint32_t channel;
     ChannelMap map;
 
-    __device__ __forceinline__ PlainOutput(const WnRowsParams& params, uint64_t row, const Moments& moments)
+    __device__ __forceinline__ PlainOutput(const WnRowsParams& params, uint64_t row, const Normalization& by)
         : p(params),
           sum(row_at<T>(p.sum, row, p.sum_stride)),
           y(row_at<T>(p.y, row, p.y_stride)),
-          by(normalization_of(moments, p.inverse_length, p.eps)),
+          by(by),
           first_channel(0),
           channel(UINT32_MAX),
           map{} {
@@ -65,31 +74,41 @@ struct PlainOutput {
         first_channel = static_cast<uint32_t>(group * p.channels_per_group);
     }
 
-    // Weight and bias by the position, and nothing behind them.
-    __device__ __forceinline__ bool is_bare() const {
-        return p.affine == WN_AFFINE_PER_ELEMENT && p.activation == WN_ACTIVATION_NONE;
+    __device__ __forceinline__ Form form() const {
+        if (p.affine == WN_AFFINE_PER_CHANNEL) return Form::kByChannel;
+        const uint32_t unusual = WN_FLAG_WEIGHT_F32 | WN_FLAG_BIAS_F32 | WN_FLAG_WEIGHT_PLUS_ONE;
+        if (p.weight == 0 || (p.flags & unusual) != 0 || p.activation != WN_ACTIVATION_NONE) return Form::kByPosition;
+        const bool is_mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+        if (is_mean_square != (p.bias == 0)) return Form::kByPosition;
+        return is_mean_square ? Form::kRmsNorm : Form::kLayerNorm;
     }
 
-    __device__ __forceinline__ void write_bare(uint64_t first, float (&value)[kVector<T>]) const {
-        if (sum != nullptr) store_whole(sum + first, value);
-        normalize(first, value);
-        store_whole(y + first, value);
-    }
-
-    // kInTurn: vectors come one after another, and not all that the lane has at once.
-    template <bool kInTurn>
+    template <Form kForm>
     __device__ __forceinline__ void write(uint64_t first, float (&value)[kVector<T>]) {
         if (sum != nullptr) store_whole(sum + first, value);
-        if (p.affine == WN_AFFINE_PER_CHANNEL) {
-            // All of the vector is of one channel.
-            const uint32_t next = divide(static_cast<uint32_t>(first), p.short_spatial);
-            if (!kInTurn || next != channel) come_to(next);
+        if constexpr (kForm == Form::kLayerNorm) {
+            float w[kVector<T>], b[kVector<T>];
+            load_whole(global<const T>(p.weight) + first, w);
+            load_whole(global<const T>(p.bias) + first, b);
 #pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = map.of(value[e]);
+            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(by.of(value[e]), w[e], b[e]);
+        } else if constexpr (kForm == Form::kRmsNorm) {
+            float w[kVector<T>];
+            load_whole(global<const T>(p.weight) + first, w);
+            // As where a bias is added: a zero that is not -0.
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(product(value[e], by.rstd), w[e], 0.0f);
         } else {
-            normalize(first, value);
+            if constexpr (kForm == Form::kByChannel) {
+                const uint32_t next = divide(static_cast<uint32_t>(first), p.short_spatial);
+                if (next != channel) come_to(next);
+#pragma unroll
+                for (uint32_t e = 0; e < kVector<T>; e++) value[e] = map.of(value[e]);
+            } else {
+                normalize(first, value);
+            }
+            activate(value, p.activation);
         }
-        activate(value, p.activation);
         store_whole(y + first, value);
     }
 
@@ -133,191 +152,95 @@ private:
     }
 };
 
-// kBare: the bare norm need not ask for every vector what else there is.
-template <class T, bool kBare, class Held>
-__device__ __forceinline__ void write(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
-                                      PlainOutput<T>& output) {
-#pragma unroll(Held::kUnrolled)
+template <class T, Form kForm, class Held>
+__device__ __forceinline__ void write_as(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
+                                         PlainOutput<T>& output) {
+    constexpr bool kIsUsual = kForm == Form::kLayerNorm || kForm == Form::kRmsNorm;
+#pragma unroll(kIsUsual ? Held::kVectors : Held::kUnrolled)
     for (uint32_t k = 0; k < Held::kVectors; k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
         if (first >= count) continue;
         float value[kVector<T>];
         held.read(k, value);
-        if (kBare) {
-            output.write_bare(begin + first, value);
-        } else {
-            output.template write<Held::kUnrolled < Held::kVectors>(begin + first, value);
-        }
+        output.template write<kForm>(begin + first, value);
     }
 }
 
 template <class T, class Held>
-__device__ __forceinline__ void write(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
+__device__ __forceinline__ void write(Form form, const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
                                       PlainOutput<T>& output) {
-    if (output.is_bare()) {
-        write<T, true>(held, team, begin, count, output);
+    if (form == Form::kLayerNorm) {
+        write_as<T, Form::kLayerNorm>(held, team, begin, count, output);
+    } else if (form == Form::kRmsNorm) {
+        write_as<T, Form::kRmsNorm>(held, team, begin, count, output);
+    } else if (form == Form::kByChannel) {
+        write_as<T, Form::kByChannel>(held, team, begin, count, output);
     } else {
-        write<T, false>(held, team, begin, count, output);
+        write_as<T, Form::kByPosition>(held, team, begin, count, output);
     }
-}
-
-// What is on its way to the threads of a block while they are busy with the rows before: of each, its vectors of x and of the
-// residual, in shared memory, of kTurns rows by turns. A thread takes only what it asked for itself, so that no barrier is
-// needed.
-template <class T, uint32_t kVectors>
-struct Arrivals {
-    static constexpr uint32_t kTurns = kVectors * 16 < WN_ROWS_AHEAD_BYTES ? WN_ROWS_AHEAD_BYTES / (kVectors * 16) : 1;
-    uint4* own;  // of this turn, one in every blockDim.x words: x, then the residual
-    uint32_t turn = 0;
-    uint32_t words_of_turn;
-
-    __device__ __forceinline__ Arrivals(uint4* room, bool has_residual)
-        : own(room + threadIdx.x), words_of_turn((has_residual ? 2 : 1) * kVectors * blockDim.x) {}
-
-    __device__ __forceinline__ void ask(const PlainInput<T>& input, const LaneTeam& team, uint64_t begin, uint32_t count) const {
-        ask_for(own, input.x.start, team, begin, count);
-        if (input.residual != nullptr) ask_for(own + kVectors * blockDim.x, input.residual, team, begin, count);
-    }
-
-    __device__ __forceinline__ void turn_over() {
-        turn_asked();
-        if (kTurns == 1) return;
-        turn++;
-        own += words_of_turn;
-        if (turn < kTurns) return;
-        turn = 0;
-        own -= kTurns * words_of_turn;
-    }
-
-    // Behind turns_arrived(); from then on there is room for the row that comes kTurns later. Behind a row's end nothing is
-    // taken, and nobody reads it.
-    __device__ __forceinline__ void take(HeldInRegisters<T, kVectors * kVector<T>>& held, const LaneTeam& team, uint32_t count,
-                                         bool has_residual) const {
-#pragma unroll
-        for (uint32_t k = 0; k < kVectors; k++) {
-            if ((k * team.lanes + team.lane()) * kVector<T> >= count) continue;
-            float value[kVector<T>];
-            unpack<T>(own[k * blockDim.x], value);
-            if (has_residual) {
-                float added[kVector<T>];
-                unpack<T>(own[(kVectors + k) * blockDim.x], added);
-#pragma unroll
-                for (uint32_t e = 0; e < kVector<T>; e++) value[e] += added[e];
-            }
-            held.write(k, value);
-        }
-    }
-
-private:
-    static __device__ __forceinline__ void ask_for(uint4* own, const T* row, const LaneTeam& team, uint64_t begin,
-                                                   uint32_t count) {
-        const T* const start = row + begin + team.lane() * kVector<T>;
-#pragma unroll
-        for (uint32_t k = 0; k < kVectors; k++) {
-            const bool inside = (k * team.lanes + team.lane()) * kVector<T> < count;
-            const T* const source = start + k * team.lanes * kVector<T>;
-            if (inside) copy_async(own + k * blockDim.x, reinterpret_cast<const uint4*>(source));
-        }
-    }
-};
-
-// Weight and bias, as far as a team's first row wants them: they arrive while its x does.
-template <class T>
-__device__ __forceinline__ void fetch_coefficients(const WnRowsParams& p, const LaneTeam& team, uint64_t begin, uint32_t count) {
-    if (p.affine != WN_AFFINE_PER_ELEMENT) return;
-    const auto fetch = [&](uint64_t address, uint32_t is_f32) {
-        if (address == 0) return;
-        const uint64_t size = (p.flags & is_f32) != 0 ? sizeof(float) : sizeof(T);
-        for (uint32_t first = team.lane() * kVector<T>; first < count; first += team.lanes * kVector<T>) {
-            fetch_ahead(global<const uint8_t>(address + (begin + first) * size));
-        }
-    };
-    fetch(p.weight, WN_FLAG_WEIGHT_F32);
-    fetch(p.bias, WN_FLAG_BIAS_F32);
 }
 
 template <class T, uint32_t kElements>
 __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
-    WN_DYNAMIC_SHARED(uint4, room);
-    // Rows of more than 256 elements have a whole warp.
-    const LaneTeam team{kElements == 8 ? p.lanes : static_cast<uint32_t>(WN_WARP)};
+    const LaneTeam team{p.lanes};
     const uint32_t rows_per_block = team.teams(blockDim.x);
     const uint32_t slot = team.number();
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     const uint64_t step = static_cast<uint64_t>(gridDim.x) * rows_per_block;
-    const uint32_t length = static_cast<uint32_t>(p.length);
-    // One vector a lane is too little for it to be worth asking ahead: more blocks at once have more on the way (H100).
-    constexpr bool kAhead = kElements > 8;
-    Arrivals<T, kElements / kVector<T>> arrivals(room, p.residual != 0);
-    constexpr uint32_t kTurns = decltype(arrivals)::kTurns;
-    // Lanes that have no row take part in the shuffles and touch no memory.
-    const auto ask = [&](uint64_t base) {
-        if (base + slot < p.rows) arrivals.ask(PlainInput<T>(p, base + slot), team, 0, length);
-        arrivals.turn_over();
-    };
-    uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block;
-    if constexpr (kAhead) {
-#pragma unroll
-        for (uint32_t turn = 0; turn < kTurns; turn++) ask(base + turn * step);
-        fetch_coefficients<T>(p, team, 0, length);
-    }
-    for (; base < p.rows; base += step) {
+    for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows; base += step) {
+        // Lanes that have no row take part in the shuffles and touch no memory.
         const bool present = base + slot < p.rows;
         const uint64_t row = present ? base + slot : 0;
-        const uint32_t count = present ? length : 0;
+        const uint32_t count = present ? static_cast<uint32_t>(p.length) : 0;
         HeldInRegisters<T, kElements> held;
-        if constexpr (kAhead) {
-            turns_arrived<kTurns - 1>();
-            arrivals.take(held, team, count, p.residual != 0);
-            ask(base + kTurns * step);
-        } else {
-            // Here, zeros that nobody reads cost registers if they are left out (nvcc 13.0).
-            fill<T, false>(held, team, 0, count, PlainInput<T>(p, row));
-        }
+        fill<T, true>(held, team, 0, count, PlainInput<T>(p, row));
         const Moments moments = moments_of_held<T, true>(held, team, count, p.inverse_length, mean_square);
-        PlainOutput<T> output(p, row, moments);
-        write(held, team, 0, count, output);
+        PlainOutput<T> output(p, row, normalization_of(moments, p.inverse_length, p.eps));
+        write(output.form(), held, team, 0, count, output);
     }
 }
 
+// What a lane of a warp holds of a chunk, as stored in shared memory, where it has it copied: x, and behind all of it the
+// residual.
 template <class T>
-__device__ __forceinline__ void rows_block(const WnRowsParams& p) {
-    WN_SHARED(Moments, parts, 2 * WN_ROWS_BLOCK_WARPS);
-    WN_DYNAMIC_SHARED(uint4, room);
-    const LaneTeam team{WN_WARP};
-    const Chunks chunks{p.length};
-    const uint32_t warp = threadIdx.x / WN_WARP;  // and its chunk
-    const uint64_t begin = chunks.begin(warp);
-    const uint32_t count = chunks.elements(warp);
-    const float inverse = inverse_of(count);
-    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
-    Arrivals<T, WN_CHUNK / WN_WARP / kVector<T>> arrivals(room, p.residual != 0);
-    static_assert(decltype(arrivals)::kTurns == 1, "one row ahead");
-    uint32_t turn = 0;
-    const auto ask = [&](uint64_t row) {
-        if (row < p.rows) arrivals.ask(PlainInput<T>(p, row), team, begin, count);
-        arrivals.turn_over();
-    };
-    ask(blockIdx.x);
-    fetch_coefficients<T>(p, team, begin, count);
-    for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-        HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
-        turns_arrived<0>();
-        arrivals.take(held, team, count, p.residual != 0);
-        ask(row + gridDim.x);
-        const Moments mine = moments_of_held<T, true>(held, team, count, inverse, mean_square);
-        // By turns, as PartsOfCluster has them.
-        Moments* const all = parts + turn * WN_ROWS_BLOCK_WARPS;
-        turn ^= 1u;
-        if (team.lane() == 0) all[warp] = mine;
-        __syncthreads();
-        const Moments moments = merge_few(all, blockDim.x / WN_WARP);
-        PlainOutput<T> output(p, row, moments);
-        write(held, team, begin, count, output);
-    }
-}
+struct HeldAsStored {
+    static constexpr uint32_t kVectors = WN_CHUNK / WN_WARP / kVector<T>;
+    static constexpr uint32_t kUnrolled = 2;
+    static constexpr uint32_t kMomentsUnrolled = kVectors;
+    uint4* words;  // of the lane, one in every WN_WARP
+    bool has_residual;
 
-template <class T>
+    static __device__ __forceinline__ uint32_t vectors(uint32_t) { return kVectors; }
+
+    __device__ __forceinline__ void copy(const PlainInput<T>& input, const LaneTeam& team, uint64_t begin, uint32_t count) const {
+        copy_row(words, input.x.start, team, begin, count);
+        if (has_residual) copy_row(words + kVectors * WN_WARP, input.residual, team, begin, count);
+    }
+
+    __device__ __forceinline__ void read(uint32_t k, float (&out)[kVector<T>]) const {
+        unpack<T>(words[k * WN_WARP], out);
+        if (!has_residual) return;
+        float added[kVector<T>];
+        unpack<T>(words[(kVectors + k) * WN_WARP], added);
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) out[e] += added[e];
+    }
+
+private:
+    static __device__ __forceinline__ void copy_row(uint4* words, const T* row, const LaneTeam& team, uint64_t begin,
+                                                    uint32_t count) {
+        const T* const start = row + begin + team.lane() * kVector<T>;
+#pragma unroll
+        for (uint32_t k = 0; k < kVectors; k++) {
+            const bool inside = (k * WN_WARP + team.lane()) * kVector<T> < count;
+            const T* const source = start + k * WN_WARP * kVector<T>;
+            if (inside) copy_async(words + k * WN_WARP, reinterpret_cast<const uint4*>(source));
+        }
+    }
+};
+
+// kHasResidual: known beforehand, so that no vector asks for it.
+template <class T, bool kHasResidual>
 __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
     WN_DYNAMIC_SHARED(uint4, room);
     const LaneTeam team{WN_WARP};
@@ -325,25 +248,32 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     PartsOfCluster parts(reinterpret_cast<Moments*>(room), leaves_of(chunks, p.leaf_shift));
     const Leaf leaf(chunks, p.leaf_shift, parts.number);
-    const RoomOfWarp<T> rooms(p, room, 1u << p.leaf_shift);
+    constexpr uint32_t kWords = (kHasResidual ? 2 : 1) * WN_CHUNK / kVector<T>;  // of a chunk
+    uint4* const own = room + p.parts_words + ((threadIdx.x / WN_WARP << p.leaf_shift) * kWords) + team.lane();
+    Normalization* const by = reinterpret_cast<Normalization*>(room + p.parts_words - 1);
+    const auto held = [&](uint32_t i) { return HeldAsStored<T>{own + i * kWords, kHasResidual}; };
     for (uint64_t row = blockIdx.x / parts.blocks; row < p.rows; row += gridDim.x / parts.blocks) {
         const PlainInput<T> input(p, row);
         for (uint32_t i = 0; i < leaf.count; i++) {
-            HeldInShared<T, true> held = rooms.template chunk<true>(i);
-            fill<T, true>(held, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), input);
+            held(i).copy(input, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i));
         }
         copies_arrived();
         TreeOfWarp tree;
         for (uint32_t i = 0; i < leaf.count; i++) {
             const uint32_t count = chunks.elements(leaf.first + i);
-            const HeldInShared<T, true> held = rooms.template chunk<true>(i);
-            tree.add(moments_of_held<T, true>(held, team, count, inverse_of(count), mean_square));
+            tree.add(moments_of_held<T, true>(held(i), team, count, inverse_of(count), mean_square));
         }
-        const Moments moments = merge_many(parts.exchange(tree.root()), parts.leaves);
-        PlainOutput<T> output(p, row, moments);
+        const Moments* const all = parts.exchange(tree.root());
+        // One warp merges for all: it is as many instructions as a quarter of the row for each that does.
+        if (threadIdx.x < WN_WARP) {
+            const Moments moments = merge_many(all, parts.leaves);
+            if (threadIdx.x == 0) *by = normalization_of(moments, p.inverse_length, p.eps);
+        }
+        __syncthreads();
+        PlainOutput<T> output(p, row, *by);
+        const Form form = output.form();
         for (uint32_t i = 0; i < leaf.count; i++) {
-            const uint32_t count = chunks.elements(leaf.first + i);
-            write(rooms.template chunk<true>(i), team, chunks.begin(leaf.first + i), count, output);
+            write(form, held(i), team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), output);
         }
     }
     parts.end();
@@ -353,8 +283,6 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
 template <class T>
 __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
     WN_SHARED(Moments, subtrees, WN_ROWS_SUBTREES);
-    WN_DYNAMIC_SHARED(uint4, room);
-    Arrivals<T, WN_CHUNK / WN_WARP / kVector<T>> arrivals(room, p.residual != 0);
     const LaneTeam team{WN_WARP};
     const Chunks chunks{p.length};
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
@@ -369,33 +297,25 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
         const PlainInput<T> input(p, row);
         Moments* const of_row = global<Moments>(p.parts) + row * leaves;
         HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
-        // A chunk is asked for while the one before is dealt with; those that are written come backwards.
-        const auto chunk = [&](uint32_t i) { return leaf.first + (applies ? leaf.count - 1 - i : i); };
-        const auto ask = [&](uint32_t i) {
-            if (i < leaf.count) arrivals.ask(input, team, chunks.begin(chunk(i)), chunks.elements(chunk(i)));
-            arrivals.turn_over();
-        };
-        const auto take = [&](uint32_t i) {
-            turns_arrived<0>();
-            arrivals.take(held, team, chunks.elements(chunk(i)), p.residual != 0);
-            ask(i + 1);
-        };
-        ask(0);
         if (!applies) {
             TreeOfWarp tree;
             for (uint32_t i = 0; i < leaf.count; i++) {
-                const uint32_t count = chunks.elements(chunk(i));
-                take(i);
+                const uint64_t chunk = leaf.first + i;
+                const uint32_t count = chunks.elements(chunk);
+                fill<T, true>(held, team, chunks.begin(chunk), count, input);
                 tree.add(moments_of_held<T, true>(held, team, count, inverse_of(count), mean_square));
             }
             const Moments part = tree.root();
             if (team.lane() == 0 && number < leaves) of_row[number] = part;
             continue;
         }
-        PlainOutput<T> output(p, row, merge_leaves(of_row, leaves, subtrees));
-        for (uint32_t i = 0; i < leaf.count; i++) {
-            take(i);
-            write<T, false>(held, team, chunks.begin(chunk(i)), chunks.elements(chunk(i)), output);
+        const Moments moments = merge_leaves(of_row, leaves, subtrees);
+        PlainOutput<T> output(p, row, normalization_of(moments, p.inverse_length, p.eps));
+        const Form form = output.form();
+        for (uint32_t i = leaf.count; i-- > 0;) {
+            const uint64_t chunk = leaf.first + i;
+            fill<T, true>(held, team, chunks.begin(chunk), chunks.elements(chunk), input);
+            write(form, held, team, chunks.begin(chunk), chunks.elements(chunk), output);
         }
         __syncthreads();  // before the subtrees are overwritten
     }

@@ -1,18 +1,23 @@
 // Rows: moments over one contiguous stretch. LayerNorm, RMSNorm, and GroupNorm and InstanceNorm in NCHW. What the kernels of
 // rows.cu, fused_rows.cu and head_rows.cu have in common: who holds what of a row, and how its moments come about.
 //
-// A chunk is 1,024 elements of a row. Its moments are those of a warp: m = fl(x0 + mean(s - x0)), where its first element x0
-// only serves to make the differences small; then c = mean(s - m) and Q = sum((s - m)^2) together. The pair (m, c) is the
-// mean to twice the precision of f32, so a constant row gives exactly the bias, and a mean of 1e4 beside a deviation of 1
-// costs nothing. The moments of a row are those of its chunks, merged along the binary tree over their numbers. Who does how
-// much of that tree makes no difference to the result: a row's bits depend neither on the regime, the cluster or the device,
-// nor on the other rows, nor on its address.
+// A chunk is 1,024 elements of a row. Its moments are those of a warp, by one sweep about a pivot: c = mean(s - pivot) and
+// Q = sum((s - pivot)^2) together. The pivot is the mean of four of the chunk's elements, a quarter of its lanes apart; where
+// it turns out to lie further from the mean than the chunk's deviation, or nearly so, the sweep is made once more about
+// pivot + c. The pair (pivot, c) is the mean to twice the precision of f32, so a constant row gives exactly the bias, and a
+// mean of 1e4 beside a deviation of 1 costs nothing. The moments of a row are those of its chunks, merged along the binary tree
+// over their numbers. Who does how much of that tree makes no difference to the result: a row's bits depend neither on the
+// regime, the cluster or the device, nor on the other rows, nor on its address.
 #pragma once
 
 #include "moments.cuh"
 #include "stages.cuh"
 
 namespace wn {
+
+// Of a pivot whose distance from the mean, squared, is more than so many variances. A sum's rounding errors are a part of that
+// distance, and sum((s - pivot)^2) is three times the squares about the mean at most, so both moments stay within the bound.
+constexpr float kFarPivot = 2.0f;
 
 // What a lane of a team holds of a row: vectors k * lanes + lane, in registers. Past its end stand zeros.
 template <class T, uint32_t kElements>
@@ -111,57 +116,73 @@ __device__ __forceinline__ float inverse_of(uint32_t count) {
     return count == WN_CHUNK ? 1.0f / WN_CHUNK : 1.0f / static_cast<float>(count);
 }
 
-// The moments of the `count` elements that a team of lanes holds. kWhole: in whole vectors.
-template <class T, bool kWhole, class Held>
-__device__ __forceinline__ Moments moments_of_held(const Held& held, const LaneTeam& team, uint32_t count,
-                                                   float inverse, bool mean_square) {
-    const float n = static_cast<float>(count);
-    float high = 0.0f;
-    if (!mean_square) {
-        float pivot[kVector<T>] = {};
-        if (!kWhole || team.lane() * kVector<T> < count) held.read(0, pivot);
-        pivot[0] = team.of_first(pivot[0]);
-        float total = 0.0f;
-#pragma unroll(Held::kMomentsUnrolled)
-        for (uint32_t k = 0; k < Held::vectors(count); k++) {
-            const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
-            if (kWhole && first >= count) continue;
-            float difference[kVector<T>];
-            held.read(k, difference);
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) {
-                difference[e] = kWhole || first + e < count ? difference[e] - pivot[0] : 0.0f;
-            }
-            total += tree_sum(difference);
-        }
-        high = pivot[0] + product(team.sum(total), inverse);
-    }
-    float low = 0.0f;
-    float squares = 0.0f;
+// What one sweep finds: sum(s - pivot) and sum((s - pivot)^2) of the `count` elements that a team of lanes holds; without
+// kCentered, sum(s^2) alone. kWhole: in whole vectors.
+template <class T, bool kWhole, bool kCentered, class Held>
+__device__ __forceinline__ Sums sums_of_held(const Held& held, const LaneTeam& team, uint32_t count, float pivot) {
+    Sums sums{0.0f, 0.0f};
 #pragma unroll(Held::kMomentsUnrolled)
     for (uint32_t k = 0; k < Held::vectors(count); k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
         if (kWhole && first >= count) continue;
         float difference[kVector<T>];
         held.read(k, difference);
-        if (!mean_square) {
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) difference[e] -= high;
-        }
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) {
+            if (kCentered) difference[e] -= pivot;
             if (!kWhole && first + e >= count) difference[e] = 0.0f;
         }
-        if (!mean_square) low += tree_sum(difference);
-        squares += tree_sum_of_squares(difference);
+        if (kCentered) sums.first += tree_sum(difference);
+        sums.squares += tree_sum_of_squares(difference);
     }
-    if (mean_square) {
-        squares = team.sum(squares);
+    if (kCentered) {
+        team.sum(sums.first, sums.squares);
     } else {
-        team.sum(low, squares);
-        low = product(low, inverse);
+        sums.squares = team.sum(sums.squares);
     }
-    return Moments{n, {high, low}, {fused(-n, product(low, low), squares), 0.0f}};
+    return sums;
+}
+
+// Near the mean, mostly: the mean of four elements, a quarter of the lanes apart, the first ones of their vectors. The same in
+// every lane, and where all four are equal, exactly they.
+template <class T, bool kWhole, class Held>
+__device__ __forceinline__ float pivot_of_held(const Held& held, const LaneTeam& team, uint32_t count) {
+    float first[kVector<T>] = {};
+    if (!kWhole || team.lane() * kVector<T> < count) held.read(0, first);
+    float pivot = first[0];
+#pragma unroll
+    for (uint32_t part = 2; part <= 4; part *= 2) {
+        const uint32_t apart = team.lanes / part;
+        const float other = from_lane_xor(pivot, apart);
+        // Of lanes that have an element; in a team of so few lanes, the lane itself.
+        if ((team.lane() ^ apart) * kVector<T> < count) pivot = fused(other - pivot, 0.5f, pivot);
+    }
+    return team.of_first(pivot);
+}
+
+// The moments of the `count` elements that a team of lanes holds. kWhole: in whole vectors.
+template <class T, bool kWhole, class Held>
+__device__ __forceinline__ Moments moments_of_held(const Held& held, const LaneTeam& team, uint32_t count,
+                                                   float inverse, bool mean_square) {
+    const float n = static_cast<float>(count);
+    if (mean_square) {
+        return Moments{n, {0.0f, 0.0f}, {sums_of_held<T, kWhole, false>(held, team, count, 0.0f).squares, 0.0f}};
+    }
+    float pivot = pivot_of_held<T, kWhole>(held, team, count);
+    // A loop, so that the sweep's code stands here once.
+#pragma unroll 1
+    for (bool is_again = false;; is_again = true) {
+        const Sums sums = sums_of_held<T, kWhole, true>(held, team, count, pivot);
+        const float rest = product(sums.first, inverse);
+        const float m2 = fused(-sums.first, rest, sums.squares);
+        const bool is_near = product(sums.first, rest) <= kFarPivot * m2;
+        if (is_again || !any_lane(!is_near && count > 0)) {
+            PairSum mean{pivot, 0.0f};
+            mean.add(rest);
+            return Moments{n, mean, {m2, 0.0f}};
+        }
+        if (!is_near) pivot += rest;
+    }
 }
 
 // The chunks of a row, by their numbers.
@@ -269,7 +290,8 @@ __device__ __forceinline__ T* row_at(uint64_t address, uint64_t row, uint64_t st
 
 __device__ __forceinline__ Normalization normalization_of(const Moments& moments, float inverse_length, float eps) {
     const float variance = product(moments.m2.value(), inverse_length);
-    return Normalization{moments.mean.high, moments.mean.low, reciprocal_deviation(variance, eps)};
+    const float rstd = reciprocal_deviation(variance, eps);
+    return Normalization{moments.mean.high, rstd, product(-moments.mean.low, rstd)};
 }
 
 // Weight and bias by the position in the row, their types by the flags.

@@ -158,19 +158,18 @@ struct alignas(16) ChannelMap {
     __device__ __forceinline__ float of(float value) const { return fused(value - mean, scale, bias); }
 };
 
-// What a set is normalized by: its mean (high + low) and 1 / deviation. One word of 16 bytes.
+// What a set is normalized by: its mean, high + low, and 1 / deviation. One word of 16 bytes.
 struct alignas(16) Normalization {
     float high;
-    float low;
     float rstd;
+    float rest;  // -low * rstd: no element of a row is nearer to the mean than low, unless by rounding, so about 1 at most
 
-    __device__ __forceinline__ float of(float value) const { return product((value - high) - low, rstd); }
+    __device__ __forceinline__ float of(float value) const { return fused(value - high, rstd, rest); }
 
-    // With a channel's weight and bias. The lower half of the mean goes into the bias, where it is worth little: no element of a
-    // row is nearer to the mean than that half, unless by rounding, so low * rstd is about 1 at most.
+    // With a channel's weight and bias.
     __device__ __forceinline__ ChannelMap with(const Affine& affine) const {
         const float scale = product(affine.weight, rstd);
-        return ChannelMap{high, scale, fused(-low, scale, affine.bias)};
+        return ChannelMap{high, scale, fused(affine.weight, rest, affine.bias)};
     }
 };
 

@@ -12,10 +12,13 @@ use crate::plan::{Launch, Limits, MAX_GRID, PORTABLE_CLUSTER, Plan};
 use crate::problem::Buffers;
 
 /// The kernels that are launched in clusters, and with shared memory beyond their own.
-const SHARING: [Kernel; 12] = [
+const SHARING: [Kernel; 15] = [
     Kernel::rows_shared_f32,
     Kernel::rows_shared_f16,
     Kernel::rows_shared_bf16,
+    Kernel::rows_add_shared_f32,
+    Kernel::rows_add_shared_f16,
+    Kernel::rows_add_shared_bf16,
     Kernel::fused_rows_shared_f32,
     Kernel::fused_rows_shared_f16,
     Kernel::fused_rows_shared_bf16,
@@ -27,20 +30,12 @@ const SHARING: [Kernel; 12] = [
     Kernel::batch_statistics_planes_resident_bf16,
 ];
 
-/// Those that never are in clusters, but may need more shared memory than a kernel has without asking for it: a row's on its way.
-const ASKING_AHEAD: [Kernel; 5] = [
-    Kernel::rows_group_32_f32,
-    Kernel::rows_block_f32,
-    Kernel::rows_block_f16,
-    Kernel::rows_block_bf16,
-    Kernel::rows_long_f32,
-];
-/// More than is their own, beside what a launch gives them.
-const OWN_SHARED: c_int = 1024;
-
 /// Code that was compiled for this capability or a later one knows of its cluster, and waits where a launch may begin early
 /// (`kernels/device.cuh`).
 const LATE_CODE: c_int = 90;
+
+/// Of a block. Some kernels are compiled for more, so that the compiler leaves a multiprocessor room for several blocks.
+const MOST_THREADS: u32 = 1024;
 
 /// Beyond the portable size a kernel must allow it, and the chip have room.
 const MOST_OF_CLUSTER: u32 = 16;
@@ -315,9 +310,6 @@ fn limits(device: sys::CUdevice, kernels: &Kernels, is_late: bool) -> Result<Lim
     let has_clusters = is_late && driver::attribute(device, CLUSTERS)? != 0;
     let mut cluster = if has_clusters { MOST_OF_CLUSTER } else { 1 };
     let dynamic = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    for kernel in ASKING_AHEAD {
-        set_attribute(kernels.function(kernel)?, dynamic, shared - OWN_SHARED)?;
-    }
     for kernel in SHARING {
         let function = kernels.function(kernel)?;
         set_attribute(function, dynamic, shared)?;
@@ -326,7 +318,7 @@ fn limits(device: sys::CUdevice, kernels: &Kernels, is_late: bool) -> Result<Lim
             cluster = cluster.min(PORTABLE_CLUSTER);
         }
         let threads = attribute(function, sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
-        while cluster > 1 && !fits(function, cluster, threads.unsigned_abs(), shared.unsigned_abs()) {
+        while cluster > 1 && !fits(function, cluster, threads.unsigned_abs().min(MOST_THREADS), shared.unsigned_abs()) {
             cluster /= 2;
         }
     }

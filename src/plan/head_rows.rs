@@ -1,6 +1,6 @@
 //! Query and key heads as rows of one launch. See kernels/head_rows.cu.
 
-use super::kernels::{Family, HEAD_ROWS_GROUP_8, HEAD_ROWS_GROUP_32};
+use super::kernels::{Family, HEAD_ROWS_GROUP_16, HEAD_ROWS_GROUP_32};
 use super::params::{self, HeadRowsParams};
 use super::{Launch, Limits, Params, coefficient_flags, divisor};
 use crate::problem::{HeadRows, Heads, Moments};
@@ -9,7 +9,7 @@ use crate::problem::{HeadRows, Heads, Moments};
 /// elements a lane could hold makes no difference.
 fn team(length: u32) -> (Family, u32) {
     match length {
-        0..=256 => (HEAD_ROWS_GROUP_8, length.div_ceil(8).next_power_of_two()),
+        0..=512 => (HEAD_ROWS_GROUP_16, length.div_ceil(16).next_power_of_two()),
         _ => (HEAD_ROWS_GROUP_32, params::WN_WARP),
     }
 }
@@ -91,15 +91,17 @@ mod tests {
     #[test]
     fn teams() {
         for (length, kernel, lanes, grid) in [
-            (1, Kernel::head_rows_group_8_bf16, 1, 1),
-            (8, Kernel::head_rows_group_8_bf16, 1, 1),
-            (9, Kernel::head_rows_group_8_bf16, 2, 1),
-            (64, Kernel::head_rows_group_8_bf16, 8, 2),
-            (65, Kernel::head_rows_group_8_bf16, 16, 3),
-            (128, Kernel::head_rows_group_8_bf16, 16, 3),
-            (129, Kernel::head_rows_group_8_bf16, 32, 5),
-            (256, Kernel::head_rows_group_8_bf16, 32, 5),
-            (257, Kernel::head_rows_group_32_bf16, 32, 5),
+            (1, Kernel::head_rows_group_16_bf16, 1, 1),
+            (16, Kernel::head_rows_group_16_bf16, 1, 1),
+            (17, Kernel::head_rows_group_16_bf16, 2, 1),
+            (64, Kernel::head_rows_group_16_bf16, 4, 1),
+            (65, Kernel::head_rows_group_16_bf16, 8, 2),
+            (128, Kernel::head_rows_group_16_bf16, 8, 2),
+            (129, Kernel::head_rows_group_16_bf16, 16, 3),
+            (256, Kernel::head_rows_group_16_bf16, 16, 3),
+            (257, Kernel::head_rows_group_16_bf16, 32, 5),
+            (512, Kernel::head_rows_group_16_bf16, 32, 5),
+            (513, Kernel::head_rows_group_32_bf16, 32, 5),
             (1024, Kernel::head_rows_group_32_bf16, 32, 5),
         ] {
             let (launch, params) = planned(&problem(1, length));

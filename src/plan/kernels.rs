@@ -28,17 +28,16 @@ macro_rules! families {
 }
 
 families! {
-    ROWS_GROUP_8 = rows_group_8_f32 rows_group_8_f16 rows_group_8_bf16;
     ROWS_GROUP_16 = rows_group_16_f32 rows_group_16_f16 rows_group_16_bf16;
     ROWS_GROUP_32 = rows_group_32_f32 rows_group_32_f16 rows_group_32_bf16;
-    ROWS_BLOCK = rows_block_f32 rows_block_f16 rows_block_bf16;
     ROWS_SHARED = rows_shared_f32 rows_shared_f16 rows_shared_bf16;
+    ROWS_ADD_SHARED = rows_add_shared_f32 rows_add_shared_f16 rows_add_shared_bf16;
     ROWS_LONG = rows_long_f32 rows_long_f16 rows_long_bf16;
-    FUSED_ROWS_GROUP_8 = fused_rows_group_8_f32 fused_rows_group_8_f16 fused_rows_group_8_bf16;
+    FUSED_ROWS_GROUP_16 = fused_rows_group_16_f32 fused_rows_group_16_f16 fused_rows_group_16_bf16;
     FUSED_ROWS_WARP = fused_rows_warp_f32 fused_rows_warp_f16 fused_rows_warp_bf16;
     FUSED_ROWS_SHARED = fused_rows_shared_f32 fused_rows_shared_f16 fused_rows_shared_bf16;
     FUSED_ROWS_LONG = fused_rows_long_f32 fused_rows_long_f16 fused_rows_long_bf16;
-    HEAD_ROWS_GROUP_8 = head_rows_group_8_f32 head_rows_group_8_f16 head_rows_group_8_bf16;
+    HEAD_ROWS_GROUP_16 = head_rows_group_16_f32 head_rows_group_16_f16 head_rows_group_16_bf16;
     HEAD_ROWS_GROUP_32 = head_rows_group_32_f32 head_rows_group_32_f16 head_rows_group_32_bf16;
     POINTWISE_PLANES = pointwise_planes_f32 pointwise_planes_f16 pointwise_planes_bf16;
     POINTWISE_CHANNELS_LAST = pointwise_channels_last_f32 pointwise_channels_last_f16 pointwise_channels_last_bf16;

@@ -4,8 +4,8 @@ use super::kernels::{self, Family};
 use super::params::{self, RowsParams};
 use super::slabs::{BYTES_OF_MOMENTS, workspace};
 use super::{
-    Launch, Limits, PORTABLE_CLUSTER, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags,
-    output_code, quantized_code, short_divisor,
+    Launch, Limits, Params, Plan, activation_code, coefficient_flags, divisor, modulation_flags, output_code,
+    quantized_code, short_divisor,
 };
 use crate::element::DType;
 use crate::norm::Rounding;
@@ -14,9 +14,7 @@ use crate::quantization::{GROUP, Scaling};
 
 const WARP: u32 = params::WN_WARP;
 const CHUNK: u64 = params::WN_CHUNK as u64;
-/// Warps of a multiprocessor whose blocks hold their part of a row in shared memory, by their registers; and of one block, at
-/// most.
-const WARPS_OF_MULTIPROCESSOR: u32 = params::WN_ROWS_SHARED_THREADS / WARP;
+/// Warps of a block that holds its part of a row in shared memory, at most.
 const MOST_WARPS: u32 = 16;
 /// Warps of a block of which each has a row of one chunk in shared memory.
 const WARPS_OF_GROUP: u32 = params::WN_ROWS_GROUP_THREADS / WARP;
@@ -44,9 +42,6 @@ struct Regime {
     leaf_shift: u32,
     /// Of the shared memory, 16-byte words in front of the chunks.
     parts_words: u32,
-    /// Threads that a multiprocessor has place for, by their registers, where a block asks for its next row while it is busy;
-    /// 0 where it does not.
-    resident: u32,
 }
 
 impl Regime {
@@ -55,31 +50,17 @@ impl Regime {
     fn of(rows: &Rows, is_plain: bool, limits: &Limits) -> Self {
         let length = rows.length as u64;
         let chunks = length.div_ceil(CHUNK);
-        let bytes_of_chunk = size_of_chunk(rows);
-        let lanes = length.div_ceil(8).next_power_of_two();
-        let (group, shared) = if is_plain {
-            (kernels::ROWS_GROUP_8, kernels::ROWS_SHARED)
-        } else {
-            (kernels::FUSED_ROWS_GROUP_8, kernels::FUSED_ROWS_SHARED)
-        };
+        let lanes = length.div_ceil(16).next_power_of_two().min(u64::from(WARP));
         match length {
-            0..=256 => Self::group(group, lanes),
-            257..=CHUNK if !is_plain => {
-                let shared = WARPS_OF_GROUP * bytes_of_chunk as u32; // at most 32 KiB
-                Self { shared, ..Self::group(kernels::FUSED_ROWS_WARP, u64::from(WARP)) }
+            0..=512 if is_plain => Self::group(kernels::ROWS_GROUP_16, lanes),
+            0..=CHUNK if is_plain => Self::group(kernels::ROWS_GROUP_32, lanes),
+            0..=256 => Self::group(kernels::FUSED_ROWS_GROUP_16, lanes),
+            0..=CHUNK => {
+                let shared = WARPS_OF_GROUP * size_of_chunk(rows, false) as u32; // at most 32 KiB
+                Self { shared, ..Self::group(kernels::FUSED_ROWS_WARP, lanes) }
             }
-            257..=512 => {
-                let regime = Self::group(kernels::ROWS_GROUP_16, u64::from(WARP));
-                regime.ahead(rows, 16, params::WN_ROWS_GROUP_32_THREADS)
-            }
-            513..=CHUNK => {
-                let regime = Self::group(kernels::ROWS_GROUP_32, u64::from(WARP));
-                regime.ahead(rows, 32, params::WN_ROWS_GROUP_32_THREADS)
-            }
-            _ => Self::in_registers(rows, chunks)
-                .filter(|regime| is_plain && regime.shared + KEPT_BY_DRIVER <= limits.shared)
-                .or_else(|| Self::shared(shared, chunks, bytes_of_chunk, limits))
-                .unwrap_or_else(|| Self::long(chunks, bytes_of_chunk)),
+            _ => Self::shared(rows, is_plain, chunks, limits)
+                .unwrap_or_else(|| Self::long(chunks, size_of_chunk(rows, false))),
         }
     }
 
@@ -89,21 +70,7 @@ impl Regime {
     }
 
     fn block(family: Family, threads: u32, leaf_shift: u32) -> Self {
-        Self { family, block: threads, lanes: threads, cluster: 1, shared: 0, leaf_shift, parts_words: 0, resident: 0 }
-    }
-
-    /// A chunk for each warp.
-    fn in_registers(rows: &Rows, chunks: u64) -> Option<Self> {
-        let warps = u32::try_from(chunks).ok().filter(|&warps| warps <= params::WN_ROWS_BLOCK_WARPS)?;
-        let regime = Self::block(kernels::ROWS_BLOCK, warps * WARP, 0);
-        Some(regime.ahead(rows, CHUNK as u32 / WARP, params::WN_ROWS_BLOCK_THREADS))
-    }
-
-    /// With room for what comes next: of so many elements a lane, those of x and of a residual.
-    fn ahead(self, rows: &Rows, elements: u32, resident: u32) -> Self {
-        let tensors = if rows.is_plain { 1 } else { 2 };
-        let of_lane = (elements * rows.dtype.size() as u32).max(params::WN_ROWS_AHEAD_BYTES);
-        Self { shared: self.block * of_lane * tensors, resident, ..self }
+        Self { family, block: threads, lanes: threads, cluster: 1, shared: 0, leaf_shift, parts_words: 0 }
     }
 
     fn long(chunks: u64, bytes_of_chunk: u64) -> Self {
@@ -113,16 +80,23 @@ impl Regime {
     }
 
     /// As many blocks in a cluster as make room, at first for three of them on a multiprocessor: while one waits for its
-    /// cluster, the others move bytes.
-    fn shared(family: Family, chunks: u64, bytes_of_chunk: u64, limits: &Limits) -> Option<Self> {
+    /// cluster, the others move bytes; and for so many warps as registers allow, of which none has more than two chunks: with
+    /// four chunks for each of half as many warps, rows of 32,768 took 1.4 times as long (H200).
+    fn shared(rows: &Rows, is_plain: bool, chunks: u64, limits: &Limits) -> Option<Self> {
+        let (family, threads) = match (is_plain, rows.is_plain) {
+            (true, true) => (kernels::ROWS_SHARED, params::WN_ROWS_SHARED_THREADS),
+            (true, false) => (kernels::ROWS_ADD_SHARED, params::WN_ROWS_ADD_SHARED_THREADS),
+            (false, _) => (kernels::FUSED_ROWS_SHARED, params::WN_FUSED_ROWS_THREADS),
+        };
+        let bytes_of_chunk = size_of_chunk(rows, is_plain);
         for blocks in [3, 2, 1] {
             let room = ((limits.shared + KEPT_BY_DRIVER) / blocks).saturating_sub(KEPT_BY_DRIVER);
-            let warps = u64::from((WARPS_OF_MULTIPROCESSOR / blocks).min(MOST_WARPS));
-            let most = if blocks == 3 { limits.cluster.min(PORTABLE_CLUSTER) } else { limits.cluster };
-            let clusters = (0..).map(|power| 1 << power).take_while(|&cluster| cluster <= most);
+            let warps = u64::from((threads / WARP / blocks).min(MOST_WARPS));
+            let clusters = (0..).map(|power| 1 << power).take_while(|&cluster| cluster <= limits.cluster);
             for cluster in clusters {
                 let regime = Self::sharing(family, chunks, bytes_of_chunk, cluster, warps);
-                if let Some(regime) = regime.filter(|regime| regime.shared <= room) {
+                let suits = |regime: &Self| regime.shared <= room && (blocks < 3 || regime.leaf_shift <= 1);
+                if let Some(regime) = regime.filter(suits) {
                     return Some(regime);
                 }
             }
@@ -135,28 +109,21 @@ impl Regime {
         let leaf = chunks.div_ceil(u64::from(cluster) * most_warps).next_power_of_two();
         let warps = chunks.div_ceil(leaf).div_ceil(u64::from(cluster));
         let parts = 2 * u64::from(cluster) * warps * BYTES_OF_MOMENTS;
-        let parts_words = parts.div_ceil(16);
+        let parts_words = parts.div_ceil(16) + 1; // and what the row is normalized by
         let shared = parts_words * 16 + (warps * leaf).checked_mul(bytes_of_chunk)?;
         Some(Self {
             cluster,
             shared: u32::try_from(shared).ok()?,
-            parts_words: parts_words as u32, // at most 640
+            parts_words: parts_words as u32, // at most 641
             ..Self::block(family, warps as u32 * WARP, leaf.ilog2())
         })
     }
 
-    /// Blocks of a launch. Those that ask ahead are as many as there is place for, and walk on.
+    /// Blocks of a launch.
     fn grid(&self, rows: &Rows, limits: &Limits) -> u32 {
-        let rows_at_once = u64::from(self.block / self.lanes);
         // Whole clusters, also where the largest grid is none.
         let clusters = Limits { max_grid: (limits.max_grid / self.cluster).max(1), ..*limits };
-        let one_for_each = clusters.grid(rows.rows as u64, rows_at_once);
-        if self.resident == 0 {
-            return one_for_each * self.cluster;
-        }
-        let by_shared = (limits.shared + KEPT_BY_DRIVER) / (self.shared + KEPT_BY_DRIVER);
-        let places = limits.multiprocessors * (self.resident / self.block).min(by_shared).max(1);
-        places.min(one_for_each)
+        clusters.grid(rows.rows as u64, u64::from(self.block / self.lanes)) * self.cluster
     }
 }
 
@@ -180,9 +147,14 @@ fn is_held_as_stored(rows: &Rows) -> bool {
     rows.is_plain && rows.post_norm.is_none() && rows.output.scaling() != Some(Scaling::Rows)
 }
 
-/// Bytes of a chunk where it is held in shared memory.
-fn size_of_chunk(rows: &Rows) -> u64 {
-    CHUNK * if is_held_as_stored(rows) { rows.dtype } else { DType::F32 }.size() as u64
+/// Bytes of a chunk where it is held in shared memory: by the plain kernels as stored, x and the residual.
+fn size_of_chunk(rows: &Rows, is_plain: bool) -> u64 {
+    let bytes = match (is_plain, is_held_as_stored(rows)) {
+        (true, false) => 2 * rows.dtype.size(),
+        (_, true) => rows.dtype.size(),
+        (false, false) => DType::F32.size(),
+    };
+    CHUNK * bytes as u64
 }
 
 pub(super) fn plan(rows: &Rows, limits: &Limits) -> Plan {
@@ -303,10 +275,8 @@ fn split(rows: &Rows, single: &Launch, is_plain: bool, limits: &Limits) -> Optio
     let both =
         |kernel, shared| [launch(kernel, params::WN_STEP_MOMENTS, shared), launch(kernel, params::WN_STEP_APPLY, 0)];
     let any = both(single.kernel, single.shared);
-    let long = Regime::block(kernels::ROWS_LONG, single.block, 0);
-    let ahead = long.ahead(rows, CHUNK as u32 / WARP, 0).shared;
     let plain =
-        [params::WN_STEP_MOMENTS, params::WN_STEP_APPLY].map(|step| launch(long.family.of(rows.dtype), step, ahead));
+        [params::WN_STEP_MOMENTS, params::WN_STEP_APPLY].map(|step| launch(kernels::ROWS_LONG.of(rows.dtype), step, 0));
     let (launches, unaligned) = if is_plain { (plain, any) } else { (any, [None; 2]) };
     Some(Plan { launches, workspace_bytes, otherwise: Some(*single), unaligned })
 }

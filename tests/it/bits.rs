@@ -134,10 +134,10 @@ fn lanes_agree_on_cpu() {
 
 /// Maps of which a vector is of one channel, by groups: one for each regime, of UNets and VAEs where they are not too large.
 const MAPS: [([usize; 4], usize); 7] = [
-    ([3, 8, 4, 8], 4),     // rows_group_8
-    ([2, 16, 8, 8], 2),    // rows_group_16
+    ([3, 8, 4, 8], 4),     // rows_group_16
+    ([2, 16, 8, 8], 2),    // the same, a warp a row
     ([2, 4, 16, 16], 1),   // rows_group_32
-    ([1, 1280, 8, 8], 32), // rows_block
+    ([1, 1280, 8, 8], 32), // rows_shared
     ([2, 20, 64, 64], 2),  // rows_shared, as 2x320x64x64 of 32 groups
     ([1, 32, 64, 64], 2),  // as 1x512x64x64 of 32 groups
     ([1, 2, 256, 264], 1), // with larger clusters

@@ -292,7 +292,7 @@ fn one_launch_on_cuda() {
     let device = device::cuda();
     let layer = QkNorm::rms([32, 8], 128, 1e-6).unwrap();
     let signature = Signature::new([16, 48, 128], DType::Bf16).in_place();
-    assert!(layer.prepare(&device.cuda, &signature).unwrap().kernels().eq(["head_rows_group_8_bf16"]));
+    assert!(layer.prepare(&device.cuda, &signature).unwrap().kernels().eq(["head_rows_group_16_bf16"]));
 }
 
 /// By addresses, with the bits of the typed call.

@@ -46,7 +46,7 @@ struct Held {
 
 impl Held {
     fn new(call: &Call, launch: &Launch, p: &RowsParams) -> Self {
-        let is_several_chunks = call.stem(launch).ends_with("rows_shared");
+        let is_several_chunks = call.stem(launch).ends_with("_shared");
         let is_shared = is_several_chunks || call.stem(launch) == "fused_rows_warp";
         let (length, rows) = (p.length as f64, f64::from(launch.block / p.lanes));
         let chunks = if is_several_chunks { f64::from(1 << p.leaf_shift) } else { 1.0 };
@@ -101,7 +101,7 @@ fn of_vector(call: &Call, launch: &Launch, of: &OfWidth, p: &RowsParams) -> f64 
     // A coefficient of f32 beside 16-bit elements is two words.
     let words = (call.case.weight.size() as f64 / call.size()).max(1.0);
     let coefficients = if is_plain_by_channel(call, launch, p) {
-        let kept = call.stem(launch) == "rows_shared";
+        let kept = call.stem(launch).ends_with("_shared");
         let of_channel = if kept { 0.0 } else { call.coefficients() * OF_CHANNEL };
         CHANNEL + of_channel - call.vector() * SAVED_BY_MAP
     } else {
