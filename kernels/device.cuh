@@ -244,17 +244,40 @@ __device__ __forceinline__ void store_streaming(uint4* address, const uint4& wor
 #endif
 }
 
+// Words of shared memory that are copied to: their address there is made once, which the compiler does for each copy else.
+struct SharedWords {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
+    uint32_t address;
+
+    __device__ __forceinline__ explicit SharedWords(uint4* words)
+        : address(static_cast<uint32_t>(__cvta_generic_to_shared(words))) {}
+
+    __device__ __forceinline__ SharedWords behind(uint32_t count) const {
+        SharedWords result = *this;
+        result.address += count * 16;
+        return result;
+    }
+#else
+    uint4* words;
+
+    __device__ __forceinline__ explicit SharedWords(uint4* words) : words(words) {}
+
+    __device__ __forceinline__ SharedWords behind(uint32_t count) const { return SharedWords(words + count); }
+#endif
+};
+
 // 16 bytes from global to shared memory, on their way while the thread goes on; both addresses are multiples of 16. The
 // thread has them after copies_arrived(), the others after a barrier behind that. Or it asks in turns, each of which ends with
 // turn_asked(), perhaps with nothing: then all but the last so many turns' copies have arrived after turns_arrived().
-__device__ __forceinline__ void copy_async(uint4* shared, const uint4* source) {
+__device__ __forceinline__ void copy_async(const SharedWords& shared, uint32_t word, const uint4* source) {
 #if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
-    const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared.address + word * 16), "l"(source) : "memory");
 #else
-    *shared = *source;
+    shared.words[word] = *source;
 #endif
 }
+
+__device__ __forceinline__ void copy_async(uint4* shared, const uint4* source) { copy_async(SharedWords(shared), 0, source); }
 
 __device__ __forceinline__ void turn_asked() {
 #if defined(__CUDACC__) && __CUDA_ARCH__ >= 800

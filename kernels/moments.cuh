@@ -155,8 +155,8 @@ __device__ __forceinline__ Moments leaf_at(const Moments* leaves, uint32_t count
     return index < count ? leaves[index] : no_moments();
 }
 
-// The root of a tree over `count` leaves, up to those of a warp; the same in every lane. Out of line: it is wanted once a row.
-__device__ __noinline__ inline Moments merge_few(const Moments* leaves, uint32_t count) {
+// The root of a tree over `count` leaves, up to those of a warp; the same in every lane.
+__device__ __forceinline__ Moments merge_few_here(const Moments* leaves, uint32_t count) {
     uint32_t lanes = 1;
     while (lanes < count) lanes *= 2;
     const LaneTeam team{lanes};
@@ -164,9 +164,9 @@ __device__ __noinline__ inline Moments merge_few(const Moments* leaves, uint32_t
 }
 
 // The same of up to WN_ROWS_LEAVES leaves: each lane merges eight of its own first.
-__device__ __noinline__ inline Moments merge_many(const Moments* leaves, uint32_t count) {
+__device__ __forceinline__ Moments merge_many_here(const Moments* leaves, uint32_t count) {
     static_assert(WN_ROWS_LEAVES == 8 * WN_WARP, "eight leaves for each lane");
-    if (count <= WN_WARP) return merge_few(leaves, count);
+    if (count <= WN_WARP) return merge_few_here(leaves, count);
     const LaneTeam team{WN_WARP};
     // A loop, so that the code is that of three merges and not of seven: subtrees of one, two and four leaves wait for their
     // other half.
@@ -188,6 +188,10 @@ __device__ __noinline__ inline Moments merge_many(const Moments* leaves, uint32_
     }
     return team.merge_all(merge(four, subtree));
 }
+
+// Both out of line, for kernels that have them at several places.
+__device__ __noinline__ inline Moments merge_few(const Moments* leaves, uint32_t count) { return merge_few_here(leaves, count); }
+__device__ __noinline__ inline Moments merge_many(const Moments* leaves, uint32_t count) { return merge_many_here(leaves, count); }
 
 // 1 / sqrt(variance + eps), correctly rounded, with the variance clamped at zero. Written so that NaN stays NaN.
 __device__ __forceinline__ float reciprocal_deviation(float variance, float eps) {

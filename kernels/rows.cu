@@ -31,13 +31,37 @@ struct PlainInput {
     __device__ __forceinline__ PlainInput(const WnRowsParams& p, uint64_t row)
         : x(stretch_of<const T>(p.x, row, p.x_stride, p.length)), residual(row_at<T>(p.residual, row, p.residual_stride)) {}
 
-    __device__ __forceinline__ void load(uint64_t first, float (&value)[kVector<T>]) const {
-        load_whole(x.start + first, value);
-        if (residual == nullptr) return;
-        float added[kVector<T>];
-        load_whole(residual + first, added);
+    // Brings the first `count` elements behind `begin` to where they are held. All words are asked for before one is used.
+    template <class Held>
+    __device__ __forceinline__ void fill(Held& held, const LaneTeam& team, uint64_t begin, uint32_t count) const {
+        uint4 words[Held::kVectors];
+        load_words(x.start + begin, team, count, words);
+        if (residual == nullptr) {
 #pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) value[e] += added[e];
+            for (uint32_t k = 0; k < Held::kVectors; k++) unpack<T>(words[k], held.value[k]);
+            return;
+        }
+        uint4 others[Held::kVectors];
+        load_words(residual + begin, team, count, others);
+#pragma unroll
+        for (uint32_t k = 0; k < Held::kVectors; k++) {
+            float added[kVector<T>];
+            unpack<T>(words[k], held.value[k]);
+            unpack<T>(others[k], added);
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) held.value[k][e] += added[e];
+        }
+    }
+
+private:
+    template <uint32_t kVectors>
+    static __device__ __forceinline__ void load_words(const T* row, const LaneTeam& team, uint32_t count, uint4 (&words)[kVectors]) {
+#pragma unroll
+        for (uint32_t k = 0; k < kVectors; k++) {
+            const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+            words[k] = uint4{0, 0, 0, 0};
+            if (first < count) words[k] = *reinterpret_cast<const uint4*>(as_global(row + first));
+        }
     }
 };
 
@@ -83,8 +107,8 @@ struct PlainOutput {
         return is_mean_square ? Form::kRmsNorm : Form::kLayerNorm;
     }
 
-    template <Form kForm>
-    __device__ __forceinline__ void write(uint64_t first, float (&value)[kVector<T>]) {
+    template <Form kForm, class Index>
+    __device__ __forceinline__ void write(Index first, float (&value)[kVector<T>]) {
         if (sum != nullptr) store_whole(sum + first, value);
         if constexpr (kForm == Form::kLayerNorm) {
             float w[kVector<T>], b[kVector<T>];
@@ -152,31 +176,35 @@ private:
     }
 };
 
-template <class T, Form kForm, class Held>
-__device__ __forceinline__ void write_as(const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
+// kFull: all vectors are there. Else the loops are short.
+template <class T, Form kForm, bool kFull, class Held, class Index>
+__device__ __forceinline__ void write_as(const Held& held, const LaneTeam& team, Index begin, uint32_t count,
                                          PlainOutput<T>& output) {
-    constexpr bool kIsUsual = kForm == Form::kLayerNorm || kForm == Form::kRmsNorm;
-#pragma unroll(kIsUsual ? Held::kVectors : Held::kUnrolled)
+#pragma unroll(kFull ? Held::kFullUnrolled : Held::kUnrolled)
     for (uint32_t k = 0; k < Held::kVectors; k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
-        if (first >= count) continue;
+        if (!kFull && first >= count) continue;
         float value[kVector<T>];
         held.read(k, value);
         output.template write<kForm>(begin + first, value);
     }
 }
 
-template <class T, class Held>
-__device__ __forceinline__ void write(Form form, const Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
+// Index: of as many bits as a row's length may have.
+template <class T, class Held, class Index>
+__device__ __forceinline__ void write(Form form, const Held& held, const LaneTeam& team, Index begin, uint32_t count,
                                       PlainOutput<T>& output) {
-    if (form == Form::kLayerNorm) {
-        write_as<T, Form::kLayerNorm>(held, team, begin, count, output);
-    } else if (form == Form::kRmsNorm) {
-        write_as<T, Form::kRmsNorm>(held, team, begin, count, output);
+    const bool full = is_full<T, Held>(team, count);
+    if (form == Form::kLayerNorm && full) {
+        write_as<T, Form::kLayerNorm, true>(held, team, begin, count, output);
+    } else if (form == Form::kRmsNorm && full) {
+        write_as<T, Form::kRmsNorm, true>(held, team, begin, count, output);
+    } else if (form == Form::kByChannel && full) {
+        write_as<T, Form::kByChannel, true>(held, team, begin, count, output);
     } else if (form == Form::kByChannel) {
-        write_as<T, Form::kByChannel>(held, team, begin, count, output);
+        write_as<T, Form::kByChannel, false>(held, team, begin, count, output);
     } else {
-        write_as<T, Form::kByPosition>(held, team, begin, count, output);
+        write_as<T, Form::kByPosition, false>(held, team, begin, count, output);
     }
 }
 
@@ -193,87 +221,102 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
         const uint64_t row = present ? base + slot : 0;
         const uint32_t count = present ? static_cast<uint32_t>(p.length) : 0;
         HeldInRegisters<T, kElements> held;
-        fill<T, true>(held, team, 0, count, PlainInput<T>(p, row));
+        PlainInput<T>(p, row).fill(held, team, 0, count);
         const Moments moments = moments_of_held<T, true>(held, team, count, p.inverse_length, mean_square);
         PlainOutput<T> output(p, row, normalization_of(moments, p.inverse_length, p.eps));
-        write(output.form(), held, team, 0, count, output);
+        write(output.form(), held, team, 0u, count, output);
     }
 }
 
 // What a lane of a warp holds of a chunk, as stored in shared memory, where it has it copied: x, and behind all of it the
 // residual.
-template <class T>
+template <class T, bool kHasResidual>
 struct HeldAsStored {
     static constexpr uint32_t kVectors = WN_CHUNK / WN_WARP / kVector<T>;
-    static constexpr uint32_t kUnrolled = 2;
-    static constexpr uint32_t kMomentsUnrolled = kVectors;
-    uint4* words;  // of the lane, one in every WN_WARP
-    bool has_residual;
+    static constexpr uint32_t kUnrolled = 1;
+    static constexpr uint32_t kMomentsUnrolled = 1;
+    static constexpr uint32_t kFullUnrolled = 2;
+    static constexpr uint32_t kWords = (kHasResidual ? 2 : 1) * kVectors * WN_WARP;  // of all lanes
+    const uint4* words;  // of the lane, one in every WN_WARP
 
     static __device__ __forceinline__ uint32_t vectors(uint32_t) { return kVectors; }
 
-    __device__ __forceinline__ void copy(const PlainInput<T>& input, const LaneTeam& team, uint64_t begin, uint32_t count) const {
-        copy_row(words, input.x.start, team, begin, count);
-        if (has_residual) copy_row(words + kVectors * WN_WARP, input.residual, team, begin, count);
-    }
-
     __device__ __forceinline__ void read(uint32_t k, float (&out)[kVector<T>]) const {
         unpack<T>(words[k * WN_WARP], out);
-        if (!has_residual) return;
+        if (!kHasResidual) return;
         float added[kVector<T>];
         unpack<T>(words[(kVectors + k) * WN_WARP], added);
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) out[e] += added[e];
     }
-
-private:
-    static __device__ __forceinline__ void copy_row(uint4* words, const T* row, const LaneTeam& team, uint64_t begin,
-                                                    uint32_t count) {
-        const T* const start = row + begin + team.lane() * kVector<T>;
-#pragma unroll
-        for (uint32_t k = 0; k < kVectors; k++) {
-            const bool inside = (k * WN_WARP + team.lane()) * kVector<T> < count;
-            const T* const source = start + k * WN_WARP * kVector<T>;
-            if (inside) copy_async(words + k * WN_WARP, reinterpret_cast<const uint4*>(source));
-        }
-    }
 };
 
-// kHasResidual: known beforehand, so that no vector asks for it.
+// Has a lane's vectors of a chunk's `count` elements copied; `source` is its first one.
+template <class T>
+__device__ __forceinline__ void copy_chunk(const SharedWords& target, const T* source, uint32_t lane, uint32_t count) {
+#pragma unroll
+    for (uint32_t k = 0; k < WN_CHUNK / WN_WARP / kVector<T>; k++) {
+        if ((k * WN_WARP + lane) * kVector<T> >= count) continue;
+        copy_async(target, k * WN_WARP, reinterpret_cast<const uint4*>(source + k * WN_WARP * kVector<T>));
+    }
+}
+
+// A row of a cluster, a leaf of it each warp's. Its length, and whatever is counted in it, has 32 bits: it fits the chip.
 template <class T, bool kHasResidual>
 __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
+    using Held = HeldAsStored<T, kHasResidual>;
     WN_DYNAMIC_SHARED(uint4, room);
     const LaneTeam team{WN_WARP};
-    const Chunks chunks{p.length};
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
-    PartsOfCluster parts(reinterpret_cast<Moments*>(room), leaves_of(chunks, p.leaf_shift));
-    const Leaf leaf(chunks, p.leaf_shift, parts.number);
-    constexpr uint32_t kWords = (kHasResidual ? 2 : 1) * WN_CHUNK / kVector<T>;  // of a chunk
-    uint4* const own = room + p.parts_words + ((threadIdx.x / WN_WARP << p.leaf_shift) * kWords) + team.lane();
+    const uint32_t length = static_cast<uint32_t>(p.length);
+    const uint32_t leaf = WN_CHUNK << p.leaf_shift;  // elements
+    PartsOfCluster parts(reinterpret_cast<Moments*>(room), (length + leaf - 1) / WN_CHUNK >> p.leaf_shift);
     Normalization* const by = reinterpret_cast<Normalization*>(room + p.parts_words - 1);
-    const auto held = [&](uint32_t i) { return HeldAsStored<T>{own + i * kWords, kHasResidual}; };
-    for (uint64_t row = blockIdx.x / parts.blocks; row < p.rows; row += gridDim.x / parts.blocks) {
-        const PlainInput<T> input(p, row);
-        for (uint32_t i = 0; i < leaf.count; i++) {
-            held(i).copy(input, team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i));
+    // Of the warp: none behind the row's end.
+    const uint32_t begin = parts.number * leaf;
+    const uint32_t elements = begin < length ? min(length - begin, leaf) : 0;
+    uint4* const own = room + p.parts_words + (threadIdx.x / WN_WARP << p.leaf_shift) * Held::kWords + team.lane();
+    const uint32_t first = begin + team.lane() * kVector<T>;
+    const uint32_t clusters = gridDim.x >> __popc(parts.blocks - 1);
+    for (uint64_t row = blockIdx.x >> __popc(parts.blocks - 1); row < p.rows; row += clusters) {
+        const T* const x = row_at<const T>(p.x, row, p.x_stride) + first;
+        SharedWords target(own);
+#pragma unroll 1
+        for (uint32_t chunk = 0; chunk < elements; chunk += WN_CHUNK) {
+            copy_chunk(target, x + chunk, team.lane(), elements - chunk);
+            if (kHasResidual) {
+                const T* const residual = row_at<const T>(p.residual, row, p.residual_stride) + first;
+                copy_chunk(target.behind(Held::kWords / 2), residual + chunk, team.lane(), elements - chunk);
+            }
+            target = target.behind(Held::kWords);
         }
         copies_arrived();
-        TreeOfWarp tree;
-        for (uint32_t i = 0; i < leaf.count; i++) {
-            const uint32_t count = chunks.elements(leaf.first + i);
-            tree.add(moments_of_held<T, true>(held(i), team, count, inverse_of(count), mean_square));
+        Moments part = no_moments();
+        if (elements <= WN_CHUNK) {
+            if (elements > 0) part = moments_of_held<T, true>(Held{own}, team, elements, inverse_of(elements), mean_square);
+        } else {
+            TreeOfWarp tree;
+            Held held{own};
+#pragma unroll 1
+            for (uint32_t chunk = 0; chunk < elements; chunk += WN_CHUNK, held.words += Held::kWords) {
+                const uint32_t count = min(elements - chunk, static_cast<uint32_t>(WN_CHUNK));
+                tree.add(moments_of_held<T, true>(held, team, count, inverse_of(count), mean_square));
+            }
+            part = tree.root();
         }
-        const Moments* const all = parts.exchange(tree.root());
+        const Moments* const all = parts.exchange(part);
         // One warp merges for all: it is as many instructions as a quarter of the row for each that does.
         if (threadIdx.x < WN_WARP) {
-            const Moments moments = merge_many(all, parts.leaves);
+            const Moments moments = merge_many_here(all, parts.leaves);
             if (threadIdx.x == 0) *by = normalization_of(moments, p.inverse_length, p.eps);
         }
         __syncthreads();
         PlainOutput<T> output(p, row, *by);
         const Form form = output.form();
-        for (uint32_t i = 0; i < leaf.count; i++) {
-            write(form, held(i), team, chunks.begin(leaf.first + i), chunks.elements(leaf.first + i), output);
+        Held held{own};
+#pragma unroll 1
+        for (uint32_t chunk = 0; chunk < elements; chunk += WN_CHUNK, held.words += Held::kWords) {
+            write(form, held, team, begin + chunk, min(elements - chunk, static_cast<uint32_t>(WN_CHUNK)), output);
         }
     }
     parts.end();
@@ -302,7 +345,7 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
             for (uint32_t i = 0; i < leaf.count; i++) {
                 const uint64_t chunk = leaf.first + i;
                 const uint32_t count = chunks.elements(chunk);
-                fill<T, true>(held, team, chunks.begin(chunk), count, input);
+                input.fill(held, team, chunks.begin(chunk), count);
                 tree.add(moments_of_held<T, true>(held, team, count, inverse_of(count), mean_square));
             }
             const Moments part = tree.root();
@@ -314,7 +357,7 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
         const Form form = output.form();
         for (uint32_t i = leaf.count; i-- > 0;) {
             const uint64_t chunk = leaf.first + i;
-            fill<T, true>(held, team, chunks.begin(chunk), chunks.elements(chunk), input);
+            input.fill(held, team, chunks.begin(chunk), chunks.elements(chunk));
             write(form, held, team, chunks.begin(chunk), chunks.elements(chunk), output);
         }
         __syncthreads();  // before the subtrees are overwritten

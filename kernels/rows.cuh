@@ -26,6 +26,7 @@ struct HeldInRegisters {
     static constexpr uint32_t kVectors = kElements / kVector<T>;
     static constexpr uint32_t kUnrolled = kVectors;
     static constexpr uint32_t kMomentsUnrolled = kVectors;
+    static constexpr uint32_t kFullUnrolled = kVectors;
     float value[kVectors][kVector<T>];
 
     static __device__ __forceinline__ uint32_t vectors(uint32_t) { return kVectors; }
@@ -55,6 +56,7 @@ struct HeldInShared {
     static constexpr uint32_t kVectors = WN_CHUNK / WN_WARP / kVector<T>;
     static constexpr uint32_t kUnrolled = kWhole ? 2 : 1;
     static constexpr uint32_t kMomentsUnrolled = kWhole ? kVectors : 2;
+    static constexpr uint32_t kFullUnrolled = 2;
     static constexpr uint32_t kWords = kVector<T> / 4;  // of a vector in f32
     uint4* words;  // of the lane, one in every WN_WARP
     bool as_stored;
@@ -116,21 +118,27 @@ __device__ __forceinline__ float inverse_of(uint32_t count) {
     return count == WN_CHUNK ? 1.0f / WN_CHUNK : 1.0f / static_cast<float>(count);
 }
 
+// Whether all teams of a warp have all that they can hold: then no vector need be asked whether it is there.
+template <class T, class Held>
+__device__ __forceinline__ bool is_full(const LaneTeam& team, uint32_t count) {
+    return !any_lane(count < team.lanes * Held::kVectors * kVector<T>);
+}
+
 // What one sweep finds: sum(s - pivot) and sum((s - pivot)^2) of the `count` elements that a team of lanes holds; without
-// kCentered, sum(s^2) alone. kWhole: in whole vectors.
-template <class T, bool kWhole, bool kCentered, class Held>
+// kCentered, sum(s^2) alone. kWhole: in whole vectors; kFull: in all of them.
+template <class T, bool kWhole, bool kFull, bool kCentered, class Held>
 __device__ __forceinline__ Sums sums_of_held(const Held& held, const LaneTeam& team, uint32_t count, float pivot) {
     Sums sums{0.0f, 0.0f};
-#pragma unroll(Held::kMomentsUnrolled)
-    for (uint32_t k = 0; k < Held::vectors(count); k++) {
+#pragma unroll(kFull ? Held::kFullUnrolled : Held::kMomentsUnrolled)
+    for (uint32_t k = 0; k < (kFull ? Held::kVectors : Held::vectors(count)); k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
-        if (kWhole && first >= count) continue;
+        if (kWhole && !kFull && first >= count) continue;
         float difference[kVector<T>];
         held.read(k, difference);
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) {
             if (kCentered) difference[e] -= pivot;
-            if (!kWhole && first + e >= count) difference[e] = 0.0f;
+            if (!kWhole && !kFull && first + e >= count) difference[e] = 0.0f;
         }
         if (kCentered) sums.first += tree_sum(difference);
         sums.squares += tree_sum_of_squares(difference);
@@ -165,14 +173,18 @@ template <class T, bool kWhole, class Held>
 __device__ __forceinline__ Moments moments_of_held(const Held& held, const LaneTeam& team, uint32_t count,
                                                    float inverse, bool mean_square) {
     const float n = static_cast<float>(count);
+    const bool full = is_full<T, Held>(team, count);
     if (mean_square) {
-        return Moments{n, {0.0f, 0.0f}, {sums_of_held<T, kWhole, false>(held, team, count, 0.0f).squares, 0.0f}};
+        const Sums sums = full ? sums_of_held<T, kWhole, true, false>(held, team, count, 0.0f)
+                               : sums_of_held<T, kWhole, false, false>(held, team, count, 0.0f);
+        return Moments{n, {0.0f, 0.0f}, {sums.squares, 0.0f}};
     }
     float pivot = pivot_of_held<T, kWhole>(held, team, count);
     // A loop, so that the sweep's code stands here once.
 #pragma unroll 1
     for (bool is_again = false;; is_again = true) {
-        const Sums sums = sums_of_held<T, kWhole, true>(held, team, count, pivot);
+        const Sums sums = full ? sums_of_held<T, kWhole, true, true>(held, team, count, pivot)
+                               : sums_of_held<T, kWhole, false, true>(held, team, count, pivot);
         const float rest = product(sums.first, inverse);
         const float m2 = fused(-sums.first, rest, sums.squares);
         const bool is_near = product(sums.first, rest) <= kFarPivot * m2;
