@@ -79,7 +79,7 @@ enum WnRegimes {
     WN_SCALE_GROUP = 128,          // elements of a row that have a scale of their own
     WN_CHUNK = 1024,               // elements of a row that a warp takes at a time
     WN_ROWS_SHARED_THREADS = 1536,      // no block is as large: so many are on a multiprocessor, with 40 registers
-    WN_ROWS_ADD_SHARED_THREADS = 1024,  // likewise, with 64
+    WN_ROWS_ANY_SHARED_THREADS = 1024,  // likewise, with 64
     WN_FUSED_ROWS_THREADS = 768,        // likewise, with 80
     WN_ROWS_LONG_THREADS = 256,    // rows that nobody holds: a chunk for each warp is 32 KiB
     WN_ROWS_LEAVES = 256,          // that a warp merges: a row's where it is held, 16 warps' in each of 16 blocks
@@ -330,8 +330,8 @@ typedef struct WnConvolutionParams {
 #define WN_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                           \
     ENTRY(rows_group_16_##SUFFIX, WnRowsParams, (rows_group<T, 16>), 4 * WN_ROWS_GROUP_THREADS)                        \
     ENTRY(rows_group_32_##SUFFIX, WnRowsParams, (rows_group<T, 32>), 3 * WN_ROWS_GROUP_THREADS)                        \
-    ENTRY(rows_shared_##SUFFIX, WnRowsParams, (rows_shared<T, false>), WN_ROWS_SHARED_THREADS)                         \
-    ENTRY(rows_add_shared_##SUFFIX, WnRowsParams, (rows_shared<T, true>), WN_ROWS_ADD_SHARED_THREADS)                  \
+    ENTRY(rows_shared_##SUFFIX, WnRowsParams, (rows_shared<T>), WN_ROWS_SHARED_THREADS)                                \
+    ENTRY(rows_any_shared_##SUFFIX, WnRowsParams, (rows_any_shared<T>), WN_ROWS_ANY_SHARED_THREADS)                    \
     ENTRY(rows_long_##SUFFIX, WnRowsParams, (rows_long<T>), 2 * WN_ROWS_GROUP_THREADS)
 
 #define WN_FUSED_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                     \

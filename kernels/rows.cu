@@ -11,8 +11,9 @@
 // and bias, [length] or [channels], come from L2 after the first rows. The regimes differ in who holds a row:
 //
 //     rows_group_E   1..32 lanes of a warp, E elements a lane, in registers: rows of one chunk; shuffles only, no barrier
-//     rows_shared    1..16 blocks of a cluster, in shared memory; one barrier of the cluster, and one of the block. With a
-//                    residual, rows_add_shared
+//     rows_shared    1..16 blocks of a cluster, in shared memory; one barrier of the cluster, and one of the block: norms with
+//                    weight (and bias) of T and nothing else, in as few registers as that takes
+//     rows_any_shared    the same with whatever else a plain row has
 //     rows_long      nobody, where rows are too long: two launches, of which the second begins with what the first read last,
 //                    which may still be in L2. Several blocks share a row
 //
@@ -100,16 +101,18 @@ struct PlainOutput {
 
     __device__ __forceinline__ Form form() const {
         if (p.affine == WN_AFFINE_PER_CHANNEL) return Form::kByChannel;
-        const uint32_t unusual = WN_FLAG_WEIGHT_F32 | WN_FLAG_BIAS_F32 | WN_FLAG_WEIGHT_PLUS_ONE;
+        const uint32_t other_types = std::is_same_v<T, float> ? 0 : WN_FLAG_WEIGHT_F32 | WN_FLAG_BIAS_F32;
+        const uint32_t unusual = other_types | WN_FLAG_WEIGHT_PLUS_ONE;
         if (p.weight == 0 || (p.flags & unusual) != 0 || p.activation != WN_ACTIVATION_NONE) return Form::kByPosition;
         const bool is_mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
         if (is_mean_square != (p.bias == 0)) return Form::kByPosition;
         return is_mean_square ? Form::kRmsNorm : Form::kLayerNorm;
     }
 
-    template <Form kForm, class Index>
+    // kMaySum: there may be a sum to be written out.
+    template <Form kForm, bool kMaySum, class Index>
     __device__ __forceinline__ void write(Index first, float (&value)[kVector<T>]) {
-        if (sum != nullptr) store_whole(sum + first, value);
+        if (kMaySum && sum != nullptr) store_whole(sum + first, value);
         if constexpr (kForm == Form::kLayerNorm) {
             float w[kVector<T>], b[kVector<T>];
             load_whole(global<const T>(p.weight) + first, w);
@@ -177,7 +180,7 @@ private:
 };
 
 // kFull: all vectors are there. Else the loops are short.
-template <class T, Form kForm, bool kFull, class Held, class Index>
+template <class T, Form kForm, bool kFull, bool kMaySum, class Held, class Index>
 __device__ __forceinline__ void write_as(const Held& held, const LaneTeam& team, Index begin, uint32_t count,
                                          PlainOutput<T>& output) {
 #pragma unroll(kFull ? Held::kFullUnrolled : Held::kUnrolled)
@@ -186,7 +189,23 @@ __device__ __forceinline__ void write_as(const Held& held, const LaneTeam& team,
         if (!kFull && first >= count) continue;
         float value[kVector<T>];
         held.read(k, value);
-        output.template write<kForm>(begin + first, value);
+        output.template write<kForm, kMaySum>(begin + first, value);
+    }
+}
+
+// The usual norms alone, of x alone.
+template <class T, class Held, class Index>
+__device__ __forceinline__ void write_usual(Form form, const Held& held, const LaneTeam& team, Index begin, uint32_t count,
+                                            PlainOutput<T>& output) {
+    const bool full = is_full<T, Held>(team, count);
+    if (form == Form::kLayerNorm && full) {
+        write_as<T, Form::kLayerNorm, true, false>(held, team, begin, count, output);
+    } else if (form == Form::kLayerNorm) {
+        write_as<T, Form::kLayerNorm, false, false>(held, team, begin, count, output);
+    } else if (full) {
+        write_as<T, Form::kRmsNorm, true, false>(held, team, begin, count, output);
+    } else {
+        write_as<T, Form::kRmsNorm, false, false>(held, team, begin, count, output);
     }
 }
 
@@ -196,15 +215,15 @@ __device__ __forceinline__ void write(Form form, const Held& held, const LaneTea
                                       PlainOutput<T>& output) {
     const bool full = is_full<T, Held>(team, count);
     if (form == Form::kLayerNorm && full) {
-        write_as<T, Form::kLayerNorm, true>(held, team, begin, count, output);
+        write_as<T, Form::kLayerNorm, true, true>(held, team, begin, count, output);
     } else if (form == Form::kRmsNorm && full) {
-        write_as<T, Form::kRmsNorm, true>(held, team, begin, count, output);
+        write_as<T, Form::kRmsNorm, true, true>(held, team, begin, count, output);
     } else if (form == Form::kByChannel && full) {
-        write_as<T, Form::kByChannel, true>(held, team, begin, count, output);
+        write_as<T, Form::kByChannel, true, true>(held, team, begin, count, output);
     } else if (form == Form::kByChannel) {
-        write_as<T, Form::kByChannel, false>(held, team, begin, count, output);
+        write_as<T, Form::kByChannel, false, true>(held, team, begin, count, output);
     } else {
-        write_as<T, Form::kByPosition, false>(held, team, begin, count, output);
+        write_as<T, Form::kByPosition, false, true>(held, team, begin, count, output);
     }
 }
 
@@ -262,10 +281,10 @@ __device__ __forceinline__ void copy_chunk(const SharedWords& target, const T* s
 }
 
 // A row of a cluster, a leaf of it each warp's. Its length, and whatever is counted in it, has 32 bits: it fits the chip.
-template <class T, bool kHasResidual>
-__device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
+// kIsUsual: LayerNorm or RMSNorm as write_usual has them.
+template <class T, bool kHasResidual, bool kIsUsual>
+__device__ __forceinline__ void rows_in_shared(const WnRowsParams& p, uint4* room) {
     using Held = HeldAsStored<T, kHasResidual>;
-    WN_DYNAMIC_SHARED(uint4, room);
     const LaneTeam team{WN_WARP};
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     const uint32_t length = static_cast<uint32_t>(p.length);
@@ -316,10 +335,31 @@ __device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
         Held held{own};
 #pragma unroll 1
         for (uint32_t chunk = 0; chunk < elements; chunk += WN_CHUNK, held.words += Held::kWords) {
-            write(form, held, team, begin + chunk, min(elements - chunk, static_cast<uint32_t>(WN_CHUNK)), output);
+            const uint32_t count = min(elements - chunk, static_cast<uint32_t>(WN_CHUNK));
+            if (kIsUsual) {
+                write_usual(form, held, team, begin + chunk, count, output);
+            } else {
+                write(form, held, team, begin + chunk, count, output);
+            }
         }
     }
     parts.end();
+}
+
+template <class T>
+__device__ __forceinline__ void rows_shared(const WnRowsParams& p) {
+    WN_DYNAMIC_SHARED(uint4, room);
+    rows_in_shared<T, false, true>(p, room);
+}
+
+template <class T>
+__device__ __forceinline__ void rows_any_shared(const WnRowsParams& p) {
+    WN_DYNAMIC_SHARED(uint4, room);
+    if (p.residual == 0) {
+        rows_in_shared<T, false, false>(p, room);
+    } else {
+        rows_in_shared<T, true, false>(p, room);
+    }
 }
 
 // A leaf of a row for each warp.

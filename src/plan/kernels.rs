@@ -31,7 +31,7 @@ families! {
     ROWS_GROUP_16 = rows_group_16_f32 rows_group_16_f16 rows_group_16_bf16;
     ROWS_GROUP_32 = rows_group_32_f32 rows_group_32_f16 rows_group_32_bf16;
     ROWS_SHARED = rows_shared_f32 rows_shared_f16 rows_shared_bf16;
-    ROWS_ADD_SHARED = rows_add_shared_f32 rows_add_shared_f16 rows_add_shared_bf16;
+    ROWS_ANY_SHARED = rows_any_shared_f32 rows_any_shared_f16 rows_any_shared_bf16;
     ROWS_LONG = rows_long_f32 rows_long_f16 rows_long_bf16;
     FUSED_ROWS_GROUP_16 = fused_rows_group_16_f32 fused_rows_group_16_f16 fused_rows_group_16_bf16;
     FUSED_ROWS_WARP = fused_rows_warp_f32 fused_rows_warp_f16 fused_rows_warp_bf16;

@@ -8,7 +8,7 @@ use super::{
     quantized_code, short_divisor,
 };
 use crate::element::DType;
-use crate::norm::Rounding;
+use crate::norm::{Activation, Rounding};
 use crate::problem::{Affine, Moments, Output, Rows};
 use crate::quantization::{GROUP, Scaling};
 
@@ -83,10 +83,12 @@ impl Regime {
     /// cluster, the others move bytes; and for so many warps as registers allow, of which none has more than two chunks: with
     /// four chunks for each of half as many warps, rows of 32,768 took 1.4 times as long (H200).
     fn shared(rows: &Rows, is_plain: bool, chunks: u64, limits: &Limits) -> Option<Self> {
-        let (family, threads) = match (is_plain, rows.is_plain) {
-            (true, true) => (kernels::ROWS_SHARED, params::WN_ROWS_SHARED_THREADS),
-            (true, false) => (kernels::ROWS_ADD_SHARED, params::WN_ROWS_ADD_SHARED_THREADS),
-            (false, _) => (kernels::FUSED_ROWS_SHARED, params::WN_FUSED_ROWS_THREADS),
+        let (family, threads) = if !is_plain {
+            (kernels::FUSED_ROWS_SHARED, params::WN_FUSED_ROWS_THREADS)
+        } else if is_usual(rows) {
+            (kernels::ROWS_SHARED, params::WN_ROWS_SHARED_THREADS)
+        } else {
+            (kernels::ROWS_ANY_SHARED, params::WN_ROWS_ANY_SHARED_THREADS)
         };
         let bytes_of_chunk = size_of_chunk(rows, is_plain);
         for blocks in [3, 2, 1] {
@@ -140,6 +142,18 @@ fn has_whole_vectors(rows: &Rows) -> bool {
     };
     let lengths = [rows.length, rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride];
     is_of_one_channel && lengths.iter().all(|elements| elements.is_multiple_of(vector))
+}
+
+/// LayerNorm with weight and bias, RMSNorm with a weight, of the input's type, and nothing else.
+fn is_usual(rows: &Rows) -> bool {
+    let of_type = |dtype| dtype == Some(rows.dtype);
+    let bias = match rows.moments {
+        Moments::MeanAndVariance => of_type(rows.bias),
+        Moments::MeanSquare => rows.bias.is_none(),
+    };
+    let by_position = matches!(rows.affine, Affine::PerElement { .. });
+    let bare = rows.is_plain && !rows.weight_plus_one && rows.activation == Activation::None;
+    bare && by_position && of_type(rows.weight) && bias
 }
 
 /// Whether x is held as it is stored: nothing but a norm is made of it, and nothing takes its place.

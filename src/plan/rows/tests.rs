@@ -17,8 +17,8 @@ fn rows(rows: usize, length: usize) -> Rows {
         is_plain: true,
         second_residual: false,
         affine: Affine::PerElement { rows_of_sample: 1 },
-        weight: None,
-        bias: None,
+        weight: Some(DType::Bf16),
+        bias: Some(DType::Bf16),
         weight_plus_one: false,
         post_norm: None,
         rounding: Rounding::Once,
@@ -136,7 +136,7 @@ fn clusters() {
         (900, true, 0, 0, 0),
     ] {
         let (launch, params) = planned(&Rows { is_plain: !has_residual, ..rows(3, chunks * 1024) });
-        let kernel = if has_residual { Kernel::rows_add_shared_bf16 } else { Kernel::rows_shared_bf16 };
+        let kernel = if has_residual { Kernel::rows_any_shared_bf16 } else { Kernel::rows_shared_bf16 };
         let is_held = launch.kernel == kernel;
         let found = (launch.cluster, launch.block / WARP, 1 << params.leaf_shift);
         assert_eq!(if is_held { found } else { (0, 0, 0) }, (cluster, warps, leaf), "{chunks} chunks");
@@ -223,11 +223,32 @@ fn channels_and_flags() {
 }
 
 #[test]
+fn usual_norms_have_a_kernel_of_their_own() {
+    let layer_norm = rows(3, 4096);
+    let rms_norm = Rows { moments: Moments::MeanSquare, bias: None, ..layer_norm };
+    for usual in [layer_norm, rms_norm] {
+        assert_eq!(planned(&usual).0.kernel, Kernel::rows_shared_bf16, "{usual:?}");
+    }
+    for other in [
+        Rows { bias: None, ..layer_norm },
+        Rows { weight: None, bias: None, ..layer_norm },
+        Rows { weight: Some(DType::F32), ..layer_norm },
+        Rows { bias: Some(DType::F32), ..layer_norm },
+        Rows { is_plain: false, ..layer_norm },
+        Rows { activation: Activation::Relu, ..layer_norm },
+        Rows { weight_plus_one: true, ..rms_norm },
+        Rows { bias: Some(DType::Bf16), ..rms_norm },
+    ] {
+        assert_eq!(planned(&other).0.kernel, Kernel::rows_any_shared_bf16, "{other:?}");
+    }
+}
+
+#[test]
 fn what_surrounds_a_norm_has_kernels_of_its_own() {
     let plain = Rows { weight: Some(DType::F32), is_plain: false, ..rows(3, 16_384) };
-    assert_eq!(planned(&plain).0.kernel, Kernel::rows_add_shared_bf16);
+    assert_eq!(planned(&plain).0.kernel, Kernel::rows_any_shared_bf16);
     let scale = Modulation { scale: Some(DType::F32), ..Modulation::default() };
-    assert_eq!(planned(&Rows { activation: Activation::Silu, ..plain }).0.kernel, Kernel::rows_add_shared_bf16);
+    assert_eq!(planned(&Rows { activation: Activation::Silu, ..plain }).0.kernel, Kernel::rows_any_shared_bf16);
     for fused in [
         Rows { output: Output::Element(DType::F32), ..plain },
         Rows { output: Output::Quantized(QuantizedType::I8, Scaling::Static), ..plain },
@@ -332,10 +353,10 @@ fn vectors_of_one_channel() {
         (4, 64, Kernel::rows_group_16_bf16),
         (8, 64, Kernel::rows_group_16_bf16),
         (1, 32 * 32, Kernel::rows_group_32_bf16),
-        (40, 8 * 8, Kernel::rows_shared_bf16),
-        (10, 64 * 64, Kernel::rows_shared_bf16),
-        (16, 64 * 64, Kernel::rows_shared_bf16),
-        (1, 512 * 512, Kernel::rows_shared_bf16),
+        (40, 8 * 8, Kernel::rows_any_shared_bf16),
+        (10, 64 * 64, Kernel::rows_any_shared_bf16),
+        (16, 64 * 64, Kernel::rows_any_shared_bf16),
+        (1, 512 * 512, Kernel::rows_any_shared_bf16),
         (4, 1024 * 1024, Kernel::rows_long_bf16),
         (4, 7 * 7, Kernel::fused_rows_group_16_bf16),
         (8, 7 * 7, Kernel::fused_rows_warp_bf16),
