@@ -322,6 +322,17 @@ __device__ __forceinline__ Word from_lane_xor(Word value, uint32_t mask) {
 // Whether it is so in any lane. Every lane of the warp must call.
 __device__ __forceinline__ bool any_lane(bool value) { return __any_sync(0xffffffffu, value) != 0; }
 
+// blockIdx.x, read again wherever it stands: no register keeps it meanwhile.
+__device__ __forceinline__ uint32_t block_number() {
+#if defined(__CUDACC__)
+    uint32_t result;
+    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(result));
+    return result;
+#else
+    return blockIdx.x;
+#endif
+}
+
 // A product that is rounded by itself: never contracted with a sum that follows, so that equal factors give equal numbers
 // wherever they are multiplied.
 __device__ __forceinline__ float product(float a, float b) {

@@ -33,11 +33,12 @@ struct PlainInput {
         : x(stretch_of<const T>(p.x, row, p.x_stride, p.length)), residual(row_at<T>(p.residual, row, p.residual_stride)) {}
 
     // Brings the first `count` elements behind `begin` to where they are held. All words are asked for before one is used.
-    template <class Held>
+    // kMayAdd: there may be a residual.
+    template <bool kMayAdd, class Held>
     __device__ __forceinline__ void fill(Held& held, const LaneTeam& team, uint64_t begin, uint32_t count) const {
         uint4 words[Held::kVectors];
         load_words(x.start + begin, team, count, words);
-        if (residual == nullptr) {
+        if (!kMayAdd || residual == nullptr) {
 #pragma unroll
             for (uint32_t k = 0; k < Held::kVectors; k++) unpack<T>(words[k], held.value[k]);
             return;
@@ -74,6 +75,17 @@ enum class Form {
     kByPosition,  // whatever else goes by the position
 };
 
+template <class T>
+__device__ __forceinline__ Form form_of(const WnRowsParams& p) {
+    if (p.affine == WN_AFFINE_PER_CHANNEL) return Form::kByChannel;
+    const uint32_t other_types = std::is_same_v<T, float> ? 0 : WN_FLAG_WEIGHT_F32 | WN_FLAG_BIAS_F32;
+    const uint32_t unusual = other_types | WN_FLAG_WEIGHT_PLUS_ONE;
+    if (p.weight == 0 || (p.flags & unusual) != 0 || p.activation != WN_ACTIVATION_NONE) return Form::kByPosition;
+    const bool is_mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+    if (is_mean_square != (p.bias == 0)) return Form::kByPosition;
+    return is_mean_square ? Form::kRmsNorm : Form::kLayerNorm;
+}
+
 // How a row is finished.
 template <class T>
 struct PlainOutput {
@@ -97,16 +109,6 @@ struct PlainOutput {
         if (p.affine == WN_AFFINE_PER_ELEMENT) return;
         const uint64_t group = row - divide(row, p.groups) * p.groups.divisor;
         first_channel = static_cast<uint32_t>(group * p.channels_per_group);
-    }
-
-    __device__ __forceinline__ Form form() const {
-        if (p.affine == WN_AFFINE_PER_CHANNEL) return Form::kByChannel;
-        const uint32_t other_types = std::is_same_v<T, float> ? 0 : WN_FLAG_WEIGHT_F32 | WN_FLAG_BIAS_F32;
-        const uint32_t unusual = other_types | WN_FLAG_WEIGHT_PLUS_ONE;
-        if (p.weight == 0 || (p.flags & unusual) != 0 || p.activation != WN_ACTIVATION_NONE) return Form::kByPosition;
-        const bool is_mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
-        if (is_mean_square != (p.bias == 0)) return Form::kByPosition;
-        return is_mean_square ? Form::kRmsNorm : Form::kLayerNorm;
     }
 
     // kMaySum: there may be a sum to be written out.
@@ -227,8 +229,9 @@ __device__ __forceinline__ void write(Form form, const Held& held, const LaneTea
     }
 }
 
-template <class T, uint32_t kElements>
-__device__ __forceinline__ void rows_group(const WnRowsParams& p) {
+// kIsUsual: of x alone, as write_usual has it.
+template <class T, uint32_t kElements, bool kIsUsual>
+__device__ __forceinline__ void rows_in_registers(const WnRowsParams& p, Form form) {
     const LaneTeam team{p.lanes};
     const uint32_t rows_per_block = team.teams(blockDim.x);
     const uint32_t slot = team.number();
@@ -240,10 +243,24 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
         const uint64_t row = present ? base + slot : 0;
         const uint32_t count = present ? static_cast<uint32_t>(p.length) : 0;
         HeldInRegisters<T, kElements> held;
-        PlainInput<T>(p, row).fill(held, team, 0, count);
+        PlainInput<T>(p, row).template fill<!kIsUsual>(held, team, 0, count);
         const Moments moments = moments_of_held<T, true>(held, team, count, p.inverse_length, mean_square);
         PlainOutput<T> output(p, row, normalization_of(moments, p.inverse_length, p.eps));
-        write(output.form(), held, team, 0u, count, output);
+        if (kIsUsual) {
+            write_usual(form, held, team, 0u, count, output);
+        } else {
+            write(form, held, team, 0u, count, output);
+        }
+    }
+}
+
+template <class T, uint32_t kElements>
+__device__ __forceinline__ void rows_group(const WnRowsParams& p) {
+    const Form form = form_of<T>(p);
+    if (p.residual == 0 && (form == Form::kLayerNorm || form == Form::kRmsNorm)) {
+        rows_in_registers<T, kElements, true>(p, form);
+    } else {
+        rows_in_registers<T, kElements, false>(p, form);
     }
 }
 
@@ -280,7 +297,8 @@ __device__ __forceinline__ void copy_chunk(const SharedWords& target, const T* s
     }
 }
 
-// A row of a cluster, a leaf of it each warp's. Its length, and whatever is counted in it, has 32 bits: it fits the chip.
+// A row of a cluster, a leaf of it each warp's. Its length, and whatever is counted in it, has 32 bits, for it fits the chip;
+// and so has the number of such rows, of more than a chunk each, that fit a device.
 // kIsUsual: LayerNorm or RMSNorm as write_usual has them.
 template <class T, bool kHasResidual, bool kIsUsual>
 __device__ __forceinline__ void rows_in_shared(const WnRowsParams& p, uint4* room) {
@@ -296,8 +314,12 @@ __device__ __forceinline__ void rows_in_shared(const WnRowsParams& p, uint4* roo
     const uint32_t elements = begin < length ? min(length - begin, leaf) : 0;
     uint4* const own = room + p.parts_words + (threadIdx.x / WN_WARP << p.leaf_shift) * Held::kWords + team.lane();
     const uint32_t first = begin + team.lane() * kVector<T>;
-    const uint32_t clusters = gridDim.x >> __popc(parts.blocks - 1);
-    for (uint64_t row = blockIdx.x >> __popc(parts.blocks - 1); row < p.rows; row += clusters) {
+    const uint32_t rows = static_cast<uint32_t>(p.rows);
+    const uint32_t of_blocks = __popc(parts.blocks - 1);
+    // What a row begins with is made anew, and the turn counted once for all: registers are few.
+    for (uint32_t turn = 0;; turn++) {
+        const uint32_t row = (block_number() >> of_blocks) + turn * (gridDim.x >> of_blocks);
+        if (row >= rows) break;
         const T* const x = row_at<const T>(p.x, row, p.x_stride) + first;
         SharedWords target(own);
 #pragma unroll 1
@@ -323,7 +345,7 @@ __device__ __forceinline__ void rows_in_shared(const WnRowsParams& p, uint4* roo
             }
             part = tree.root();
         }
-        const Moments* const all = parts.exchange(part);
+        const Moments* const all = parts.exchange(part, turn);
         // One warp merges for all: it is as many instructions as a quarter of the row for each that does.
         if (threadIdx.x < WN_WARP) {
             const Moments moments = merge_many_here(all, parts.leaves);
@@ -331,7 +353,7 @@ __device__ __forceinline__ void rows_in_shared(const WnRowsParams& p, uint4* roo
         }
         __syncthreads();
         PlainOutput<T> output(p, row, *by);
-        const Form form = output.form();
+        const Form form = form_of<T>(p);
         Held held{own};
 #pragma unroll 1
         for (uint32_t chunk = 0; chunk < elements; chunk += WN_CHUNK, held.words += Held::kWords) {
@@ -385,7 +407,7 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
             for (uint32_t i = 0; i < leaf.count; i++) {
                 const uint64_t chunk = leaf.first + i;
                 const uint32_t count = chunks.elements(chunk);
-                input.fill(held, team, chunks.begin(chunk), count);
+                input.template fill<true>(held, team, chunks.begin(chunk), count);
                 tree.add(moments_of_held<T, true>(held, team, count, inverse_of(count), mean_square));
             }
             const Moments part = tree.root();
@@ -394,10 +416,10 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
         }
         const Moments moments = merge_leaves(of_row, leaves, subtrees);
         PlainOutput<T> output(p, row, normalization_of(moments, p.inverse_length, p.eps));
-        const Form form = output.form();
+        const Form form = form_of<T>(p);
         for (uint32_t i = leaf.count; i-- > 0;) {
             const uint64_t chunk = leaf.first + i;
-            input.fill(held, team, chunks.begin(chunk), chunks.elements(chunk));
+            input.template fill<true>(held, team, chunks.begin(chunk), chunks.elements(chunk));
             write(form, held, team, chunks.begin(chunk), chunks.elements(chunk), output);
         }
         __syncthreads();  // before the subtrees are overwritten

@@ -338,10 +338,15 @@ struct PartsOfCluster {
 
     // Returns where all of them are.
     __device__ __forceinline__ const Moments* exchange(const Moments& part) {
+        turn ^= 1u;
+        return exchange(part, turn);
+    }
+
+    // The same where the caller counts the turns.
+    __device__ __forceinline__ const Moments* exchange(const Moments& part, uint32_t turn) {
         if (!begun) cluster::wait();
         begun = true;
-        Moments* const all = parts + turn * blocks * (blockDim.x / WN_WARP);
-        turn ^= 1u;
+        Moments* const all = parts + (turn & 1u) * blocks * (blockDim.x / WN_WARP);
         if (number < leaves) publish(all + number, part);
         if (blocks == 1) {
             __syncthreads();
