@@ -267,8 +267,7 @@ struct SharedWords {
 };
 
 // 16 bytes from global to shared memory, on their way while the thread goes on; both addresses are multiples of 16. The
-// thread has them after copies_arrived(), the others after a barrier behind that. Or it asks in turns, each of which ends with
-// turn_asked(), perhaps with nothing: then all but the last so many turns' copies have arrived after turns_arrived().
+// thread has them after copies_arrived(), the others after a barrier behind that.
 __device__ __forceinline__ void copy_async(const SharedWords& shared, uint32_t word, const uint4* source) {
 #if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared.address + word * 16), "l"(source) : "memory");
@@ -278,28 +277,6 @@ __device__ __forceinline__ void copy_async(const SharedWords& shared, uint32_t w
 }
 
 __device__ __forceinline__ void copy_async(uint4* shared, const uint4* source) { copy_async(SharedWords(shared), 0, source); }
-
-__device__ __forceinline__ void turn_asked() {
-#if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-
-template <uint32_t kButLast>
-__device__ __forceinline__ void turns_arrived() {
-#if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group %0;" ::"n"(kButLast) : "memory");
-#endif
-}
-
-// Has what lies there in the nearest cache when it is wanted: a load of which nobody waits for the result.
-__device__ __forceinline__ void fetch_ahead(const void* address) {
-#if defined(__CUDACC__)
-    asm volatile("{ .reg .u32 ignored; ld.global.u32 ignored, [%0]; }" ::"l"(address));
-#else
-    (void)*static_cast<const volatile uint32_t*>(address);
-#endif
-}
 
 __device__ __forceinline__ void copies_arrived() {
 #if defined(__CUDACC__) && __CUDA_ARCH__ >= 800

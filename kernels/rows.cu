@@ -23,6 +23,20 @@
 
 namespace wn {
 
+// 16 bytes of global memory by one load: left to the compiler, it may become four.
+__device__ __forceinline__ uint4 load_at_once(const void* address) {
+#if defined(__CUDACC__)
+    uint4 word;
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+                 : "l"(address)
+                 : "memory");
+    return word;
+#else
+    return *static_cast<const uint4*>(address);
+#endif
+}
+
 // What a row is made of.
 template <class T>
 struct PlainInput {
@@ -62,7 +76,7 @@ private:
         for (uint32_t k = 0; k < kVectors; k++) {
             const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
             words[k] = uint4{0, 0, 0, 0};
-            if (first < count) words[k] = *reinterpret_cast<const uint4*>(as_global(row + first));
+            if (first < count) words[k] = load_at_once(row + first);
         }
     }
 };
