@@ -51,11 +51,11 @@ impl Regime {
         let length = rows.length as u64;
         let chunks = length.div_ceil(CHUNK);
         let lanes = length.div_ceil(16).next_power_of_two().min(u64::from(WARP));
-        match length {
-            0..=512 if is_plain => Self::group(kernels::ROWS_GROUP_16, lanes),
-            0..=CHUNK if is_plain => Self::group(kernels::ROWS_GROUP_32, lanes),
-            0..=256 => Self::group(kernels::FUSED_ROWS_GROUP_16, lanes),
-            0..=CHUNK => {
+        match (is_plain, length) {
+            (true, 0..=512) => Self::group(kernels::ROWS_GROUP_16, lanes),
+            (true, 513..=CHUNK) => Self::group(kernels::ROWS_GROUP_32, lanes),
+            (false, 0..=256) => Self::group(kernels::FUSED_ROWS_GROUP_16, lanes),
+            (false, 257..=CHUNK) => {
                 let shared = WARPS_OF_GROUP * size_of_chunk(rows, false) as u32; // at most 32 KiB
                 Self { shared, ..Self::group(kernels::FUSED_ROWS_WARP, lanes) }
             }
