@@ -50,7 +50,11 @@ impl Regime {
     fn of(rows: &Rows, is_plain: bool, limits: &Limits) -> Self {
         let length = rows.length as u64;
         let chunks = length.div_ceil(CHUNK);
-        let lanes = length.div_ceil(16).next_power_of_two().min(u64::from(WARP));
+        let mut lanes = length.div_ceil(16).next_power_of_two().min(u64::from(WARP));
+        if length > GROUP as u64 && matches!(rows.output.scaling(), Some(Scaling::Groups | Scaling::GroupsByColumn)) {
+            // A scale's group is a vector of each of so many lanes, which have the same row.
+            lanes = lanes.max((GROUP * rows.dtype.size() / 16) as u64);
+        }
         match (is_plain, length) {
             (true, 0..=512) => Self::group(kernels::ROWS_GROUP_16, lanes),
             (true, 513..=CHUNK) => Self::group(kernels::ROWS_GROUP_32, lanes),

@@ -306,6 +306,17 @@ fn fused_regimes() {
     }
     let scaled = |length, scaling| Rows { output: Output::Quantized(QuantizedType::I8, scaling), ..surrounded(length) };
     assert_eq!(planned(&scaled(1000, Scaling::Groups)).0.shared, 8 * 2048);
+    // All lanes of a scale's group have the same row.
+    for (dtype, scaling, length, lanes) in [
+        (DType::F32, Scaling::Groups, 129, 32),
+        (DType::F32, Scaling::GroupsByColumn, 256, 32),
+        (DType::F32, Scaling::Groups, 128, 8),
+        (DType::F32, Scaling::Rows, 256, 16),
+        (DType::Bf16, Scaling::Groups, 129, 16),
+    ] {
+        let problem = Rows { dtype, ..scaled(length, scaling) };
+        assert_eq!(planned(&problem).1.lanes, lanes, "{dtype:?} {scaling:?} {length}");
+    }
     assert_eq!(planned(&scaled(1000, Scaling::Rows)).0.shared, 8 * 4096);
     let post_norm = Some(PostNorm { weight: None, bias: None });
     assert_eq!(planned(&Rows { post_norm, ..rows(3, 1000) }).0.shared, 8 * 4096);
