@@ -9,6 +9,8 @@
 //     channels_last_moments    of two launches the first, which leaves what each group is normalized by in the workspace
 //     channels_last_apply      the second, which reads all again, beginning with what the first read last: that may still be
 //                              in L2
+//     channels_last_any_moments, channels_last_any_apply    the same of s, of tensors off a 16-byte boundary, of samples that
+//                              do not end with a vector, and to y of another type
 //
 // How a tensor is cut, and how moments come about: slabs.cuh. Of a slab both ways make the same bits.
 #include "slabs.cuh"
@@ -320,7 +322,7 @@ __device__ __forceinline__ bool takes_sums(const WnChannelsLastParams& p) {
     return (p.flags & WN_FLAG_HELD_AS_STORED) == 0;
 }
 
-template <class T>
+template <class T, bool kIsWhole>
 __device__ __forceinline__ void channels_last_moments(const WnChannelsLastParams& p) {
     WN_DYNAMIC_SHARED(uint4, room);
     WN_SHARED(uint32_t, arrived, 1);
@@ -333,7 +335,9 @@ __device__ __forceinline__ void channels_last_moments(const WnChannelsLastParams
         const SlabTile<T> tile(g, slab, number);
         tile_parts(tile, reinterpret_cast<Part*>(room), parts + (slab * g.tiles + number) * g.groups,
                    [&](uint64_t begin, uint64_t end, const SlabThread& thread, Part(&part)[kVector<T>]) {
-                       if (takes_sums(p)) {
+                       if (kIsWhole) {
+                           whole_slot_parts(tensor<const T>(p.x), tile, begin, end, thread, part);
+                       } else if (takes_sums(p)) {
                            slot_parts(SlabInMemory<T, true>(p, tile, thread.position), tile, begin, end, thread, part);
                        } else {
                            slot_parts(SlabInMemory<T, false>(p, tile, thread.position), tile, begin, end, thread, part);
@@ -357,7 +361,54 @@ __device__ __forceinline__ void channels_last_moments(const WnChannelsLastParams
     count_batch(p.running, p.flags, g.counters, column, g.columns, arrived);
 }
 
+// Writes a thread's vectors of a strip: those that it begins with are on their way while the block makes its maps.
 template <class T>
+__device__ __forceinline__ void apply_whole(const WnChannelsLastParams& p, const SlabTile<T>& tile, const SlabThread& thread,
+                                            const Normalization* groups, ChannelMap* maps) {
+    constexpr uint32_t kAtOnce = 4;
+    const uint64_t round = tile.begin + thread.row;
+    uint32_t count = 0;
+    if (thread.active && round < tile.end) {
+        const uint32_t left = static_cast<uint32_t>(tile.end - round);
+        count = (left - 1) / thread.rows + 1;
+        const uint64_t last = round + static_cast<uint64_t>(count - 1) * thread.rows;
+        if (tile.element(last, thread.position) >= tile.end_of_sample()) count--;
+    }
+    const uint64_t first = tile.element(round, thread.position);
+    const T* from = tensor<const T>(p.x) + first;
+    T* to = tensor<T>(p.y) + first;
+    const uint64_t step = thread.rows * tile.g.round;
+    uint4 words[kAtOnce];
+    const auto load = [&](uint32_t done) {
+#pragma unroll
+        for (uint32_t k = 0; k < kAtOnce; k++, from += step) {
+            if (done + k < count) words[k] = load_at_once(from);
+        }
+    };
+    load(0);
+    __syncthreads();  // before the maps are overwritten
+    leave_maps(p, tile, thread, groups, maps);
+    if (count == 0) return;
+    ChannelMap map[kVector<T>];
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) map[e] = maps[place_in_scratch(thread.position - thread.first, e)];
+#pragma unroll 1
+    for (uint32_t done = 0; done < count; done += kAtOnce) {
+#pragma unroll
+        for (uint32_t k = 0; k < kAtOnce; k++, to += step) {
+            if (done + k >= count) break;
+            float value[kVector<T>];
+            unpack<T>(words[k], value);
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = map[e].of(value[e]);
+            activate(value, p.activation);
+            store_whole(to, value);
+        }
+        load(done + kAtOnce);
+    }
+}
+
+template <class T, bool kIsWhole>
 __device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& p) {
     WN_DYNAMIC_SHARED(uint4, room);
     const WnSlabGeometry& g = p.slab;
@@ -366,10 +417,15 @@ __device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& 
     const uint64_t block = gridDim.x - 1 - blockIdx.x;
     for (uint64_t slab = block / g.tiles; slab < g.samples * g.sections.divisor; slab += g.columns) {
         const SlabTile<T> tile(g, slab, block % g.tiles);
+        const Normalization* const groups = global<const Normalization>(p.results) + slab * g.groups;
         for (uint32_t strip = 0; strip < g.strips; strip++) {
             const SlabThread thread(g, strip);
+            if (kIsWhole) {
+                apply_whole(p, tile, thread, groups, maps);
+                continue;
+            }
             __syncthreads();  // before the maps are overwritten
-            leave_maps(p, tile, thread, global<const Normalization>(p.results) + slab * g.groups, maps);
+            leave_maps(p, tile, thread, groups, maps);
             if (takes_sums(p)) {
                 write_strip<T, true, 2>(p, SlabInMemory<T, true>(p, tile, thread.position), tile, thread, maps);
             } else {

@@ -171,12 +171,7 @@ __device__ __forceinline__ uint8_t to_i8(float value) {
 }
 
 // The same, to four bits of exponent and three of fraction, without infinities. NaN stays.
-__device__ __forceinline__ uint8_t to_f8_e4m3(float value) {
-#if defined(__CUDACC__) && __CUDA_ARCH__ >= 890
-    uint16_t pair;
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0f), "f"(value));
-    return static_cast<uint8_t>(pair);
-#else
+__device__ __forceinline__ uint8_t to_f8_e4m3_by_steps(float value) {
     const uint32_t bits = __float_as_uint(value);
     const uint32_t magnitude = bits & 0x7fffffffu;
     const uint32_t sign = bits >> 24 & 0x80u;
@@ -189,6 +184,16 @@ __device__ __forceinline__ uint8_t to_f8_e4m3(float value) {
     }
     const uint32_t rounded = magnitude + 0x7ffffu + (magnitude >> 20 & 1u);
     return static_cast<uint8_t>(sign | ((rounded >> 20) - (120u << 3)));  // exponents count from 7 in place of 127
+}
+
+// Two of them, the first in the lower byte: newer chips have an instruction for both.
+__device__ __forceinline__ uint16_t to_f8_e4m3_pair(float first, float second) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 890
+    uint16_t pair;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(second), "f"(first));
+    return pair;
+#else
+    return static_cast<uint16_t>(to_f8_e4m3_by_steps(first) | to_f8_e4m3_by_steps(second) << 8);
 #endif
 }
 
@@ -215,6 +220,21 @@ __device__ __forceinline__ void store_word(uint4* address, const uint4& word) {
                  : "memory");
 #else
     *address = word;
+#endif
+}
+
+// The same, loaded.
+template <class T>
+__device__ __forceinline__ uint4 load_at_once(const T* address) {
+#if defined(__CUDACC__)
+    uint4 word;
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+                 : "l"(address)
+                 : "memory");
+    return word;
+#else
+    return *reinterpret_cast<const uint4*>(address);
 #endif
 }
 

@@ -21,7 +21,7 @@
 //                          blocks do, in two launches with a workspace between
 //
 // Where a row is held, it is so from x on: what it is completed to, and a y whose scale is not known yet, take its place.
-#include "fused_rows.cuh"
+#include "fused_batches.cuh"
 
 namespace wn {
 
@@ -165,19 +165,6 @@ __device__ __forceinline__ void fused_rows_group_16(const WnRowsParams& p) {
     }
 }
 
-template <class T>
-__device__ __forceinline__ void fused_rows_warp(const WnRowsParams& p) {
-    WN_DYNAMIC_SHARED(uint4, room);
-    const uint64_t warp = threadIdx.x / WN_WARP;
-    const uint64_t warps = blockDim.x / WN_WARP;
-    const RoomOfWarp<T> rooms(p, room, 1);
-    for (uint64_t row = blockIdx.x * warps + warp; row < p.rows; row += gridDim.x * warps) {
-        RowOfTeam<T, HeldInShared<T, false>> mine(p, true);
-        mine.held = rooms.template chunk<false>(0);
-        normalize<T>(p, row, mine);
-    }
-}
-
 // A leaf of a row in shared memory.
 template <class T>
 struct LeafInShared : RowIsHeld {
@@ -194,13 +181,13 @@ struct LeafInShared : RowIsHeld {
           parts(parts),
           mean_square((p.flags & WN_FLAG_MEAN_SQUARE) != 0) {}
 
-    __device__ __forceinline__ HeldInShared<T, false> held(uint32_t i) const { return rooms.template chunk<false>(i); }
+    __device__ __forceinline__ HeldInShared<T> held(uint32_t i) const { return rooms.chunk(i); }
     __device__ __forceinline__ uint64_t begin(uint32_t i) const { return chunks.begin(leaf.first + i); }
     __device__ __forceinline__ uint32_t count(uint32_t i) const { return chunks.elements(leaf.first + i); }
 
     __device__ __forceinline__ void bring(const FusedInput<T>& input, bool is_there) const {
         for (uint32_t i = 0; i < leaf.count; i++) {
-            HeldInShared<T, false> chunk = held(i);
+            HeldInShared<T> chunk = held(i);
             wn::bring(chunk, LaneTeam{WN_WARP}, begin(i), count(i), input, is_there);
         }
         copies_arrived();
@@ -218,7 +205,7 @@ struct LeafInShared : RowIsHeld {
     __device__ __forceinline__ uint32_t take(const Steps& steps, const FusedInput<T>&, FusedOutput<T>& output) const {
         uint32_t amplitude = 0;
         for (uint32_t i = 0; i < leaf.count; i++) {
-            HeldInShared<T, false> chunk = held(i);
+            HeldInShared<T> chunk = held(i);
             const LaneTeam team{WN_WARP};
             amplitude = max(amplitude, take_held(chunk, team, begin(i), count(i), steps, output));
         }
@@ -236,12 +223,161 @@ struct LeafInShared : RowIsHeld {
 };
 
 template <class T>
-__device__ __forceinline__ void fused_rows_shared(const WnRowsParams& p) {
+__device__ __forceinline__ void fused_rows_any_shared(const WnRowsParams& p) {
     WN_DYNAMIC_SHARED(uint4, room);
     PartsOfCluster parts(reinterpret_cast<Moments*>(room), leaves_of(Chunks{p.length}, p.leaf_shift));
     LeafInShared<T> mine(p, room, parts);
     for (uint64_t row = blockIdx.x / parts.blocks; row < p.rows; row += gridDim.x / parts.blocks) {
         normalize<T>(p, row, mine);
+    }
+    parts.end();
+}
+
+// What a warp has of a row whose every tensor comes in whole vectors (fused_batches.cuh): a leaf of it, as LeafInShared, or
+// all of a row of one chunk. Of the latter a block has as many as warps, and no barrier.
+template <class T>
+struct LeafOfBatches {
+    const WnRowsParams& p;
+    PartsOfCluster& parts;
+    Normalization* of_row;  // what all of the block normalize by
+    uint4* own;             // of the lane
+    uint32_t chunk_words;
+    uint32_t begin;     // in the row
+    uint32_t elements;  // none behind the row's end
+    bool is_whole_row;
+
+    __device__ __forceinline__ LeafOfBatches(const WnRowsParams& p, uint4* room, PartsOfCluster& parts)
+        : p(p), parts(parts), of_row(reinterpret_cast<Normalization*>(room + p.parts_words - 1)) {
+        const uint32_t length = static_cast<uint32_t>(p.length);
+        const uint32_t leaf = WN_CHUNK << p.leaf_shift;
+        is_whole_row = p.parts_words == 0;
+        begin = is_whole_row ? 0 : parts.number * leaf;
+        elements = begin < length ? min(length - begin, leaf) : 0;
+        chunk_words = ChunkOfBatches<T>::size(p.residual != 0);
+        own = room + p.parts_words + (threadIdx.x / WN_WARP << p.leaf_shift) * chunk_words + threadIdx.x % WN_WARP;
+    }
+
+    // Calls for every chunk, by where it is held, its first element's number in the row, and how many there are of it.
+    template <class Each>
+    __device__ __forceinline__ void each_chunk(Each each) const {
+        ChunkOfBatches<T> chunk{own};
+#pragma unroll 1
+        for (uint32_t done = 0; done < elements; done += WN_CHUNK, chunk.words += chunk_words) {
+            each(chunk, begin + done, min(elements - done, static_cast<uint32_t>(WN_CHUNK)));
+        }
+    }
+
+    // And for every batch.
+    template <class Each>
+    __device__ __forceinline__ void each_batch(Each each) const {
+        each_chunk([&](const ChunkOfBatches<T>& chunk, uint32_t first, uint32_t count) {
+            constexpr uint32_t kElements = kBatch * WN_WARP;
+#pragma unroll 1
+            for (uint32_t batch = 0; batch * kElements < count; batch++) {
+                const uint32_t done = batch * kElements;
+                each(chunk, batch, BatchPlace<T>(first + done, count - done));
+            }
+        });
+    }
+
+    __device__ __forceinline__ void copy(uint64_t row) const {
+        const T* const x = row_at<const T>(p.x, row, p.x_stride);
+        const T* const residual = row_at<const T>(p.residual, row, p.residual_stride);
+        each_chunk([&](const ChunkOfBatches<T>& chunk, uint32_t first, uint32_t count) {
+            chunk.copy(ChunkOfBatches<T>::kStored, x + first, count);
+            if (residual != nullptr) chunk.copy(ChunkOfBatches<T>::kResidual, residual + first, count);
+        });
+        copies_arrived();
+    }
+
+    __device__ __forceinline__ Normalization normalization() const {
+        const LaneTeam team{WN_WARP};
+        const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+        TreeOfWarp tree;
+        each_chunk([&](const ChunkOfBatches<T>& chunk, uint32_t, uint32_t count) {
+            tree.add(moments_of_held<T, true>(chunk, team, count, inverse_of(count), mean_square));
+        });
+        const Moments part = tree.root();
+        if (is_whole_row) return normalization_of(part, p.inverse_length, p.eps);
+        const Moments* const all = parts.exchange(part);
+        // One warp merges for all.
+        if (threadIdx.x < WN_WARP) {
+            const Moments moments = merge_many_here(all, parts.leaves);
+            if (threadIdx.x == 0) *of_row = normalization_of(moments, p.inverse_length, p.eps);
+        }
+        __syncthreads();
+        return *of_row;
+    }
+
+    // Of the whole row.
+    __device__ __forceinline__ uint32_t largest(uint32_t amplitude) const {
+        const uint32_t largest = LaneTeam{WN_WARP}.largest(amplitude);
+        if (is_whole_row) return largest;
+        const float part = __uint_as_float(largest);
+        return largest_of(parts.exchange(Moments{part, {0.0f, 0.0f}, {0.0f, 0.0f}}), parts.leaves);
+    }
+
+    __device__ __forceinline__ void normalize(uint64_t row) const {
+        copy(row);
+        const BatchInput<T> input(p, row);
+        const bool has_own_norm = (p.flags & WN_FLAG_POST_NORM) != 0;
+        Normalization by{0.0f, 1.0f, 0.0f};
+        // Loops, so that the code of each step stands here once.
+        for (bool is_begun = false;; is_begun = true) {
+            each_batch([&](const ChunkOfBatches<T>& chunk, uint32_t batch, const BatchPlace<T>& place) {
+                float value[kBatch];
+                if (is_begun) {
+                    chunk.read_batch(batch, value);
+                    input.post_normalize(place, by, value);
+                } else {
+                    chunk.read_stored(ChunkOfBatches<T>::kStored, batch, value);
+                    input.begin(place, value);
+                }
+                if (is_begun || !has_own_norm) input.complete(place, chunk, batch, value);
+                chunk.write_batch(batch, value);
+            });
+            by = normalization();
+            if (is_begun || !has_own_norm) break;
+        }
+        BatchOutput<T> output(input, by);
+        const bool is_measured = p.scaling == WN_SCALING_ROWS;
+        for (bool is_scaled = false;; is_scaled = true) {
+            uint32_t amplitude = 0;
+            each_batch([&](const ChunkOfBatches<T>& chunk, uint32_t batch, const BatchPlace<T>& place) {
+                float value[kBatch];
+                chunk.read_batch(batch, value);
+                if (!is_scaled) {
+                    output.write_sum(place, value);
+                    output.finish(place, value);
+                    if (is_measured) {
+#pragma unroll
+                        for (uint32_t v = 0; v < kBatchVectors<T>; v++) {
+                            amplitude = max(amplitude, BatchOutput<T>::amplitude(place, v, value));
+                        }
+                        chunk.write_batch(batch, value);
+                        return;
+                    }
+                }
+                output.store(place, value);
+            });
+            if (is_scaled || !is_measured) return;
+            const bool writes = threadIdx.x % WN_WARP == 0 && begin == 0;
+            output.inverse_scale = output.scale(largest(amplitude), 0, writes);
+        }
+    }
+};
+
+template <class T>
+__device__ __forceinline__ void fused_rows_shared(const WnRowsParams& p) {
+    WN_DYNAMIC_SHARED(uint4, room);
+    const uint32_t leaf = WN_CHUNK << p.leaf_shift;
+    PartsOfCluster parts(reinterpret_cast<Moments*>(room), (static_cast<uint32_t>(p.length) + leaf - 1) / WN_CHUNK >> p.leaf_shift);
+    const LeafOfBatches<T> mine(p, room, parts);
+    // Of as many rows as a block has at a time, or of a part of one.
+    const uint64_t at_a_time = mine.is_whole_row ? blockDim.x / WN_WARP : 1;
+    const uint64_t own = mine.is_whole_row ? threadIdx.x / WN_WARP : 0;
+    for (uint64_t row = blockIdx.x / parts.blocks * at_a_time + own; row < p.rows; row += gridDim.x / parts.blocks * at_a_time) {
+        mine.normalize(row);
     }
     parts.end();
 }
@@ -254,7 +390,7 @@ struct LeafInMemory {
     Chunks chunks;
     Leaf leaf;
 
-    __device__ __forceinline__ Moments moments(HeldInShared<T, false> held) const {
+    __device__ __forceinline__ Moments moments(HeldInShared<T> held) const {
         const LaneTeam team{WN_WARP};
         TreeOfWarp tree;
         for (uint32_t chunk = 0; chunk < leaf.count; chunk++) {
@@ -327,7 +463,7 @@ struct RowInMemory {
         Moments* const all = is_done() ? of_row : next_parts();
         for (uint32_t leaf = first; leaf < leaves; leaf += every) {
             const LeafInMemory<T> mine{input, chunks, Leaf(chunks, p.leaf_shift, leaf)};
-            const Moments part = mine.moments(rooms.template chunk<false>(0));
+            const Moments part = mine.moments(rooms.chunk(0));
             if (threadIdx.x % WN_WARP == 0) all[leaf] = part;
         }
         if (is_done()) return no_moments();

@@ -10,6 +10,8 @@
 //
 //     head_rows_group_16   1..32 lanes, 16 elements a lane: up to 512 elements, which nearly all heads have
 //     head_rows_group_32   a warp, 32 elements a lane: up to 1,024
+//     head_rows_any        the same lanes, for heads of any length at any address; the other two have whole vectors of tensors
+//                          that begin on 16-byte words
 #include "rows.cuh"
 
 namespace wn {
@@ -45,22 +47,93 @@ struct HeadRow {
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(by.of(value[e]), w[e], b[e]);
     }
+
+    // The same of whole vectors.
+    __device__ __forceinline__ void normalize_whole(uint32_t first, float (&value)[kVector<T>], const Normalization& by) const {
+        float w[kVector<T>], b[kVector<T>];
+        load_coefficients(heads.weight, WN_FLAG_WEIGHT_F32, first, 1.0f, w);
+        load_coefficients(heads.bias, WN_FLAG_BIAS_F32, first, 0.0f, b);
+        if (p.flags & WN_FLAG_WEIGHT_PLUS_ONE) {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) w[e] += 1.0f;
+        }
+        if (p.flags & WN_FLAG_MEAN_SQUARE) {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(product(value[e], by.rstd), w[e], b[e]);
+        } else {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(by.of(value[e]), w[e], b[e]);
+        }
+    }
+
+private:
+    __device__ __forceinline__ void load_coefficients(uint64_t address, uint32_t is_f32, uint32_t first, float absent,
+                                                      float (&out)[kVector<T>]) const {
+        if (address == 0) {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) out[e] = absent;
+        } else if ((heads.flags & is_f32) != 0) {
+            load_whole(global<const float>(address) + first, out);
+        } else {
+            load_whole(global<const T>(address) + first, out);
+        }
+    }
 };
+
+// Calls for every row that a team of lanes has, with how many elements there are of it. Lanes that have no row take part in the
+// shuffles and touch no memory.
+template <class T, class Each>
+__device__ __forceinline__ void each_head(const WnHeadRowsParams& p, const LaneTeam& team, Each each) {
+    const uint32_t rows_per_block = team.teams(blockDim.x);
+    const uint32_t slot = team.number();
+    for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows;
+         base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
+        const bool present = base + slot < p.rows;
+        each(HeadRow<T>::of(p, present ? base + slot : 0), present ? p.length : 0);
+    }
+}
 
 template <class T, uint32_t kElements>
 __device__ __forceinline__ void head_rows_group(const WnHeadRowsParams& p) {
     const LaneTeam team{p.lanes};
-    const uint32_t rows_per_block = team.teams(blockDim.x);
-    const uint32_t slot = team.number();
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
-    for (uint64_t base = static_cast<uint64_t>(blockIdx.x) * rows_per_block; base < p.rows;
-         base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
-        // Lanes that have no row take part in the shuffles and touch no memory.
-        const bool present = base + slot < p.rows;
-        const HeadRow<T> row = HeadRow<T>::of(p, present ? base + slot : 0);
-        const uint32_t count = present ? p.length : 0;
-        HeldInRegisters<T, kElements> held;
-        fill<T, false>(held, team, 0, count, row);
+    each_head<T>(p, team, [&](const HeadRow<T>& row, uint32_t count) {
+        using Held = HeldInRegisters<T, kElements>;
+        uint4 words[Held::kVectors];
+#pragma unroll
+        for (uint32_t k = 0; k < Held::kVectors; k++) {
+            const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+            words[k] = uint4{0, 0, 0, 0};
+            if (first < count) words[k] = load_at_once(row.x.start + first);
+        }
+        Held held;
+#pragma unroll
+        for (uint32_t k = 0; k < Held::kVectors; k++) unpack<T>(words[k], held.value[k]);
+        const Moments moments = moments_of_held<T, true>(held, team, count, p.inverse_length, mean_square);
+        const Normalization by = normalization_of(moments, p.inverse_length, p.eps);
+#pragma unroll
+        for (uint32_t k = 0; k < Held::kVectors; k++) {
+            const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+            if (first >= count) continue;
+            row.normalize_whole(first, held.value[k], by);
+            store_whole(row.y.start + first, held.value[k]);
+        }
+    });
+}
+
+template <class T>
+__device__ __forceinline__ void head_rows_any(const WnHeadRowsParams& p) {
+    const LaneTeam team{p.lanes};
+    const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
+    each_head<T>(p, team, [&](const HeadRow<T>& row, uint32_t count) {
+        HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
+#pragma unroll
+        for (uint32_t k = 0; k < held.kVectors; k++) {
+            const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) held.value[k][e] = 0.0f;
+            if (first < count) row.load(first, held.value[k]);
+        }
         const Moments moments = moments_of_held<T, false>(held, team, count, p.inverse_length, mean_square);
         const Normalization by = normalization_of(moments, p.inverse_length, p.eps);
         const RowWriter writer(team, row.y.start, nullptr);
@@ -70,7 +143,7 @@ __device__ __forceinline__ void head_rows_group(const WnHeadRowsParams& p) {
             if (first < count) row.normalize(first, held.value[k], by);
             writer.write(row.y.start, row.y.length, first, first < count, held.value[k]);
         }
-    }
+    });
 }
 
 }  // namespace wn

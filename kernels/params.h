@@ -80,6 +80,7 @@ enum WnRegimes {
     WN_CHUNK = 1024,               // elements of a row that a warp takes at a time
     WN_ROWS_SHARED_THREADS = 1536,      // no block is as large: so many are on a multiprocessor, with 40 registers
     WN_ROWS_ANY_SHARED_THREADS = 1024,  // likewise, with 64
+    WN_FUSED_ROWS_SHARED_THREADS = 1024,  // likewise
     WN_FUSED_ROWS_THREADS = 768,        // likewise, with 80
     WN_ROWS_LONG_THREADS = 256,    // rows that nobody holds: a chunk for each warp is 32 KiB
     WN_ROWS_LEAVES = 256,          // that a warp merges: a row's where it is held, 16 warps' in each of 16 blocks
@@ -336,13 +337,14 @@ typedef struct WnConvolutionParams {
 
 #define WN_FUSED_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                     \
     ENTRY(fused_rows_group_16_##SUFFIX, WnRowsParams, (fused_rows_group_16<T>), 2 * WN_ROWS_GROUP_THREADS)             \
-    ENTRY(fused_rows_warp_##SUFFIX, WnRowsParams, (fused_rows_warp<T>), WN_FUSED_ROWS_THREADS)                         \
-    ENTRY(fused_rows_shared_##SUFFIX, WnRowsParams, (fused_rows_shared<T>), WN_FUSED_ROWS_THREADS)                     \
+    ENTRY(fused_rows_shared_##SUFFIX, WnRowsParams, (fused_rows_shared<T>), WN_FUSED_ROWS_SHARED_THREADS)              \
+    ENTRY(fused_rows_any_shared_##SUFFIX, WnRowsParams, (fused_rows_any_shared<T>), WN_FUSED_ROWS_THREADS)             \
     ENTRY(fused_rows_long_##SUFFIX, WnRowsParams, (fused_rows_long<T>), WN_FUSED_ROWS_THREADS) 
 
 #define WN_HEAD_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
-    ENTRY(head_rows_group_16_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 16>), 2 * WN_ROWS_GROUP_THREADS)          \
-    ENTRY(head_rows_group_32_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 32>), 2 * WN_ROWS_GROUP_THREADS)
+    ENTRY(head_rows_group_16_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 16>), 4 * WN_ROWS_GROUP_THREADS)          \
+    ENTRY(head_rows_group_32_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 32>), 3 * WN_ROWS_GROUP_THREADS)          \
+    ENTRY(head_rows_any_##SUFFIX, WnHeadRowsParams, (head_rows_any<T>), 2 * WN_ROWS_GROUP_THREADS)
 
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
     ENTRY(pointwise_planes_##SUFFIX, WnPointwiseParams, (pointwise_planes<T>), 4 * WN_POINTWISE_THREADS)                   \
@@ -370,8 +372,10 @@ typedef struct WnConvolutionParams {
     WN_POINTWISE_KERNELS_OF(ENTRY, bf16, bf16)
 
 #define WN_CHANNELS_LAST_KERNELS_OF(ENTRY, SUFFIX, T)                                                                  \
-    ENTRY(channels_last_moments_##SUFFIX, WnChannelsLastParams, (channels_last_moments<T>), 2 * WN_SLAB_THREADS)           \
-    ENTRY(channels_last_apply_##SUFFIX, WnChannelsLastParams, (channels_last_apply<T>), 2 * WN_SLAB_THREADS)               \
+    ENTRY(channels_last_moments_##SUFFIX, WnChannelsLastParams, (channels_last_moments<T, true>), 3 * WN_SLAB_THREADS)     \
+    ENTRY(channels_last_apply_##SUFFIX, WnChannelsLastParams, (channels_last_apply<T, true>), 4 * WN_SLAB_THREADS)         \
+    ENTRY(channels_last_any_moments_##SUFFIX, WnChannelsLastParams, (channels_last_moments<T, false>), 2 * WN_SLAB_THREADS) \
+    ENTRY(channels_last_any_apply_##SUFFIX, WnChannelsLastParams, (channels_last_apply<T, false>), 2 * WN_SLAB_THREADS)    \
     ENTRY(channels_last_resident_##SUFFIX, WnChannelsLastParams, (channels_last_resident<T>), 2 * WN_SLAB_THREADS)
 
 #define WN_BATCH_STATISTICS_KERNELS_OF(ENTRY, SUFFIX, T)                                                               \

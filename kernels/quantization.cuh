@@ -19,26 +19,46 @@ __device__ __forceinline__ float scale_of(uint32_t amplitude, uint32_t type) {
     return __uint_as_float(max(amplitude, least)) / most;
 }
 
+// A vector's elements as bytes, in one word.
+template <uint32_t kCount>
+using BytesOf = std::conditional_t<kCount == 8, uint2, uint32_t>;
+
+template <uint32_t kCount>
+__device__ __forceinline__ BytesOf<kCount> quantize(const float* in, uint32_t type, float inverse_scale) {
+    static_assert(sizeof(BytesOf<kCount>) == kCount, "a byte for each element");
+    union {
+        BytesOf<kCount> word;
+        uint16_t pairs[kCount / 2];
+    } all;
+    float scaled[kCount];
+#pragma unroll
+    for (uint32_t e = 0; e < kCount; e++) scaled[e] = in[e] * inverse_scale;
+    if (type == WN_ELEMENT_I8) {
+#pragma unroll
+        for (uint32_t e = 0; e < kCount; e += 2) {
+            all.pairs[e / 2] = static_cast<uint16_t>(to_i8(scaled[e]) | to_i8(scaled[e + 1]) << 8);
+        }
+    } else {
+#pragma unroll
+        for (uint32_t e = 0; e < kCount; e += 2) all.pairs[e / 2] = to_f8_e4m3_pair(scaled[e], scaled[e + 1]);
+    }
+    return all.word;
+}
+
 // Writes the vector at `first` of a stretch of bytes that begins `begin` elements behind the address. Out of line and by
 // value, as store_converted.
 template <class T>
 __device__ __noinline__ void store_quantized(uint64_t address, uint64_t begin, uint64_t length, uint64_t first, uint32_t type,
                                              float inverse_scale, Vector<T> vector) {
     constexpr uint32_t kCount = kVector<T>;
-    using Word = std::conditional_t<kCount == 8, uint2, uint32_t>;
-    static_assert(sizeof(Word) == kCount, "a byte for each element");
     union {
-        Word word;
+        BytesOf<kCount> word;
         uint8_t bytes[kCount];
     } both;
-#pragma unroll
-    for (uint32_t e = 0; e < kCount; e++) {
-        const float scaled = vector.elements[e] * inverse_scale;
-        both.bytes[e] = type == WN_ELEMENT_I8 ? to_i8(scaled) : to_f8_e4m3(scaled);
-    }
+    both.word = quantize<kCount>(vector.elements, type, inverse_scale);
     uint8_t* const stretch = global<uint8_t>(address) + begin;
-    if (reinterpret_cast<uintptr_t>(stretch) % sizeof(Word) == 0 && first + kCount <= length) {
-        *reinterpret_cast<Word*>(stretch + first) = both.word;
+    if (reinterpret_cast<uintptr_t>(stretch) % kCount == 0 && first + kCount <= length) {
+        *reinterpret_cast<BytesOf<kCount>*>(stretch + first) = both.word;
         return;
     }
 #pragma unroll

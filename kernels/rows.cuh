@@ -47,34 +47,30 @@ struct HeldInRegisters {
 };
 
 // The same of a chunk, by all lanes of a warp, in shared memory: as stored in global memory, or as sums in f32. A lane reads
-// only what it wrote, or had copied, itself.
-//
-// kWhole: of a row that begins on 16 bytes and ends with a vector, and whose kernel is small enough for loops to be unrolled.
-// Else of any; then the loops are as short as they are, since all that may surround a norm, unrolled, is large.
-template <class T, bool kWhole>
+// only what it wrote, or had copied, itself. Loops over it are as short as they are: all that may surround a norm, unrolled,
+// is large.
+template <class T>
 struct HeldInShared {
     static constexpr uint32_t kVectors = WN_CHUNK / WN_WARP / kVector<T>;
-    static constexpr uint32_t kUnrolled = kWhole ? 2 : 1;
-    static constexpr uint32_t kMomentsUnrolled = kWhole ? kVectors : 2;
+    static constexpr uint32_t kUnrolled = 1;
+    static constexpr uint32_t kMomentsUnrolled = 2;
     static constexpr uint32_t kFullUnrolled = 2;
     static constexpr uint32_t kWords = kVector<T> / 4;  // of a vector in f32
     uint4* words;  // of the lane, one in every WN_WARP
     bool as_stored;
 
     static __device__ __forceinline__ uint32_t vectors(uint32_t count) {
-        return kWhole ? kVectors : (count + WN_WARP * kVector<T> - 1) / (WN_WARP * kVector<T>);
+        return (count + WN_WARP * kVector<T> - 1) / (WN_WARP * kVector<T>);
     }
 
     // Has x copied as it is stored, if it is held so.
     __device__ __forceinline__ bool copy(const Stretch<const T>& x, const LaneTeam& team, uint64_t begin, uint32_t count) {
         if (!as_stored) return false;
-        if (kWhole || (count == WN_CHUNK && aligned_16(x.start))) {
+        if (count == WN_CHUNK && aligned_16(x.start)) {
             const T* const start = x.start + begin + team.lane() * kVector<T>;
 #pragma unroll
             for (uint32_t k = 0; k < kVectors; k++) {
-                const bool inside = !kWhole || (k * WN_WARP + team.lane()) * kVector<T> < count;
-                const T* const source = start + k * WN_WARP * kVector<T>;
-                if (inside) copy_async(words + k * WN_WARP, reinterpret_cast<const uint4*>(source));
+                copy_async(words + k * WN_WARP, reinterpret_cast<const uint4*>(start + k * WN_WARP * kVector<T>));
             }
         } else {
 #pragma unroll 1
@@ -97,21 +93,6 @@ struct HeldInShared {
         for (uint32_t w = 0; w < kWords; w++) words[(k * kWords + w) * WN_WARP] = pack<float>(in + w * 4);
     }
 };
-
-// Brings the first `count` elements behind `begin` to where they are held. kWhole: in whole vectors, and nobody reads others.
-template <class T, bool kWhole, class Held, class Source>
-__device__ __forceinline__ void fill(Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
-                                     const Source& input) {
-    if (held.copy(input.x, team, begin, count)) return;
-#pragma unroll(Held::kUnrolled)
-    for (uint32_t k = 0; k < Held::kVectors; k++) {
-        const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
-        if (kWhole && first >= count) continue;
-        float value[kVector<T>] = {};
-        if (first < count) input.load(begin + first, value);
-        held.write(k, value);
-    }
-}
 
 // Of a chunk's count; mostly known beforehand, for a division is many instructions.
 __device__ __forceinline__ float inverse_of(uint32_t count) {
@@ -400,9 +381,8 @@ struct RoomOfWarp {
         own = room + p.parts_words + threadIdx.x / WN_WARP * chunks * words_of_chunk + threadIdx.x % WN_WARP;
     }
 
-    template <bool kWhole>
-    __device__ __forceinline__ HeldInShared<T, kWhole> chunk(uint32_t number) const {
-        return HeldInShared<T, kWhole>{own + number * words_of_chunk, as_stored};
+    __device__ __forceinline__ HeldInShared<T> chunk(uint32_t number) const {
+        return HeldInShared<T>{own + number * words_of_chunk, as_stored};
     }
 };
 

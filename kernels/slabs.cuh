@@ -159,6 +159,67 @@ __device__ __forceinline__ void slot_parts(const Source& source, const SlabTile<
     }
 }
 
+// The same where samples end with a vector, and all begin on a 16-byte word: to the same bits.
+template <class T>
+__device__ __forceinline__ void whole_slot_parts(const T* x, const SlabTile<T>& tile, uint64_t begin, uint64_t end,
+                                                 const SlabThread& thread, Part (&part)[kVector<T>]) {
+    constexpr uint32_t kBatch = SlabVector<T, false>::kInFlight;
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) part[e] = no_part();
+    const uint64_t round = begin + thread.row;
+    if (!thread.active || round >= end) return;
+    // Rounds of the thread, one behind the other; the sample's last one may end before the thread's vector.
+    const uint32_t left = static_cast<uint32_t>(end - round);
+    uint32_t count = (left - 1) / thread.rows + 1;
+    const bool is_cut = end > tile.whole && (left - 1) % thread.rows == 0;
+    if (is_cut && tile.element(end - 1, thread.position) >= tile.end_of_sample()) count--;
+    const uint32_t batched = (count - (is_cut && count * thread.rows > left - 1 ? 1 : 0)) / kBatch * kBatch;
+    if (count == 0) return;
+    const T* from = as_global(x) + tile.element(round, thread.position);
+    const uint64_t step = thread.rows * tile.g.round;
+    float pivot[kVector<T>], sum[kVector<T>] = {}, squares[kVector<T>] = {};
+    uint32_t done = 0;
+#pragma unroll 1
+    for (; done < batched; done += kBatch) {
+        uint4 words[kBatch];
+#pragma unroll
+        for (uint32_t k = 0; k < kBatch; k++, from += step) words[k] = load_at_once(from);
+        float value[kBatch][kVector<T>];
+#pragma unroll
+        for (uint32_t k = 0; k < kBatch; k++) unpack<T>(words[k], value[k]);
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) {
+            float difference[kBatch];
+            if (done == 0) {
+#pragma unroll
+                for (uint32_t k = 0; k < kBatch; k++) difference[k] = value[k][e] - value[0][e];
+                pivot[e] = fused(tree_sum(difference), 1.0f / kBatch, value[0][e]);
+            }
+#pragma unroll
+            for (uint32_t k = 0; k < kBatch; k++) difference[k] = value[k][e] - pivot[e];
+            sum[e] += tree_sum(difference);
+            squares[e] += tree_sum_of_squares(difference);
+        }
+    }
+#pragma unroll 1
+    for (; done < count; done++, from += step) {
+        float value[kVector<T>];
+        unpack<T>(load_at_once(from), value);
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) {
+            if (done == 0) pivot[e] = value[e];
+            const float difference = value[e] - pivot[e];
+            sum[e] += difference;
+            squares[e] = fused(difference, difference, squares[e]);
+        }
+    }
+    const float inverse = 1.0f / static_cast<float>(count);
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) {
+        part[e] = part_of(static_cast<float>(count), inverse, pivot[e], sum[e], squares[e]);
+    }
+}
+
 // Where the elements of a group lie in a round: of every pixel, so many beside each other. A team's lanes are shared out
 // among a group's elements of a pixel, and then among pixels and rows of threads.
 struct GroupLanes {

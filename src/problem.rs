@@ -70,6 +70,7 @@ pub struct Rows {
     pub moments: Moments,
     /// Whether x is normalized as it is stored: nothing is added to it, and nothing multiplies it.
     pub is_plain: bool,
+    pub residual: bool,
     /// Whether a second residual is added.
     pub second_residual: bool,
     pub affine: Affine,
@@ -258,13 +259,17 @@ pub struct ChannelTable {
 }
 
 impl Buffers {
-    /// Whether the tensors of plain rows all begin on a 16-byte boundary, weight and bias aside.
+    /// Whether the tensors of rows, and those of heads, all begin on a 16-byte boundary, coefficients aside.
     pub(crate) const fn begin_on_words(&self) -> bool {
-        (self.x | self.residual | self.sum | self.y) & 15 == 0
+        let residuals = self.residual | self.second_residual | self.sum;
+        (self.x | residuals | self.y | self.key_x | self.key_y) & 15 == 0
     }
 
+    /// Whether the coefficients do: those that go by the position in a row.
     pub(crate) const fn coefficients_begin_on_words(&self) -> bool {
-        (self.weight | self.bias) & 15 == 0
+        let of_sample = self.scale | self.shift | self.gate;
+        let of_input = self.input_bias | self.post_norm_weight | self.post_norm_bias;
+        (self.weight | self.bias | of_sample | of_input | self.key_weight | self.key_bias) & 15 == 0
     }
 }
 

@@ -68,6 +68,7 @@ fn rows_of(problem: &HeadRows, heads: &Heads, count: usize) -> Rows {
         length,
         moments: problem.moments,
         is_plain: true,
+        residual: false,
         second_residual: false,
         affine: Affine::PerElement { rows_of_sample: count },
         weight: heads.weight,

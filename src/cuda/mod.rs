@@ -365,7 +365,7 @@ mod tests {
             // Of the long rows those that a block has for itself, and those that several share.
             let long = [("fused_rows_long_f32", 1), ("fused_rows_long_f32", 2)];
             let whole = [("rows_any_shared_f32", 1), ("rows_long_f32", 2)];
-            let all = [&long[..], &[("fused_rows_shared_f32", 1)], &whole].concat();
+            let all = [&[("fused_rows_any_shared_f32", 1)], &long[..], &whole].concat();
             assert_eq!(met.into_iter().collect::<Vec<_>>(), all);
         });
     }

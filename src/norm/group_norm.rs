@@ -147,6 +147,7 @@ fn group_rows(
         length,
         moments: Moments::MeanAndVariance,
         is_plain: signature.takes_plain_input(),
+        residual: signature.residual,
         second_residual: signature.second_residual,
         affine,
         weight: coefficient("weight", signature.weight, signature.dtype)?,

@@ -139,6 +139,7 @@ pub(super) fn trailing_rows(
         length,
         moments: Moments::MeanAndVariance,
         is_plain: signature.takes_plain_input(),
+        residual: signature.residual,
         second_residual: signature.second_residual,
         affine: Affine::PerElement { rows_of_sample },
         weight: coefficient("weight", signature.weight, signature.dtype)?,

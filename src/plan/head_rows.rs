@@ -1,8 +1,8 @@
 //! Query and key heads as rows of one launch. See kernels/head_rows.cu.
 
-use super::kernels::{Family, HEAD_ROWS_GROUP_16, HEAD_ROWS_GROUP_32};
+use super::kernels::{Family, HEAD_ROWS_ANY, HEAD_ROWS_GROUP_16, HEAD_ROWS_GROUP_32};
 use super::params::{self, HeadRowsParams};
-use super::{Launch, Limits, Params, coefficient_flags, divisor};
+use super::{Launch, Limits, Params, Plan, coefficient_flags, divisor};
 use crate::problem::{HeadRows, Heads, Moments};
 
 /// Who has a head: as many lanes as LayerNorm and RMSNorm give a row of its length, for its bits depend on them. How many
@@ -14,12 +14,29 @@ fn team(length: u32) -> (Family, u32) {
     }
 }
 
-pub(super) fn plan(problem: &HeadRows, limits: &Limits) -> Option<Launch> {
+pub(super) fn plan(problem: &HeadRows, limits: &Limits) -> Plan {
     if problem.tokens == 0 {
-        return None;
+        return Plan::NONE;
     }
     let length = problem.length as u32; // a chunk at most
     let (family, lanes) = team(length);
+    let any = launch(problem, HEAD_ROWS_ANY, lanes, limits);
+    if !has_whole_vectors(problem) {
+        return Plan::single(Some(any));
+    }
+    let whole = launch(problem, family, lanes, limits);
+    Plan { unaligned: [Some(any), None], ..Plan::single(Some(whole)) }
+}
+
+/// Whether every head of a tensor that begins on a 16-byte boundary does so too, and ends with a vector.
+fn has_whole_vectors(problem: &HeadRows) -> bool {
+    let strides = [&problem.query, &problem.key].map(|heads| [heads.x_stride, heads.y_stride]);
+    let vector = 16 / problem.dtype.size();
+    strides.iter().flatten().chain([&problem.length]).all(|elements| elements.is_multiple_of(vector))
+}
+
+fn launch(problem: &HeadRows, family: Family, lanes: u32, limits: &Limits) -> Launch {
+    let length = problem.length as u32; // a chunk at most
     let block = params::WN_ROWS_GROUP_THREADS;
     let heads_of_token = (problem.query.count + problem.key.count) as u64;
     let rows = problem.tokens as u64 * heads_of_token;
@@ -43,7 +60,7 @@ pub(super) fn plan(problem: &HeadRows, limits: &Limits) -> Option<Launch> {
         reserved: 0,
     };
     let grid = limits.grid(rows, u64::from(block / lanes));
-    Some(Launch::plain(family.of(problem.dtype), grid, block, Params::HeadRows(params)))
+    Launch::plain(family.of(problem.dtype), grid, block, Params::HeadRows(params))
 }
 
 fn heads(heads: &Heads) -> params::Heads {
@@ -63,7 +80,7 @@ mod tests {
     use crate::plan::MAX_GRID;
     use crate::plan::params::Kernel;
     use crate::plan::tests::H200;
-    use crate::problem::Problem;
+    use crate::problem::{Buffers, Problem};
     use crate::{LayerNorm, Signature, norm::Layer as _};
 
     fn problem(tokens: usize, length: usize) -> HeadRows {
@@ -82,7 +99,7 @@ mod tests {
     }
 
     fn planned(problem: &HeadRows) -> (Launch, HeadRowsParams) {
-        let launch = plan(problem, &H200).unwrap();
+        let launch = *plan(problem, &H200).launches().next().unwrap();
         let Params::HeadRows(params) = launch.params else { panic!("head rows plan head rows") };
         (launch, params)
     }
@@ -91,17 +108,20 @@ mod tests {
     #[test]
     fn teams() {
         for (length, kernel, lanes, grid) in [
-            (1, Kernel::head_rows_group_16_bf16, 1, 1),
+            (1, Kernel::head_rows_any_bf16, 1, 1),
             (16, Kernel::head_rows_group_16_bf16, 1, 1),
-            (17, Kernel::head_rows_group_16_bf16, 2, 1),
+            (17, Kernel::head_rows_any_bf16, 2, 1),
+            (24, Kernel::head_rows_group_16_bf16, 2, 1),
             (64, Kernel::head_rows_group_16_bf16, 4, 1),
-            (65, Kernel::head_rows_group_16_bf16, 8, 2),
+            (72, Kernel::head_rows_group_16_bf16, 8, 2),
             (128, Kernel::head_rows_group_16_bf16, 8, 2),
-            (129, Kernel::head_rows_group_16_bf16, 16, 3),
+            (136, Kernel::head_rows_group_16_bf16, 16, 3),
             (256, Kernel::head_rows_group_16_bf16, 16, 3),
-            (257, Kernel::head_rows_group_16_bf16, 32, 5),
+            (257, Kernel::head_rows_any_bf16, 32, 5),
+            (264, Kernel::head_rows_group_16_bf16, 32, 5),
             (512, Kernel::head_rows_group_16_bf16, 32, 5),
-            (513, Kernel::head_rows_group_32_bf16, 32, 5),
+            (520, Kernel::head_rows_group_32_bf16, 32, 5),
+            (1023, Kernel::head_rows_any_bf16, 32, 5),
             (1024, Kernel::head_rows_group_32_bf16, 32, 5),
         ] {
             let (launch, params) = planned(&problem(1, length));
@@ -124,6 +144,30 @@ mod tests {
         }
     }
 
+    /// Heads off a boundary have the other kernel: where lengths or strides say so, or the addresses.
+    #[test]
+    fn heads_off_a_boundary() {
+        let whole = plan(&problem(3, 128), &H200);
+        let [Some(any), None] = whole.unaligned else { panic!("another launch") };
+        let [Some(launch), None] = whole.launches else { panic!("one launch") };
+        assert_eq!((any.kernel, any.grid, any.block), (Kernel::head_rows_any_bf16, launch.grid, launch.block));
+        let buffers = Buffers { x: 1 << 20, key_x: 1 << 21, weight: 1 << 22, ..Buffers::default() };
+        let kernel_of = |buffers: &Buffers| whole.launches_of(buffers).map(|launch| launch.kernel).collect::<Vec<_>>();
+        assert_eq!(kernel_of(&buffers), [Kernel::head_rows_group_16_bf16]);
+        for off in [
+            Buffers { key_x: buffers.key_x + 2, ..buffers },
+            Buffers { key_y: 8, ..buffers },
+            Buffers { key_weight: 4, ..buffers },
+            Buffers { key_bias: 2, ..buffers },
+        ] {
+            assert_eq!(kernel_of(&off), [Kernel::head_rows_any_bf16]);
+        }
+        let mut problem = problem(3, 128);
+        problem.key.y_stride += 4;
+        let plan = plan(&problem, &H200);
+        assert_eq!((plan.launches().next().unwrap().kernel, plan.unaligned), (any.kernel, [None; 2]));
+    }
+
     #[test]
     fn what_the_kernel_is_told() {
         let (_, params) = planned(&problem(7, 128));
@@ -138,7 +182,7 @@ mod tests {
 
     #[test]
     fn few_and_many_tokens() {
-        assert_eq!(plan(&problem(0, 128), &H200), None);
+        assert_eq!(plan(&problem(0, 128), &H200), Plan::NONE);
         let (launch, params) = planned(&problem(1 << 31, 1));
         assert_eq!((params.rows, launch.grid), (40 << 31, 40 << 23));
         let (launch, _) = planned(&problem(1 << 31, 128));

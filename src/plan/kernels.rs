@@ -34,15 +34,19 @@ families! {
     ROWS_ANY_SHARED = rows_any_shared_f32 rows_any_shared_f16 rows_any_shared_bf16;
     ROWS_LONG = rows_long_f32 rows_long_f16 rows_long_bf16;
     FUSED_ROWS_GROUP_16 = fused_rows_group_16_f32 fused_rows_group_16_f16 fused_rows_group_16_bf16;
-    FUSED_ROWS_WARP = fused_rows_warp_f32 fused_rows_warp_f16 fused_rows_warp_bf16;
     FUSED_ROWS_SHARED = fused_rows_shared_f32 fused_rows_shared_f16 fused_rows_shared_bf16;
+    FUSED_ROWS_ANY_SHARED = fused_rows_any_shared_f32 fused_rows_any_shared_f16 fused_rows_any_shared_bf16;
     FUSED_ROWS_LONG = fused_rows_long_f32 fused_rows_long_f16 fused_rows_long_bf16;
     HEAD_ROWS_GROUP_16 = head_rows_group_16_f32 head_rows_group_16_f16 head_rows_group_16_bf16;
     HEAD_ROWS_GROUP_32 = head_rows_group_32_f32 head_rows_group_32_f16 head_rows_group_32_bf16;
+    HEAD_ROWS_ANY = head_rows_any_f32 head_rows_any_f16 head_rows_any_bf16;
     POINTWISE_PLANES = pointwise_planes_f32 pointwise_planes_f16 pointwise_planes_bf16;
     POINTWISE_CHANNELS_LAST = pointwise_channels_last_f32 pointwise_channels_last_f16 pointwise_channels_last_bf16;
     CHANNELS_LAST_MOMENTS = channels_last_moments_f32 channels_last_moments_f16 channels_last_moments_bf16;
     CHANNELS_LAST_APPLY = channels_last_apply_f32 channels_last_apply_f16 channels_last_apply_bf16;
+    CHANNELS_LAST_ANY_MOMENTS =
+        channels_last_any_moments_f32 channels_last_any_moments_f16 channels_last_any_moments_bf16;
+    CHANNELS_LAST_ANY_APPLY = channels_last_any_apply_f32 channels_last_any_apply_f16 channels_last_any_apply_bf16;
     CHANNELS_LAST_RESIDENT = channels_last_resident_f32 channels_last_resident_f16 channels_last_resident_bf16;
     BATCH_STATISTICS_PLANES = batch_statistics_planes_f32 batch_statistics_planes_f16 batch_statistics_planes_bf16;
     BATCH_STATISTICS_PLANES_RESIDENT =

@@ -184,6 +184,7 @@ impl Plan {
         let is_aligned = |launch: &Launch| match launch.params {
             // Those of a channel are read one by one.
             Params::Rows(p) if p.affine == params::WN_AFFINE_PER_CHANNEL => buffers.begin_on_words(),
+            Params::ChannelsLast(_) => buffers.begin_on_words(),
             _ => buffers.begin_on_words() && buffers.coefficients_begin_on_words(),
         };
         let has_all = buffers.workspace != 0 || self.workspace_bytes == 0;
@@ -203,7 +204,7 @@ impl Plan {
 pub(crate) fn plan(problem: &Problem, limits: &Limits) -> Plan {
     match problem {
         Problem::Rows(rows) => rows::plan(rows, limits),
-        Problem::HeadRows(heads) => Plan::single(head_rows::plan(heads, limits)),
+        Problem::HeadRows(heads) => head_rows::plan(heads, limits),
         Problem::ChannelsLast(tensor) => slabs::plan(tensor, limits),
         Problem::BatchStatistics(batch) => slabs::plan_batch(batch, limits),
         Problem::Pointwise(map) => Plan::single(pointwise::plan(map, limits)),

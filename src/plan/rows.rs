@@ -16,8 +16,9 @@ const WARP: u32 = params::WN_WARP;
 const CHUNK: u64 = params::WN_CHUNK as u64;
 /// Warps of a block that holds its part of a row in shared memory, at most.
 const MOST_WARPS: u32 = 16;
-/// Warps of a block of which each has a row of one chunk in shared memory.
-const WARPS_OF_GROUP: u32 = params::WN_ROWS_GROUP_THREADS / WARP;
+/// Warps of a block of which each has a row of one chunk in shared memory, whole vectors all: few, so that blocks with a
+/// residual are not too large for several of them.
+const WARPS_OF_GROUP: u32 = 4;
 /// Blocks for a multiprocessor where rows are split, and warps of each.
 const BLOCKS_OF_SPLIT_ROWS: u64 = 8;
 const WARPS_OF_LONG_ROW: u32 = params::WN_ROWS_LONG_THREADS / WARP;
@@ -25,6 +26,28 @@ const WARPS_OF_LONG_ROW: u32 = params::WN_ROWS_LONG_THREADS / WARP;
 const MOST_LEAVES_OF_SPLIT: u64 = (params::WN_ROWS_LEAVES * params::WN_ROWS_SUBTREES) as u64;
 /// Of shared memory, the driver keeps so much for each block.
 const KEPT_BY_DRIVER: u32 = 1024;
+
+/// Which kernels will do for some rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernels {
+    /// rows.cu: nothing around the norm but what most calls have.
+    Plain,
+    /// fused_batches.cuh: anything around it, but whole vectors of tensors that begin on 16-byte boundaries, and weight and
+    /// bias by the position.
+    Whole,
+    /// fused_rows.cuh
+    Any,
+}
+
+impl Kernels {
+    fn of(rows: &Rows) -> Self {
+        match (has_whole_vectors(rows), rows.affine) {
+            (true, _) if !rows.is_fused() => Self::Plain,
+            (true, Affine::PerElement { .. }) => Self::Whole,
+            _ => Self::Any,
+        }
+    }
+}
 
 /// Who holds a row. What a row's bits are is not decided here: every regime walks the same tree over the same chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +68,8 @@ struct Regime {
 }
 
 impl Regime {
-    /// By the row's length, by how many bytes of it an element takes where it is held, by whether the kernels without what may
-    /// surround a norm will do, and by the device.
-    fn of(rows: &Rows, is_plain: bool, limits: &Limits) -> Self {
+    /// By the row's length, by how many bytes of it an element takes where it is held, and by the device.
+    fn of(rows: &Rows, kernels: Kernels, limits: &Limits) -> Self {
         let length = rows.length as u64;
         let chunks = length.div_ceil(CHUNK);
         let mut lanes = length.div_ceil(16).next_power_of_two().min(u64::from(WARP));
@@ -55,16 +77,16 @@ impl Regime {
             // A scale's group is a vector of each of so many lanes, which have the same row.
             lanes = lanes.max((GROUP * rows.dtype.size() / 16) as u64);
         }
-        match (is_plain, length) {
-            (true, 0..=512) => Self::group(kernels::ROWS_GROUP_16, lanes),
-            (true, 513..=CHUNK) => Self::group(kernels::ROWS_GROUP_32, lanes),
-            (false, 0..=256) => Self::group(kernels::FUSED_ROWS_GROUP_16, lanes),
-            (false, 257..=CHUNK) => {
-                let shared = WARPS_OF_GROUP * size_of_chunk(rows, false) as u32; // at most 32 KiB
-                Self { shared, ..Self::group(kernels::FUSED_ROWS_WARP, lanes) }
+        match (kernels, length) {
+            (Kernels::Plain, 0..=512) => Self::group(kernels::ROWS_GROUP_16, lanes),
+            (Kernels::Plain, 513..=CHUNK) => Self::group(kernels::ROWS_GROUP_32, lanes),
+            (Kernels::Whole | Kernels::Any, 0..=256) => Self::group(kernels::FUSED_ROWS_GROUP_16, lanes),
+            (Kernels::Whole, 257..=CHUNK) => {
+                let shared = WARPS_OF_GROUP * size_of_chunk(rows, kernels) as u32; // at most 32 KiB
+                Self { shared, lanes: WARP, ..Self::block(kernels::FUSED_ROWS_SHARED, WARPS_OF_GROUP * WARP, 0) }
             }
-            _ => Self::shared(rows, is_plain, chunks, limits)
-                .unwrap_or_else(|| Self::long(chunks, size_of_chunk(rows, false))),
+            _ => Self::shared(rows, kernels, chunks, limits)
+                .unwrap_or_else(|| Self::long(chunks, size_of_chunk(rows, Kernels::Any))),
         }
     }
 
@@ -86,15 +108,14 @@ impl Regime {
     /// As many blocks in a cluster as make room, at first for three of them on a multiprocessor: while one waits for its
     /// cluster, the others move bytes; and for so many warps as registers allow, of which none has more than two chunks: with
     /// four chunks for each of half as many warps, rows of 32,768 took 1.4 times as long (H200).
-    fn shared(rows: &Rows, is_plain: bool, chunks: u64, limits: &Limits) -> Option<Self> {
-        let (family, threads) = if !is_plain {
-            (kernels::FUSED_ROWS_SHARED, params::WN_FUSED_ROWS_THREADS)
-        } else if is_usual(rows) {
-            (kernels::ROWS_SHARED, params::WN_ROWS_SHARED_THREADS)
-        } else {
-            (kernels::ROWS_ANY_SHARED, params::WN_ROWS_ANY_SHARED_THREADS)
+    fn shared(rows: &Rows, kernels: Kernels, chunks: u64, limits: &Limits) -> Option<Self> {
+        let (family, threads) = match kernels {
+            Kernels::Plain if is_usual(rows) => (kernels::ROWS_SHARED, params::WN_ROWS_SHARED_THREADS),
+            Kernels::Plain => (kernels::ROWS_ANY_SHARED, params::WN_ROWS_ANY_SHARED_THREADS),
+            Kernels::Whole => (kernels::FUSED_ROWS_SHARED, params::WN_FUSED_ROWS_SHARED_THREADS),
+            Kernels::Any => (kernels::FUSED_ROWS_ANY_SHARED, params::WN_FUSED_ROWS_THREADS),
         };
-        let bytes_of_chunk = size_of_chunk(rows, is_plain);
+        let bytes_of_chunk = size_of_chunk(rows, kernels);
         for blocks in [3, 2, 1] {
             let room = ((limits.shared + KEPT_BY_DRIVER) / blocks).saturating_sub(KEPT_BY_DRIVER);
             let warps = u64::from((threads / WARP / blocks).min(MOST_WARPS));
@@ -144,8 +165,9 @@ fn has_whole_vectors(rows: &Rows) -> bool {
             spatial.is_multiple_of(vector) && is_short(groups * channels_per_group) && is_short(rows.length)
         }
     };
-    let lengths = [rows.length, rows.x_stride, rows.residual_stride, rows.sum_stride, rows.y_stride];
-    is_of_one_channel && lengths.iter().all(|elements| elements.is_multiple_of(vector))
+    let strides = [rows.x_stride, rows.residual_stride, rows.second_residual_stride, rows.sum_stride, rows.y_stride];
+    let mut lengths = strides.iter().chain([&rows.length]);
+    is_of_one_channel && lengths.all(|elements| elements.is_multiple_of(vector))
 }
 
 /// LayerNorm with weight and bias, RMSNorm with a weight, of the input's type, and nothing else.
@@ -165,12 +187,15 @@ fn is_held_as_stored(rows: &Rows) -> bool {
     rows.is_plain && rows.post_norm.is_none() && rows.output.scaling() != Some(Scaling::Rows)
 }
 
-/// Bytes of a chunk where it is held in shared memory: by the plain kernels as stored, x and the residual.
-fn size_of_chunk(rows: &Rows, is_plain: bool) -> u64 {
-    let bytes = match (is_plain, is_held_as_stored(rows)) {
-        (true, false) => 2 * rows.dtype.size(),
-        (_, true) => rows.dtype.size(),
-        (false, false) => DType::F32.size(),
+/// Bytes of a chunk where it is held in shared memory: x and the residual as stored; in f32, and the residual as stored; or x as
+/// stored, or all in f32.
+fn size_of_chunk(rows: &Rows, kernels: Kernels) -> u64 {
+    let (stored, f32) = (rows.dtype.size(), DType::F32.size());
+    let bytes = match kernels {
+        Kernels::Plain | Kernels::Any if is_held_as_stored(rows) => stored,
+        Kernels::Plain => 2 * stored,
+        Kernels::Whole => f32 + if rows.residual { stored } else { 0 },
+        Kernels::Any => f32,
     };
     CHUNK * bytes as u64
 }
@@ -179,16 +204,17 @@ pub(super) fn plan(rows: &Rows, limits: &Limits) -> Plan {
     if rows.rows == 0 || rows.length == 0 {
         return Plan::NONE;
     }
-    let is_plain = !rows.is_fused() && has_whole_vectors(rows);
-    let regime = Regime::of(rows, is_plain, limits);
+    let kernels = Kernels::of(rows);
+    let regime = Regime::of(rows, kernels, limits);
     let single = launch(rows, &regime, limits);
     if regime.family != kernels::FUSED_ROWS_LONG {
-        let unaligned = is_plain.then(|| launch(rows, &Regime::of(rows, false, limits), limits));
+        let any = Regime::of(rows, Kernels::Any, limits);
+        let unaligned = (any.family != regime.family).then(|| launch(rows, &any, limits));
         return Plan { unaligned: [unaligned, None], ..Plan::single(Some(single)) };
     }
     // What needs something of the whole row twice is left to a block.
     let is_one_step = rows.post_norm.is_none() && rows.output.scaling() != Some(Scaling::Rows);
-    let split = if is_one_step { split(rows, &single, is_plain, limits) } else { None };
+    let split = if is_one_step { split(rows, &single, kernels == Kernels::Plain, limits) } else { None };
     split.unwrap_or_else(|| Plan::single(Some(single)))
 }
 

@@ -4,8 +4,8 @@
 //! there are, nor from the device. What the device decides is whether blocks hold what they have read until it is written.
 
 use super::kernels::{
-    BATCH_STATISTICS_PLANES, BATCH_STATISTICS_PLANES_RESIDENT, CHANNELS_LAST_APPLY, CHANNELS_LAST_MOMENTS,
-    CHANNELS_LAST_RESIDENT,
+    BATCH_STATISTICS_PLANES, BATCH_STATISTICS_PLANES_RESIDENT, CHANNELS_LAST_ANY_APPLY, CHANNELS_LAST_ANY_MOMENTS,
+    CHANNELS_LAST_APPLY, CHANNELS_LAST_MOMENTS, CHANNELS_LAST_RESIDENT, Family,
 };
 use super::params::{self, BatchStatisticsParams, ChannelsLastParams, Running, SlabGeometry};
 use super::{
@@ -53,6 +53,9 @@ const WIDE_SECTION: u64 = 512;
 /// Vectors that a thread has in flight, and that it sums at most.
 const BATCH: u64 = 8;
 const MOST_OF_THREAD: u64 = 64;
+/// Vectors that a thread writes of what is not held: as many as make little of what it costs a block to begin, and no more, since
+/// a multiprocessor has several blocks and some begin while others end.
+const WRITTEN_OF_THREAD: u64 = 8;
 
 /// Samples from which on small planes that do not end with a vector are channels of a sample, and the largest such planes.
 const LEAST_SAMPLES_OF_SLAB: u64 = 8;
@@ -240,12 +243,35 @@ impl Cut {
         slab.partials = begin;
         let params = Params::ChannelsLast(ChannelsLastParams { results: RESULTS, slab, ..*params });
         let shared = self.scratch(dtype) as u32; // 16 bytes for each element that its threads read at a time
-        let launch = |kernel| Some(Launch { kernel, grid, block, cluster: 1, shared, params });
-        let kernels = [CHANNELS_LAST_MOMENTS, CHANNELS_LAST_APPLY].map(|family| family.of(dtype));
+        let launch = |family: Family| Launch { kernel: family.of(dtype), grid, block, cluster: 1, shared, params };
+        let any = [CHANNELS_LAST_ANY_MOMENTS, CHANNELS_LAST_ANY_APPLY].map(|family| Some(launch(family)));
         // Counters are in the workspace.
         let otherwise = held.filter(|_| !needs_counters);
-        Plan { launches: kernels.map(launch), workspace_bytes, otherwise, ..Plan::NONE }
+        let plan = Plan { launches: any, workspace_bytes, otherwise, ..Plan::NONE };
+        let is_as_input = params_of(&params).y_type == params::WN_ELEMENT_AS_INPUT;
+        if !(is_stored && is_as_input && slab.length.is_multiple_of(vector(dtype))) {
+            return plan;
+        }
+        let moments = launch(CHANNELS_LAST_MOMENTS);
+        let apply = self.written(&launch(CHANNELS_LAST_APPLY), limits);
+        Plan { launches: [Some(moments), Some(apply)], unaligned: any, ..plan }
     }
+
+    /// The same launch by smaller tiles: what is written does not depend on who writes it.
+    fn written(&self, launch: &Launch, limits: &Limits) -> Launch {
+        let params = params_of(&launch.params);
+        let mut slab = params.slab;
+        slab.tile_rounds = (WRITTEN_OF_THREAD * (self.threads / u64::from(slab.strip)).max(1)).min(slab.rounds);
+        slab.tiles = slab.rounds.div_ceil(slab.tile_rounds);
+        let grid = limits.columns(slab.samples * slab.sections.divisor, slab.tiles);
+        slab.columns = u64::from(grid) / slab.tiles;
+        Launch { grid, params: Params::ChannelsLast(ChannelsLastParams { slab, ..*params }), ..*launch }
+    }
+}
+
+fn params_of(params: &Params) -> &ChannelsLastParams {
+    let Params::ChannelsLast(params) = params else { unreachable!("slabs plan slabs") };
+    params
 }
 
 /// A single launch, which needs a workspace only for its counters.

@@ -15,6 +15,7 @@ fn rows<T: Convert>(rows: usize, length: usize) -> Rows {
         length,
         moments: Moments::MeanAndVariance,
         is_plain: true,
+        residual: false,
         second_residual: false,
         affine: Affine::PerElement { rows_of_sample: 1 },
         weight: None,

@@ -46,11 +46,10 @@ struct Held {
 
 impl Held {
     fn new(call: &Call, launch: &Launch, p: &RowsParams) -> Self {
-        let is_several_chunks = call.stem(launch).ends_with("_shared");
-        let is_shared = is_several_chunks || call.stem(launch) == "fused_rows_warp";
+        let is_shared = call.stem(launch).ends_with("_shared");
         let (length, rows) = (p.length as f64, f64::from(launch.block / p.lanes));
-        let chunks = if is_several_chunks { f64::from(1 << p.leaf_shift) } else { 1.0 };
-        let vectors = if is_several_chunks {
+        let chunks = if is_shared { f64::from(1 << p.leaf_shift) } else { 1.0 };
+        let vectors = if is_shared {
             chunks * CHUNK / WARP / call.vector()
         } else {
             (length / call.vector() / f64::from(p.lanes)).ceil()
@@ -168,7 +167,8 @@ impl Coefficients {
                 (p.spatial.divisor as f64 / (WARP * call.vector())).clamp(1.0, held.vectors / held.chunks)
             }
             "rows_shared" => 2.0,
-            "fused_rows_shared" | "fused_rows_warp" => 1.0,
+            "fused_rows_any_shared" => 1.0,
+            "fused_rows_shared" => 2.0,
             _ => held.vectors,
         };
         Self {

@@ -15,6 +15,7 @@ fn rows(rows: usize, length: usize) -> Rows {
         length,
         moments: Moments::MeanAndVariance,
         is_plain: true,
+        residual: false,
         second_residual: false,
         affine: Affine::PerElement { rows_of_sample: 1 },
         weight: Some(DType::Bf16),
@@ -288,24 +289,34 @@ fn samples_and_flags() {
     assert_eq!(params.flags, scale | params::WN_FLAG_GATE_F32 | params::WN_FLAG_INPUT_BIAS_F32);
 }
 
-/// (length, kernel, threads of a block, bytes of shared memory) of rows with more around them, on both sides of every
-/// boundary: held in f32, or in bf16 where nothing takes their place.
+/// (length, kernel, threads of a block, those of a row, bytes of shared memory) of rows with more around them, on both sides of
+/// every boundary. Whole vectors are held in f32, with the residual as stored; others in f32, or in bf16 where nothing takes
+/// their place.
 #[test]
 fn fused_regimes() {
     let surrounded = |length| Rows { rounding: Rounding::Steps, ..rows(3, length) };
-    for (length, kernel, block, shared) in [
-        (1, Kernel::fused_rows_group_16_bf16, 256, 0),
-        (256, Kernel::fused_rows_group_16_bf16, 256, 0),
-        (257, Kernel::fused_rows_warp_bf16, 256, 8 * 2048),
-        (1024, Kernel::fused_rows_warp_bf16, 256, 8 * 2048),
-        (1025, Kernel::fused_rows_shared_bf16, 64, 2 * 2048 + 6 * 16),
-        (1 << 40, Kernel::fused_rows_long_bf16, 256, 8 * 2048),
+    for (length, kernel, block, lanes, shared) in [
+        (1, Kernel::fused_rows_group_16_bf16, 256, 1, 0),
+        (256, Kernel::fused_rows_group_16_bf16, 256, 16, 0),
+        (257, Kernel::fused_rows_any_shared_bf16, 32, 32, 2048 + 4 * 16),
+        (264, Kernel::fused_rows_shared_bf16, 128, 32, 4 * 4096),
+        (1024, Kernel::fused_rows_shared_bf16, 128, 32, 4 * 4096),
+        (1025, Kernel::fused_rows_any_shared_bf16, 64, 64, 2 * 2048 + 6 * 16),
+        (1032, Kernel::fused_rows_shared_bf16, 64, 64, 2 * 4096 + 6 * 16),
+        (1 << 40, Kernel::fused_rows_long_bf16, 256, 256, 8 * 2048),
     ] {
-        let (launch, _) = planned(&surrounded(length));
-        assert_eq!((launch.kernel, launch.block, launch.shared), (kernel, block, shared), "{length}");
+        let (launch, params) = planned(&surrounded(length));
+        let found = (launch.kernel, launch.block, params.lanes, launch.shared);
+        assert_eq!(found, (kernel, block, lanes, shared), "{length}");
+        let with_residual = Rows { residual: true, is_plain: false, ..surrounded(length) };
+        let more = if kernel == Kernel::fused_rows_shared_bf16 { block / 32 * 2048 } else { 0 };
+        let held_so = if kernel == Kernel::fused_rows_any_shared_bf16 { block / 32 * 2048 } else { more };
+        if kernel != Kernel::fused_rows_long_bf16 {
+            assert_eq!(planned(&with_residual).0.shared, shared + held_so, "{length}");
+        }
     }
     let scaled = |length, scaling| Rows { output: Output::Quantized(QuantizedType::I8, scaling), ..surrounded(length) };
-    assert_eq!(planned(&scaled(1000, Scaling::Groups)).0.shared, 8 * 2048);
+    assert_eq!(planned(&scaled(1001, Scaling::Groups)).0.shared, 2048 + 4 * 16);
     // All lanes of a scale's group have the same row.
     for (dtype, scaling, length, lanes) in [
         (DType::F32, Scaling::Groups, 129, 32),
@@ -317,9 +328,9 @@ fn fused_regimes() {
         let problem = Rows { dtype, ..scaled(length, scaling) };
         assert_eq!(planned(&problem).1.lanes, lanes, "{dtype:?} {scaling:?} {length}");
     }
-    assert_eq!(planned(&scaled(1000, Scaling::Rows)).0.shared, 8 * 4096);
+    assert_eq!(planned(&scaled(1001, Scaling::Rows)).0.shared, 4096 + 4 * 16);
     let post_norm = Some(PostNorm { weight: None, bias: None });
-    assert_eq!(planned(&Rows { post_norm, ..rows(3, 1000) }).0.shared, 8 * 4096);
+    assert_eq!(planned(&Rows { post_norm, ..rows(3, 1001) }).0.shared, 4096 + 4 * 16);
 }
 
 /// Rows that do not begin on a 16-byte boundary have the other kernels: where lengths or strides say so, from the beginning.
@@ -327,10 +338,10 @@ fn fused_regimes() {
 fn rows_off_a_boundary_have_the_other_kernels() {
     for (length, kernel, other) in [
         (8, Kernel::rows_group_16_bf16, Kernel::fused_rows_group_16_bf16),
-        (512, Kernel::rows_group_16_bf16, Kernel::fused_rows_warp_bf16),
-        (4096, Kernel::rows_shared_bf16, Kernel::fused_rows_shared_bf16),
-        (8192, Kernel::rows_shared_bf16, Kernel::fused_rows_shared_bf16),
-        (16_384, Kernel::rows_shared_bf16, Kernel::fused_rows_shared_bf16),
+        (512, Kernel::rows_group_16_bf16, Kernel::fused_rows_any_shared_bf16),
+        (4096, Kernel::rows_shared_bf16, Kernel::fused_rows_any_shared_bf16),
+        (8192, Kernel::rows_shared_bf16, Kernel::fused_rows_any_shared_bf16),
+        (16_384, Kernel::rows_shared_bf16, Kernel::fused_rows_any_shared_bf16),
     ] {
         let Plan { launches: [Some(aligned), None], unaligned: [Some(unaligned), None], .. } =
             plan(&rows(3, length), &H200)
@@ -351,8 +362,27 @@ fn rows_off_a_boundary_have_the_other_kernels() {
     // Four elements of f32 are a vector.
     let (launch, _) = planned(&Rows { dtype: DType::F32, output: Output::Element(DType::F32), ..rows(3, 12) });
     assert_eq!(launch.kernel, Kernel::rows_group_16_f32);
-    let fused = Rows { rounding: Rounding::Steps, ..rows(3, 4096) };
-    assert_eq!(plan(&fused, &H200).unaligned, [None; 2]);
+    // Whatever surrounds a norm has its own for whole vectors, by the addresses of all of it.
+    let fused = |length| plan(&Rows { rounding: Rounding::Steps, ..rows(3, length) }, &H200);
+    assert_eq!(fused(256).unaligned, [None; 2]);
+    let buffers = Buffers { x: 1 << 20, y: 1 << 21, weight: 1 << 22, ..Buffers::default() };
+    let kernel_of =
+        |buffers: &Buffers| fused(4096).launches_of(buffers).map(|launch| launch.kernel).collect::<Vec<_>>();
+    assert_eq!(kernel_of(&buffers), [Kernel::fused_rows_shared_bf16]);
+    for off in [
+        Buffers { y: buffers.y + 2, ..buffers },
+        Buffers { second_residual: 8, ..buffers },
+        Buffers { input_bias: 4, ..buffers },
+        Buffers { post_norm_weight: 4, ..buffers },
+        Buffers { post_norm_bias: 4, ..buffers },
+        Buffers { scale: 4, ..buffers },
+        Buffers { shift: 4, ..buffers },
+        Buffers { gate: 4, ..buffers },
+    ] {
+        assert_eq!(kernel_of(&off), [Kernel::fused_rows_any_shared_bf16], "{off:?}");
+    }
+    let second = Rows { second_residual: true, second_residual_stride: 4100, ..rows(3, 4096) };
+    assert_eq!(planned(&second).0.kernel, Kernel::fused_rows_any_shared_bf16);
 }
 
 /// (channels of a group, pixels, kernel) of GroupNorm with SiLU in bf16: maps of UNets and VAEs, every regime, and maps of
@@ -370,8 +400,8 @@ fn vectors_of_one_channel() {
         (1, 512 * 512, Kernel::rows_any_shared_bf16),
         (4, 1024 * 1024, Kernel::rows_long_bf16),
         (4, 7 * 7, Kernel::fused_rows_group_16_bf16),
-        (8, 7 * 7, Kernel::fused_rows_warp_bf16),
-        (64, 7 * 7, Kernel::fused_rows_shared_bf16),
+        (8, 7 * 7, Kernel::fused_rows_any_shared_bf16),
+        (64, 7 * 7, Kernel::fused_rows_any_shared_bf16),
         (1 << 30, 8, Kernel::fused_rows_long_bf16),
     ] {
         let affine = Affine::PerChannel { groups: 32, channels_per_group, spatial };

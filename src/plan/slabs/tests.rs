@@ -2,6 +2,7 @@ use super::*;
 use crate::norm::Activation;
 use crate::plan::params::Kernel;
 use crate::plan::tests::H200;
+use crate::problem::Buffers;
 
 /// A chip without clusters, which holds 99 KiB of a block.
 const SM_86: Limits = Limits { shared: 99 << 10, cluster: 1, ..H200 };
@@ -178,11 +179,40 @@ fn batches_are_held_where_they_fit() {
     assert_eq!(kernels(&batch(14, 224 * 224, 8, nchw), &H200), held);
     assert_eq!(kernels(&batch(32, 14 * 14, 256, nhwc), &H200), [Kernel::channels_last_resident_f32]);
     assert_eq!(kernels(&batch(256, 112 * 112, 64, nhwc), &H200), slabs);
+    // Samples that do not end with a vector, and sums, have kernels of their own.
+    let any = [Kernel::channels_last_any_moments_f32, Kernel::channels_last_any_apply_f32];
+    assert_eq!(kernels(&batch(255, 111 * 111, 63, nhwc), &H200), any);
+    assert_eq!(kernels(&BatchStatistics { is_plain: false, ..batch(256, 112 * 112, 64, nhwc) }, &H200), any);
+    let wide = BatchStatistics { output: DType::F16, ..batch(256, 112 * 112, 64, nhwc) };
+    assert_eq!(kernels(&wide, &H200), any);
     // Planes that do not end with a vector, and no planes at all.
     assert_eq!(kernels(&batch(32, 7 * 7, 512, nchw), &H200), [Kernel::channels_last_resident_f32]);
     assert_eq!(kernels(&batch(4, 7 * 7, 512, nchw), &H200), held);
     assert_eq!(kernels(&batch(32, 1, 512, nchw), &H200), [Kernel::channels_last_resident_f32]);
     assert_eq!(plan_batch(&batch(0, 49, 6, nchw), &H200), Plan::NONE);
+}
+
+/// What is not held is written by smaller tiles than it is read by, eight vectors of each thread; by other kernels, and the same
+/// tiles, where a tensor begins off a 16-byte boundary, whatever its coefficients do.
+#[test]
+fn who_writes_what_is_not_held() {
+    let plan = plan_batch(&batch(256, 112 * 112, 64, Layout::Nhwc), &H200);
+    let [Some(moments), Some(apply)] = plan.launches else { panic!("two launches") };
+    let [Some(any_moments), Some(any_apply)] = plan.unaligned else { panic!("two others") };
+    let slab = |launch: &Launch| match launch.params {
+        Params::ChannelsLast(params) => params.slab,
+        _ => panic!("slabs plan slabs"),
+    };
+    assert_eq!(slab(&apply).tile_rounds, 8 * u64::from(apply.block / slab(&apply).strip));
+    assert_eq!(u64::from(apply.grid), slab(&apply).tiles);
+    assert_eq!(slab(&apply).tiles, slab(&apply).rounds.div_ceil(slab(&apply).tile_rounds));
+    assert_eq!((slab(&moments), slab(&moments)), (slab(&any_moments), slab(&any_apply)));
+    let kernels = |buffers: &Buffers| plan.launches_of(buffers).map(|launch| launch.kernel).collect::<Vec<_>>();
+    let buffers = Buffers { x: 1 << 20, y: 1 << 21, weight: 1 << 22, workspace: 1 << 23, ..Buffers::default() };
+    assert_eq!(kernels(&Buffers { weight: buffers.weight + 2, ..buffers }), [moments.kernel, apply.kernel]);
+    for off in [Buffers { x: buffers.x + 4, ..buffers }, Buffers { y: buffers.y + 8, ..buffers }] {
+        assert_eq!(kernels(&off), [any_moments.kernel, any_apply.kernel]);
+    }
 }
 
 /// A workspace is for what several blocks leave, and for the number of batches where it is read.
