@@ -45,7 +45,7 @@ struct SlabInMemory {
         : tile(of), x(tensor<const T>(p.x)), residual(kSums ? tensor<const T>(p.residual) : nullptr),
           is_aligned(aligned_16(x + of.start) && (residual == nullptr || aligned_16(residual + of.start))) {
 #pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) added.elements[e] = 0.0f;
+        for (uint32_t e = 0; e < kVector<T>; e++) added.elements[e] = -0.0f;  // to which every number is added unchanged
         if (!kSums || p.modulation.channel_bias == 0) return;
         const uint64_t first = (tile.sample * tile.g.sections.divisor + tile.section) * tile.g.channels.divisor;
         added = channel_biases<T>(p.slab, p.modulation.channel_bias, (p.flags & WN_FLAG_CHANNEL_BIAS_F32) != 0, first,
@@ -426,11 +426,8 @@ __device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& 
             }
             __syncthreads();  // before the maps are overwritten
             leave_maps(p, tile, thread, groups, maps);
-            if (takes_sums(p)) {
-                write_strip<T, true, 2>(p, SlabInMemory<T, true>(p, tile, thread.position), tile, thread, maps);
-            } else {
-                write_strip<T, false, 4>(p, SlabInMemory<T, false>(p, tile, thread.position), tile, thread, maps);
-            }
+            // Where nothing is added, x is its sum.
+            write_strip<T, true, 2>(p, SlabInMemory<T, true>(p, tile, thread.position), tile, thread, maps);
         }
     }
 }

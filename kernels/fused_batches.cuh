@@ -279,7 +279,11 @@ struct BatchOutput {
             const auto add = [](float value, float shift) { return value + shift; };
             place.apply(p.modulation.shift, (p.flags & WN_FLAG_SHIFT_F32) != 0, of_sample, value, add);
         }
-        activate(value, p.activation);
+        // By vectors: the code of GELU is long.
+#pragma unroll
+        for (uint32_t v = 0; v < kBatchVectors<T>; v++) {
+            activate(reinterpret_cast<float(&)[kVector<T>]>(value[v * kVector<T>]), p.activation);
+        }
     }
 
     // The largest magnitude of one vector, if it is there.

@@ -14,10 +14,11 @@
 //
 // The regimes, as in rows.cu:
 //
-//     fused_rows_group_16  1..16 lanes of a warp, 16 elements a lane, in registers
-//     fused_rows_warp      a warp, in shared memory: rows of one chunk; no barrier
-//     fused_rows_shared    1..16 blocks of a cluster, in shared memory
-//     fused_rows_long      nobody: a block reads the row once for each of its moments, and again to write, through L2; or many
+//     fused_rows_group_16    1..16 lanes of a warp, 16 elements a lane, in shared memory; no barrier
+//     fused_rows_shared      1..16 blocks of a cluster, in shared memory, or a warp, without a barrier: whole vectors of tensors
+//                            that begin on 16-byte words, weight and bias by the position (fused_batches.cuh)
+//     fused_rows_any_shared  the same of all other rows
+//     fused_rows_long        nobody: a block reads the row once for each of its moments, and again to write, through L2; or many
 //                          blocks do, in two launches with a workspace between
 //
 // Where a row is held, it is so from x on: what it is completed to, and a y whose scale is not known yet, take its place.
@@ -56,7 +57,6 @@ __device__ __forceinline__ uint32_t take(const Steps& steps, FusedOutput<T>& out
 template <class T, class Held>
 __device__ __forceinline__ void bring(Held& held, const LaneTeam& team, uint64_t begin, uint32_t count,
                                       const FusedInput<T>& input, bool is_there) {
-    if (!is_there && held.copy(input.x, team, begin, count)) return;
 #pragma unroll(Held::kUnrolled)
     for (uint32_t k = 0; k < Held::vectors(count); k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
@@ -135,7 +135,6 @@ struct RowOfTeam : RowIsHeld {
 
     __device__ __forceinline__ void bring(const FusedInput<T>& input, bool is_there) {
         wn::bring(held, team, 0, count, input, is_there);
-        copies_arrived();
     }
 
     __device__ __forceinline__ Moments moments(const FusedInput<T>&) const {
@@ -153,6 +152,7 @@ struct RowOfTeam : RowIsHeld {
 
 template <class T>
 __device__ __forceinline__ void fused_rows_group_16(const WnRowsParams& p) {
+    WN_SHARED(uint4, room, (HeldByTeam<T, 16>::kRoom));
     const LaneTeam team{p.lanes};
     const uint32_t rows_per_block = team.teams(blockDim.x);
     const uint32_t slot = team.number();
@@ -160,7 +160,8 @@ __device__ __forceinline__ void fused_rows_group_16(const WnRowsParams& p) {
          base += static_cast<uint64_t>(gridDim.x) * rows_per_block) {
         // Lanes that have no row take part in the shuffles and touch no memory.
         const bool present = base + slot < p.rows;
-        RowOfTeam<T, HeldInRegisters<T, 16>> mine(p, present);
+        RowOfTeam<T, HeldByTeam<T, 16>> mine(p, present);
+        mine.held = HeldByTeam<T, 16>::in(room);
         normalize<T>(p, present ? base + slot : 0, mine);
     }
 }
@@ -190,7 +191,6 @@ struct LeafInShared : RowIsHeld {
             HeldInShared<T> chunk = held(i);
             wn::bring(chunk, LaneTeam{WN_WARP}, begin(i), count(i), input, is_there);
         }
-        copies_arrived();
     }
 
     __device__ __forceinline__ Moments moments(const FusedInput<T>&) const {
@@ -396,7 +396,6 @@ struct LeafInMemory {
         for (uint32_t chunk = 0; chunk < leaf.count; chunk++) {
             const uint32_t count = chunks.elements(leaf.first + chunk);
             bring(held, team, chunks.begin(leaf.first + chunk), count, input, false);
-            copies_arrived();
             const bool mean_square = (input.p.flags & WN_FLAG_MEAN_SQUARE) != 0;
             tree.add(moments_of_held<T, false>(held, team, count, inverse_of(count), mean_square));
         }

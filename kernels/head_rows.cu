@@ -8,10 +8,9 @@
 // at most a chunk and read and written once; lanes of a warp hold it as in rows.cu, and its bits are the same. A warp may have
 // queries and keys at once: they differ in addresses alone.
 //
-//     head_rows_group_16   1..32 lanes, 16 elements a lane: up to 512 elements, which nearly all heads have
-//     head_rows_group_32   a warp, 32 elements a lane: up to 1,024
-//     head_rows_any        the same lanes, for heads of any length at any address; the other two have whole vectors of tensors
-//                          that begin on 16-byte words
+//     head_rows_group_16   1..32 lanes, 16 elements a lane, in registers: up to 512 elements, which nearly all heads have, in whole
+//                          vectors of tensors that begin on 16-byte words
+//     head_rows_any        the same lanes, in shared memory: heads of up to 1,024 elements, at any address
 #include "rows.cuh"
 
 namespace wn {
@@ -93,12 +92,12 @@ __device__ __forceinline__ void each_head(const WnHeadRowsParams& p, const LaneT
     }
 }
 
-template <class T, uint32_t kElements>
-__device__ __forceinline__ void head_rows_group(const WnHeadRowsParams& p) {
+template <class T>
+__device__ __forceinline__ void head_rows_group_16(const WnHeadRowsParams& p) {
     const LaneTeam team{p.lanes};
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     each_head<T>(p, team, [&](const HeadRow<T>& row, uint32_t count) {
-        using Held = HeldInRegisters<T, kElements>;
+        using Held = HeldInRegisters<T, 16>;
         uint4 words[Held::kVectors];
 #pragma unroll
         for (uint32_t k = 0; k < Held::kVectors; k++) {
@@ -123,25 +122,29 @@ __device__ __forceinline__ void head_rows_group(const WnHeadRowsParams& p) {
 
 template <class T>
 __device__ __forceinline__ void head_rows_any(const WnHeadRowsParams& p) {
+    using Held = HeldByTeam<T, WN_CHUNK / WN_WARP>;
+    WN_SHARED(uint4, room, Held::kRoom);
+    const Held held = Held::in(room);
     const LaneTeam team{p.lanes};
     const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
     each_head<T>(p, team, [&](const HeadRow<T>& row, uint32_t count) {
-        HeldInRegisters<T, WN_CHUNK / WN_WARP> held;
-#pragma unroll
-        for (uint32_t k = 0; k < held.kVectors; k++) {
+#pragma unroll 1
+        for (uint32_t k = 0; k < Held::kVectors; k++) {
             const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) held.value[k][e] = 0.0f;
-            if (first < count) row.load(first, held.value[k]);
+            float value[kVector<T>] = {};
+            if (first < count) row.load(first, value);
+            held.write(k, value);
         }
         const Moments moments = moments_of_held<T, false>(held, team, count, p.inverse_length, mean_square);
         const Normalization by = normalization_of(moments, p.inverse_length, p.eps);
         const RowWriter writer(team, row.y.start, nullptr);
-#pragma unroll
-        for (uint32_t k = 0; k < held.kVectors; k++) {
+#pragma unroll 1
+        for (uint32_t k = 0; k < Held::kVectors; k++) {
             const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
-            if (first < count) row.normalize(first, held.value[k], by);
-            writer.write(row.y.start, row.y.length, first, first < count, held.value[k]);
+            float value[kVector<T>];
+            held.read(k, value);
+            if (first < count) row.normalize(first, value, by);
+            writer.write(row.y.start, row.y.length, first, first < count, value);
         }
     });
 }

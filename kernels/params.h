@@ -64,7 +64,7 @@ enum WnFlags {
     WN_FLAG_SCALE_PLUS_ONE = 256,  // the stored scale is an offset from 1
     WN_FLAG_GATE_F32 = 512,
     WN_FLAG_INPUT_BIAS_F32 = 1024,
-    WN_FLAG_HELD_AS_STORED = 2048,  // in shared memory x is held in its own type, for nothing takes its place
+    WN_FLAG_HELD_AS_STORED = 2048,  // slabs: x is held in its own type, for nothing is added to it
     WN_FLAG_POST_NORM = 4096,       // rows: the input has a norm of its own
     WN_FLAG_POST_WEIGHT_F32 = 8192,
     WN_FLAG_POST_BIAS_F32 = 16384,
@@ -342,8 +342,7 @@ typedef struct WnConvolutionParams {
     ENTRY(fused_rows_long_##SUFFIX, WnRowsParams, (fused_rows_long<T>), WN_FUSED_ROWS_THREADS) 
 
 #define WN_HEAD_ROWS_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \
-    ENTRY(head_rows_group_16_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 16>), 4 * WN_ROWS_GROUP_THREADS)          \
-    ENTRY(head_rows_group_32_##SUFFIX, WnHeadRowsParams, (head_rows_group<T, 32>), 3 * WN_ROWS_GROUP_THREADS)          \
+    ENTRY(head_rows_group_16_##SUFFIX, WnHeadRowsParams, (head_rows_group_16<T>), 4 * WN_ROWS_GROUP_THREADS)           \
     ENTRY(head_rows_any_##SUFFIX, WnHeadRowsParams, (head_rows_any<T>), 2 * WN_ROWS_GROUP_THREADS)
 
 #define WN_POINTWISE_KERNELS_OF(ENTRY, SUFFIX, T)                                                                      \

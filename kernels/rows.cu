@@ -210,14 +210,14 @@ __device__ __forceinline__ void write_usual(Form form, const Held& held, const L
     }
 }
 
-// Index: of as many bits as a row's length may have.
-template <class T, class Held, class Index>
+// Index: of as many bits as a row's length may have. kMayBeUsual: else the usual norms are not worth code of their own.
+template <class T, bool kMayBeUsual, class Held, class Index>
 __device__ __forceinline__ void write(Form form, const Held& held, const LaneTeam& team, Index begin, uint32_t count,
                                       PlainOutput<T>& output) {
     const bool full = is_full<T, Held>(team, count);
-    if (form == Form::kLayerNorm && full) {
+    if (kMayBeUsual && form == Form::kLayerNorm && full) {
         write_as<T, Form::kLayerNorm, true, true>(held, team, begin, count, output);
-    } else if (form == Form::kRmsNorm && full) {
+    } else if (kMayBeUsual && form == Form::kRmsNorm && full) {
         write_as<T, Form::kRmsNorm, true, true>(held, team, begin, count, output);
     } else if (form == Form::kByChannel && full) {
         write_as<T, Form::kByChannel, true, true>(held, team, begin, count, output);
@@ -245,7 +245,7 @@ __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
         PlainInput<T>(p, row).fill(held, team, 0, count);
         const Moments moments = moments_of_held<T, true>(held, team, count, p.inverse_length, mean_square);
         PlainOutput<T> output(p, row, normalization_of(moments, p.inverse_length, p.eps));
-        write(form, held, team, 0u, count, output);
+        write<T, true>(form, held, team, 0u, count, output);
     }
 }
 
@@ -346,7 +346,8 @@ __device__ __forceinline__ void rows_in_shared(const WnRowsParams& p, uint4* roo
             if (kIsUsual) {
                 write_usual(form, held, team, begin + chunk, count, output);
             } else {
-                write(form, held, team, begin + chunk, count, output);
+                // Without a residual those are rows_shared's.
+                write<T, kHasResidual>(form, held, team, begin + chunk, count, output);
             }
         }
     }
@@ -405,7 +406,7 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
         for (uint32_t i = leaf.count; i-- > 0;) {
             const uint64_t chunk = leaf.first + i;
             input.fill(held, team, chunks.begin(chunk), chunks.elements(chunk));
-            write(form, held, team, chunks.begin(chunk), chunks.elements(chunk), output);
+            write<T, true>(form, held, team, chunks.begin(chunk), chunks.elements(chunk), output);
         }
         __syncthreads();  // before the subtrees are overwritten
     }

@@ -31,66 +31,49 @@ struct HeldInRegisters {
 
     static __device__ __forceinline__ uint32_t vectors(uint32_t) { return kVectors; }
 
-    static __device__ __forceinline__ bool copy(const Stretch<const T>&, const LaneTeam&, uint64_t, uint32_t) {
-        return false;
-    }
-
     __device__ __forceinline__ void read(uint32_t k, float (&out)[kVector<T>]) const {
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) out[e] = value[k][e];
     }
-
-    __device__ __forceinline__ void write(uint32_t k, const float (&in)[kVector<T>]) {
-#pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) value[k][e] = in[e];
-    }
 };
 
-// The same of a chunk, by all lanes of a warp, in shared memory: as stored in global memory, or as sums in f32. A lane reads
-// only what it wrote, or had copied, itself. Loops over it are as short as they are: all that may surround a norm, unrolled,
-// is large.
-template <class T>
-struct HeldInShared {
-    static constexpr uint32_t kVectors = WN_CHUNK / WN_WARP / kVector<T>;
+// The same in shared memory, in f32. A lane reads only what it wrote itself. Loops over it are as short as they are: all that
+// may surround a norm, unrolled, is large.
+template <class T, uint32_t kElements>
+struct HeldByTeam {
+    static constexpr uint32_t kVectors = kElements / kVector<T>;
     static constexpr uint32_t kUnrolled = 1;
-    static constexpr uint32_t kMomentsUnrolled = 2;
-    static constexpr uint32_t kFullUnrolled = 2;
-    static constexpr uint32_t kWords = kVector<T> / 4;  // of a vector in f32
+    static constexpr uint32_t kMomentsUnrolled = 1;
+    static constexpr uint32_t kFullUnrolled = 1;
+    static constexpr uint32_t kWords = kVector<T> / 4;                                            // of a vector
+    static constexpr uint32_t kRoom = WN_ROWS_GROUP_THREADS * kElements / kVector<float>;  // of a block
     uint4* words;  // of the lane, one in every WN_WARP
-    bool as_stored;
 
-    static __device__ __forceinline__ uint32_t vectors(uint32_t count) {
-        return (count + WN_WARP * kVector<T> - 1) / (WN_WARP * kVector<T>);
+    static __device__ __forceinline__ HeldByTeam in(uint4* room) {
+        return HeldByTeam{room + threadIdx.x / WN_WARP * (WN_WARP * kElements / kVector<float>) + threadIdx.x % WN_WARP};
     }
 
-    // Has x copied as it is stored, if it is held so.
-    __device__ __forceinline__ bool copy(const Stretch<const T>& x, const LaneTeam& team, uint64_t begin, uint32_t count) {
-        if (!as_stored) return false;
-        if (count == WN_CHUNK && aligned_16(x.start)) {
-            const T* const start = x.start + begin + team.lane() * kVector<T>;
-#pragma unroll
-            for (uint32_t k = 0; k < kVectors; k++) {
-                copy_async(words + k * WN_WARP, reinterpret_cast<const uint4*>(start + k * WN_WARP * kVector<T>));
-            }
-        } else {
-#pragma unroll 1
-            for (uint32_t k = 0; k < vectors(count); k++) {
-                words[k * WN_WARP] = load_words(x.start, x.length, begin + (k * WN_WARP + team.lane()) * kVector<T>);
-            }
-        }
-        return true;
-    }
+    static __device__ __forceinline__ uint32_t vectors(uint32_t) { return kVectors; }
 
     __device__ __forceinline__ void read(uint32_t k, float (&out)[kVector<T>]) const {
-        if (as_stored) return unpack<T>(words[k * WN_WARP], out);
 #pragma unroll
         for (uint32_t w = 0; w < kWords; w++) unpack<float>(words[(k * kWords + w) * WN_WARP], out + w * 4);
     }
 
-    // Only where it is not held as stored.
-    __device__ __forceinline__ void write(uint32_t k, const float (&in)[kVector<T>]) {
+    __device__ __forceinline__ void write(uint32_t k, const float (&in)[kVector<T>]) const {
 #pragma unroll
         for (uint32_t w = 0; w < kWords; w++) words[(k * kWords + w) * WN_WARP] = pack<float>(in + w * 4);
+    }
+};
+
+// The same of a chunk, by all lanes of a warp.
+template <class T>
+struct HeldInShared : HeldByTeam<T, WN_CHUNK / WN_WARP> {
+    static constexpr uint32_t kMomentsUnrolled = 2;
+    static constexpr uint32_t kFullUnrolled = 2;
+
+    static __device__ __forceinline__ uint32_t vectors(uint32_t count) {
+        return (count + WN_WARP * kVector<T> - 1) / (WN_WARP * kVector<T>);
     }
 };
 
@@ -371,18 +354,14 @@ __device__ __forceinline__ uint32_t largest_of(const Moments* parts, uint32_t co
 // What a warp has of the dynamic shared memory behind the parts: room for some chunks.
 template <class T>
 struct RoomOfWarp {
+    static constexpr uint32_t kWordsOfChunk = WN_CHUNK / kVector<float>;
     uint4* own;  // of the lane
-    uint32_t words_of_chunk;
-    bool as_stored;
 
     __device__ __forceinline__ RoomOfWarp(const WnRowsParams& p, uint4* room, uint32_t chunks)
-        : as_stored((p.flags & WN_FLAG_HELD_AS_STORED) != 0) {
-        words_of_chunk = WN_CHUNK / (as_stored ? kVector<T> : kVector<float>);
-        own = room + p.parts_words + threadIdx.x / WN_WARP * chunks * words_of_chunk + threadIdx.x % WN_WARP;
-    }
+        : own(room + p.parts_words + threadIdx.x / WN_WARP * chunks * kWordsOfChunk + threadIdx.x % WN_WARP) {}
 
     __device__ __forceinline__ HeldInShared<T> chunk(uint32_t number) const {
-        return HeldInShared<T>{own + number * words_of_chunk, as_stored};
+        return HeldInShared<T>{{own + number * kWordsOfChunk}};
     }
 };
 

@@ -1,30 +1,28 @@
 //! Query and key heads as rows of one launch. See kernels/head_rows.cu.
 
-use super::kernels::{Family, HEAD_ROWS_ANY, HEAD_ROWS_GROUP_16, HEAD_ROWS_GROUP_32};
+use super::kernels::{Family, HEAD_ROWS_ANY, HEAD_ROWS_GROUP_16};
 use super::params::{self, HeadRowsParams};
 use super::{Launch, Limits, Params, Plan, coefficient_flags, divisor};
 use crate::problem::{HeadRows, Heads, Moments};
 
-/// Who has a head: as many lanes as LayerNorm and RMSNorm give a row of its length, for its bits depend on them. How many
-/// elements a lane could hold makes no difference.
-fn team(length: u32) -> (Family, u32) {
-    match length {
-        0..=512 => (HEAD_ROWS_GROUP_16, length.div_ceil(16).next_power_of_two()),
-        _ => (HEAD_ROWS_GROUP_32, params::WN_WARP),
-    }
+/// Elements of the longest head that lanes hold in registers.
+const MOST_IN_REGISTERS: usize = 512;
+
+/// As many lanes as LayerNorm and RMSNorm give a row of its length, for a head's bits depend on them. How many elements a lane
+/// could hold makes no difference.
+fn lanes(length: u32) -> u32 {
+    length.div_ceil(16).next_power_of_two().min(params::WN_WARP)
 }
 
 pub(super) fn plan(problem: &HeadRows, limits: &Limits) -> Plan {
     if problem.tokens == 0 {
         return Plan::NONE;
     }
-    let length = problem.length as u32; // a chunk at most
-    let (family, lanes) = team(length);
-    let any = launch(problem, HEAD_ROWS_ANY, lanes, limits);
-    if !has_whole_vectors(problem) {
+    let any = launch(problem, HEAD_ROWS_ANY, limits);
+    if problem.length > MOST_IN_REGISTERS || !has_whole_vectors(problem) {
         return Plan::single(Some(any));
     }
-    let whole = launch(problem, family, lanes, limits);
+    let whole = launch(problem, HEAD_ROWS_GROUP_16, limits);
     Plan { unaligned: [Some(any), None], ..Plan::single(Some(whole)) }
 }
 
@@ -35,8 +33,9 @@ fn has_whole_vectors(problem: &HeadRows) -> bool {
     strides.iter().flatten().chain([&problem.length]).all(|elements| elements.is_multiple_of(vector))
 }
 
-fn launch(problem: &HeadRows, family: Family, lanes: u32, limits: &Limits) -> Launch {
+fn launch(problem: &HeadRows, family: Family, limits: &Limits) -> Launch {
     let length = problem.length as u32; // a chunk at most
+    let lanes = lanes(length);
     let block = params::WN_ROWS_GROUP_THREADS;
     let heads_of_token = (problem.query.count + problem.key.count) as u64;
     let rows = problem.tokens as u64 * heads_of_token;
@@ -120,9 +119,8 @@ mod tests {
             (257, Kernel::head_rows_any_bf16, 32, 5),
             (264, Kernel::head_rows_group_16_bf16, 32, 5),
             (512, Kernel::head_rows_group_16_bf16, 32, 5),
-            (520, Kernel::head_rows_group_32_bf16, 32, 5),
-            (1023, Kernel::head_rows_any_bf16, 32, 5),
-            (1024, Kernel::head_rows_group_32_bf16, 32, 5),
+            (520, Kernel::head_rows_any_bf16, 32, 5),
+            (1024, Kernel::head_rows_any_bf16, 32, 5),
         ] {
             let (launch, params) = planned(&problem(1, length));
             let found = (launch.kernel, launch.block, params.lanes, launch.grid);
@@ -139,8 +137,7 @@ mod tests {
             let Problem::Rows(row) = row else { panic!("LayerNorm has rows") };
             let launch = *super::super::rows::plan(&row, &H200).launches().next().unwrap();
             let Params::Rows(of_rows) = launch.params else { panic!("rows plan rows") };
-            let (_, lanes) = team(length);
-            assert_eq!(lanes, of_rows.lanes, "{length}");
+            assert_eq!(lanes(length), of_rows.lanes, "{length}");
         }
     }
 

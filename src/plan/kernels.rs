@@ -38,7 +38,6 @@ families! {
     FUSED_ROWS_ANY_SHARED = fused_rows_any_shared_f32 fused_rows_any_shared_f16 fused_rows_any_shared_bf16;
     FUSED_ROWS_LONG = fused_rows_long_f32 fused_rows_long_f16 fused_rows_long_bf16;
     HEAD_ROWS_GROUP_16 = head_rows_group_16_f32 head_rows_group_16_f16 head_rows_group_16_bf16;
-    HEAD_ROWS_GROUP_32 = head_rows_group_32_f32 head_rows_group_32_f16 head_rows_group_32_bf16;
     HEAD_ROWS_ANY = head_rows_any_f32 head_rows_any_f16 head_rows_any_bf16;
     POINTWISE_PLANES = pointwise_planes_f32 pointwise_planes_f16 pointwise_planes_bf16;
     POINTWISE_CHANNELS_LAST = pointwise_channels_last_f32 pointwise_channels_last_f16 pointwise_channels_last_bf16;

@@ -182,20 +182,15 @@ fn is_usual(rows: &Rows) -> bool {
     bare && by_position && of_type(rows.weight) && bias
 }
 
-/// Whether x is held as it is stored: nothing but a norm is made of it, and nothing takes its place.
-fn is_held_as_stored(rows: &Rows) -> bool {
-    rows.is_plain && rows.post_norm.is_none() && rows.output.scaling() != Some(Scaling::Rows)
-}
-
-/// Bytes of a chunk where it is held in shared memory: x and the residual as stored; in f32, and the residual as stored; or x as
-/// stored, or all in f32.
+/// Bytes of a chunk where it is held in shared memory: as stored, x and the residual; or in f32, and of whole vectors the
+/// residual as stored.
 fn size_of_chunk(rows: &Rows, kernels: Kernels) -> u64 {
     let (stored, f32) = (rows.dtype.size(), DType::F32.size());
     let bytes = match kernels {
-        Kernels::Plain | Kernels::Any if is_held_as_stored(rows) => stored,
-        Kernels::Plain => 2 * stored,
-        Kernels::Whole => f32 + if rows.residual { stored } else { 0 },
-        Kernels::Any => f32,
+        Kernels::Plain if rows.residual => 2 * stored,
+        Kernels::Plain => stored,
+        Kernels::Whole if rows.residual => f32 + stored,
+        Kernels::Whole | Kernels::Any => f32,
     };
     CHUNK * bytes as u64
 }
@@ -272,7 +267,6 @@ fn flags(rows: &Rows) -> u32 {
         (rows.input_bias == Some(DType::F32), params::WN_FLAG_INPUT_BIAS_F32),
         (rows.weight_plus_one, params::WN_FLAG_WEIGHT_PLUS_ONE),
         (rows.moments == Moments::MeanSquare, params::WN_FLAG_MEAN_SQUARE),
-        (is_held_as_stored(rows), params::WN_FLAG_HELD_AS_STORED),
         (rows.post_norm.is_some(), params::WN_FLAG_POST_NORM),
         (post_weight == Some(DType::F32), params::WN_FLAG_POST_WEIGHT_F32),
         (post_bias == Some(DType::F32), params::WN_FLAG_POST_BIAS_F32),

@@ -136,7 +136,8 @@ fn clusters() {
         (832, true, 16, 13, 4),
         (900, true, 0, 0, 0),
     ] {
-        let (launch, params) = planned(&Rows { is_plain: !has_residual, ..rows(3, chunks * 1024) });
+        let (launch, params) =
+            planned(&Rows { residual: has_residual, is_plain: !has_residual, ..rows(3, chunks * 1024) });
         let kernel = if has_residual { Kernel::rows_any_shared_bf16 } else { Kernel::rows_shared_bf16 };
         let is_held = launch.kernel == kernel;
         let found = (launch.cluster, launch.block / WARP, 1 << params.leaf_shift);
@@ -150,11 +151,14 @@ fn clusters() {
 fn what_is_held_fits() {
     for (shared, cluster) in [(64, 1), (99, 1), (163, 1), (227, 8), (227, 16), (227, 2)] {
         let limits = Limits { shared: shared * 1024, cluster, ..H200 };
-        for (chunks, dtype, is_plain) in (5..2000)
+        for (chunks, dtype, cut) in (5..2000)
             .step_by(7)
-            .flat_map(|chunks| [(chunks, DType::F32, true), (chunks, DType::F16, true), (chunks, DType::Bf16, false)])
+            .flat_map(|chunks| [DType::F32, DType::F16, DType::Bf16].map(|dtype| (chunks, dtype)))
+            .flat_map(|(chunks, dtype)| [5, 0].map(|cut| (chunks, dtype, cut)))
         {
-            let problem = Rows { dtype, is_plain, ..rows(7, chunks * 1024 - 5) };
+            // In f32, what is cut or has an output of another type; in bf16 else, with a residual.
+            let residual = cut == 0 && dtype == DType::Bf16;
+            let problem = Rows { dtype, residual, is_plain: !residual, ..rows(7, chunks * 1024 - cut) };
             let (launch, params) = planned_on(&limits, &problem);
             assert!(launch.shared <= limits.shared && launch.cluster <= cluster && launch.grid % launch.cluster == 0);
             let warps = u64::from(launch.block / WARP);
@@ -167,8 +171,7 @@ fn what_is_held_fits() {
             assert!(launch.block <= params::WN_ROWS_SHARED_THREADS);
             let words = u64::from(params.parts_words);
             assert!(words * 16 >= 2 * u64::from(launch.cluster) * warps * BYTES_OF_MOMENTS);
-            let held = if is_plain { dtype.size() as u64 } else { 4 };
-            assert_eq!(u64::from(launch.shared), words * 16 + (warps << params.leaf_shift) * CHUNK * held);
+            assert_eq!(u64::from(launch.shared), words * 16 + (warps << params.leaf_shift) * CHUNK * 4);
         }
     }
 }
@@ -220,7 +223,7 @@ fn channels_and_flags() {
     let (_, params) = planned(&problem);
     assert_eq!((params.groups.divisor, params.spatial.divisor, params.channels_per_group), (4, 49, 5));
     assert_eq!(params.affine, params::WN_AFFINE_PER_CHANNEL);
-    assert_eq!(params.flags, params::WN_FLAG_WEIGHT_F32 | params::WN_FLAG_HELD_AS_STORED);
+    assert_eq!(params.flags, params::WN_FLAG_WEIGHT_F32);
 }
 
 #[test]
@@ -235,7 +238,7 @@ fn usual_norms_have_a_kernel_of_their_own() {
         Rows { weight: None, bias: None, ..layer_norm },
         Rows { weight: Some(DType::F32), ..layer_norm },
         Rows { bias: Some(DType::F32), ..layer_norm },
-        Rows { is_plain: false, ..layer_norm },
+        Rows { residual: true, is_plain: false, ..layer_norm },
         Rows { activation: Activation::Relu, ..layer_norm },
         Rows { weight_plus_one: true, ..rms_norm },
         Rows { bias: Some(DType::Bf16), ..rms_norm },
@@ -246,7 +249,7 @@ fn usual_norms_have_a_kernel_of_their_own() {
 
 #[test]
 fn what_surrounds_a_norm_has_kernels_of_its_own() {
-    let plain = Rows { weight: Some(DType::F32), is_plain: false, ..rows(3, 16_384) };
+    let plain = Rows { weight: Some(DType::F32), residual: true, is_plain: false, ..rows(3, 16_384) };
     assert_eq!(planned(&plain).0.kernel, Kernel::rows_any_shared_bf16);
     let scale = Modulation { scale: Some(DType::F32), ..Modulation::default() };
     assert_eq!(planned(&Rows { activation: Activation::Silu, ..plain }).0.kernel, Kernel::rows_any_shared_bf16);
@@ -285,38 +288,32 @@ fn samples_and_flags() {
     let (_, params) = planned(&problem);
     assert_eq!((params.groups.divisor, params.affine), (4, params::WN_AFFINE_PER_ELEMENT));
     assert_eq!(params.second_residual_stride, 250);
-    let scale = params::WN_FLAG_SCALE_F32 | params::WN_FLAG_SCALE_PLUS_ONE | params::WN_FLAG_HELD_AS_STORED;
+    let scale = params::WN_FLAG_SCALE_F32 | params::WN_FLAG_SCALE_PLUS_ONE;
     assert_eq!(params.flags, scale | params::WN_FLAG_GATE_F32 | params::WN_FLAG_INPUT_BIAS_F32);
 }
 
 /// (length, kernel, threads of a block, those of a row, bytes of shared memory) of rows with more around them, on both sides of
-/// every boundary. Whole vectors are held in f32, with the residual as stored; others in f32, or in bf16 where nothing takes
-/// their place.
+/// every boundary: in f32, and of whole vectors the residual as stored.
 #[test]
 fn fused_regimes() {
     let surrounded = |length| Rows { rounding: Rounding::Steps, ..rows(3, length) };
-    for (length, kernel, block, lanes, shared) in [
-        (1, Kernel::fused_rows_group_16_bf16, 256, 1, 0),
-        (256, Kernel::fused_rows_group_16_bf16, 256, 16, 0),
-        (257, Kernel::fused_rows_any_shared_bf16, 32, 32, 2048 + 4 * 16),
-        (264, Kernel::fused_rows_shared_bf16, 128, 32, 4 * 4096),
-        (1024, Kernel::fused_rows_shared_bf16, 128, 32, 4 * 4096),
-        (1025, Kernel::fused_rows_any_shared_bf16, 64, 64, 2 * 2048 + 6 * 16),
-        (1032, Kernel::fused_rows_shared_bf16, 64, 64, 2 * 4096 + 6 * 16),
-        (1 << 40, Kernel::fused_rows_long_bf16, 256, 256, 8 * 2048),
+    for (length, kernel, block, lanes, shared, of_residual) in [
+        (1, Kernel::fused_rows_group_16_bf16, 256, 1, 0, 0),
+        (256, Kernel::fused_rows_group_16_bf16, 256, 16, 0, 0),
+        (257, Kernel::fused_rows_any_shared_bf16, 32, 32, 4096 + 4 * 16, 0),
+        (264, Kernel::fused_rows_shared_bf16, 128, 32, 4 * 4096, 4 * 2048),
+        (1024, Kernel::fused_rows_shared_bf16, 128, 32, 4 * 4096, 4 * 2048),
+        (1025, Kernel::fused_rows_any_shared_bf16, 64, 64, 2 * 4096 + 6 * 16, 0),
+        (1032, Kernel::fused_rows_shared_bf16, 64, 64, 2 * 4096 + 6 * 16, 2 * 2048),
+        (1 << 40, Kernel::fused_rows_long_bf16, 256, 256, 8 * 4096, 0),
     ] {
         let (launch, params) = planned(&surrounded(length));
         let found = (launch.kernel, launch.block, params.lanes, launch.shared);
         assert_eq!(found, (kernel, block, lanes, shared), "{length}");
         let with_residual = Rows { residual: true, is_plain: false, ..surrounded(length) };
-        let more = if kernel == Kernel::fused_rows_shared_bf16 { block / 32 * 2048 } else { 0 };
-        let held_so = if kernel == Kernel::fused_rows_any_shared_bf16 { block / 32 * 2048 } else { more };
-        if kernel != Kernel::fused_rows_long_bf16 {
-            assert_eq!(planned(&with_residual).0.shared, shared + held_so, "{length}");
-        }
+        assert_eq!(planned(&with_residual).0.shared, shared + of_residual, "{length}");
     }
     let scaled = |length, scaling| Rows { output: Output::Quantized(QuantizedType::I8, scaling), ..surrounded(length) };
-    assert_eq!(planned(&scaled(1001, Scaling::Groups)).0.shared, 2048 + 4 * 16);
     // All lanes of a scale's group have the same row.
     for (dtype, scaling, length, lanes) in [
         (DType::F32, Scaling::Groups, 129, 32),
@@ -328,9 +325,6 @@ fn fused_regimes() {
         let problem = Rows { dtype, ..scaled(length, scaling) };
         assert_eq!(planned(&problem).1.lanes, lanes, "{dtype:?} {scaling:?} {length}");
     }
-    assert_eq!(planned(&scaled(1001, Scaling::Rows)).0.shared, 4096 + 4 * 16);
-    let post_norm = Some(PostNorm { weight: None, bias: None });
-    assert_eq!(planned(&Rows { post_norm, ..rows(3, 1001) }).0.shared, 4096 + 4 * 16);
 }
 
 /// Rows that do not begin on a 16-byte boundary have the other kernels: where lengths or strides say so, from the beginning.
