@@ -85,7 +85,11 @@ impl Regime {
                 let shared = WARPS_OF_GROUP * size_of_chunk(rows, kernels) as u32; // at most 32 KiB
                 Self { shared, lanes: WARP, ..Self::block(kernels::FUSED_ROWS_SHARED, WARPS_OF_GROUP * WARP, 0) }
             }
+            // Whole vectors with a residual take more room than the others, who may so have it where they have not.
             _ => Self::shared(rows, kernels, chunks, limits)
+                .or_else(|| {
+                    if kernels == Kernels::Whole { Self::shared(rows, Kernels::Any, chunks, limits) } else { None }
+                })
                 .unwrap_or_else(|| Self::long(chunks, size_of_chunk(rows, Kernels::Any))),
         }
     }

@@ -327,6 +327,20 @@ fn fused_regimes() {
     }
 }
 
+/// What takes too much room with its residual as stored is held by the other kernel, and not by nobody.
+#[test]
+fn too_long_with_a_residual() {
+    let small = Limits { shared: 99 * 1024, cluster: 1, ..H200 };
+    let kernel = |chunks: usize| {
+        let output = Output::Quantized(QuantizedType::I8, Scaling::Rows);
+        let problem = Rows { dtype: DType::F32, output, residual: true, is_plain: false, ..rows(3, chunks * 1024) };
+        planned_on(&small, &problem).0.kernel
+    };
+    let kernels = [12, 13, 24, 25].map(kernel);
+    let any = Kernel::fused_rows_any_shared_f32;
+    assert_eq!(kernels, [Kernel::fused_rows_shared_f32, any, any, Kernel::fused_rows_long_f32]);
+}
+
 /// Rows that do not begin on a 16-byte boundary have the other kernels: where lengths or strides say so, from the beginning.
 #[test]
 fn rows_off_a_boundary_have_the_other_kernels() {
