@@ -6,7 +6,7 @@ use warpnorm::cudarc::driver::DevicePtr;
 use warpnorm::half::{bf16, f16};
 use warpnorm::{Activation, Args, Cuda, DirectConvolution, LayerNorm, Layout};
 
-use crate::call::{Call, Coefficient, Inputs, Layer, PerTensor, Residual, expected, verify};
+use crate::call::{Call, Coefficient, Inputs, Layer, Modulation, PerTensor, Residual, expected, verify};
 use crate::data::{bits, normal, stored};
 use crate::device::{self, Device};
 use crate::place::{Place as _, Real};
@@ -47,7 +47,16 @@ fn calls() -> impl Iterator<Item = Call> {
         Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[4, 5, 104, 96]),
         Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[8, 5, 7, 7]),
     ];
-    rows.chain(images).flat_map(|call| {
+    // With all that may surround a norm, in whole vectors: a warp's, a block's and, where there are clusters, a cluster's.
+    let (scale, gate) = (Coefficient::F32, Coefficient::Own);
+    let whole = [304, 1032, 90_000].map(|length| Call {
+        modulation: Modulation { scale, gate, ..Modulation::NONE },
+        residual: Residual::SumWritten,
+        second_residual: true,
+        input_bias: Coefficient::F32,
+        ..Call::new(Layer::LayerNorm, &[2, 2, length])
+    });
+    let others = rows.chain(images).flat_map(|call| {
         let surrounded = Call {
             residual: Residual::SumWritten,
             activation: Activation::Gelu,
@@ -57,7 +66,8 @@ fn calls() -> impl Iterator<Item = Call> {
         };
         let summed = Call { residual: Residual::SumWritten, ..call.clone() };
         [call, summed, surrounded]
-    })
+    });
+    others.chain(whole)
 }
 
 fn run<T: Real>(cuda: &Cuda) {
