@@ -142,10 +142,10 @@ fn quantizes<P: Place, T: Real, Q: Quantized + Held>(place: &P) {
     for length in LENGTHS {
         let x: Vec<T> = stored(normal(ROWS * length, length as u64).map(|v| 2.0 * v + 0.5));
         let weight: Vec<f32> = stored(normal(length, 7).map(|v| 1.0 + 0.2 * v));
-        for (scaling, (subtract_mean, offset)) in SCALINGS
-            .into_iter()
-            .zip([(true, 0), (false, 1), (true, 3), (false, 8)].into_iter().cycle().skip(length % 4))
-        {
+        let anywhere = [(true, 0), (false, 1), (true, 3), (false, 8)].into_iter().cycle().skip(length % 4);
+        // And all of them where a word begins: rows of whole vectors have kernels of their own there.
+        let on_a_word = SCALINGS.into_iter().zip([(false, 16), (true, 16)].into_iter().cycle());
+        for (scaling, (subtract_mean, offset)) in SCALINGS.into_iter().zip(anywhere).chain(on_a_word) {
             let case = Case { length, scaling, subtract_mean, offset };
             let about = format!("{} {} {} {length} {scaling:?} at {offset}", P::NAME, T::DTYPE, Q::TYPE);
             let (q, scales) = case.run::<P, T, Q>(place, &x, &weight);
