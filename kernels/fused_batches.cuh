@@ -92,7 +92,6 @@ template <class T>
 struct ChunkOfBatches {
     static constexpr uint32_t kBatches = WN_CHUNK / WN_WARP / kBatch;
     static constexpr uint32_t kVectors = kBatches * kBatchVectors<T>;
-    static constexpr uint32_t kUnrolled = 1;
     static constexpr uint32_t kMomentsUnrolled = 2;
     static constexpr uint32_t kFullUnrolled = 2;
     static constexpr uint32_t kWords = kVector<T> / kVector<float>;  // of a vector

@@ -45,7 +45,7 @@ struct HeldByTeam {
     static constexpr uint32_t kUnrolled = 1;
     static constexpr uint32_t kMomentsUnrolled = 1;
     static constexpr uint32_t kFullUnrolled = 1;
-    static constexpr uint32_t kWords = kVector<T> / 4;                                            // of a vector
+    static constexpr uint32_t kWords = kVector<T> / 4;                                       // of a vector
     static constexpr uint32_t kRoom = WN_ROWS_GROUP_THREADS * kElements / kVector<float>;  // of a block
     uint4* words;  // of the lane, one in every WN_WARP
 
