@@ -36,6 +36,9 @@ pub(super) trait Convert: Element {
     /// As [`store`](Self::store), and `into` is aligned to that many elements.
     unsafe fn stream<V: Vector>(vector: V, into: *mut Self);
 
+    /// Whether storing rounds to bf16.
+    const ROUNDS_TO_BF16: bool = matches!(Self::DTYPE, DType::Bf16);
+
     /// Elements of a line of the caches.
     const OF_LINE: usize = LINE / size_of::<Self>();
 
@@ -108,7 +111,7 @@ impl Convert for f16 {
             Level::Avx2 => unsafe { x86::widen_by_avx2(from, into) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { x86::widen_by_avx512(from, into) },
+            Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::widen_by_avx512(from, into) },
         }
     }
     #[inline(always)]
@@ -120,7 +123,7 @@ impl Convert for f16 {
             Level::Avx2 => unsafe { x86::narrow_by_avx2(from, into) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { x86::narrow_by_avx512(from, into) },
+            Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::narrow_by_avx512(from, into) },
         }
     }
     #[inline(always)]
@@ -168,11 +171,11 @@ mod x86 {
     }
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
     pub(super) fn widen_by_avx512(from: &[f16], into: &mut [f32]) {
-        widen::<Avx512>(from, into);
+        widen::<Avx512<false>>(from, into);
     }
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")]
     pub(super) fn narrow_by_avx512(from: &[f32], into: &mut [f16]) {
-        narrow::<Avx512>(from, into);
+        narrow::<Avx512<false>>(from, into);
     }
 
     #[inline(always)]
@@ -296,6 +299,7 @@ mod tests {
 
     impl<T: Convert> Task for ByVectors<'_, T> {
         type Output = ();
+        const ROUNDS_TO_BF16: bool = T::ROUNDS_TO_BF16;
 
         #[inline(always)]
         fn run<V: Vector>(self) {
@@ -318,6 +322,9 @@ mod tests {
             .flat_map(|upper| [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|lower| u32::from(upper) << 16 | lower))
             .map(f32::from_bits)
             .collect();
+        // In neighbouring lanes what is alike, and what is not.
+        let far_apart = (0..wide.len()).map(|i| wide[i % LANES * (wide.len() / LANES) + i / LANES]);
+        let wide: Vec<f32> = wide.iter().copied().chain(far_apart).collect();
         on_every_level(|level| {
             let (mut widened, mut narrowed) = (vec![0.0; all.len()], vec![bf16::ZERO; wide.len()]);
             vectors::run(ByVectors { narrow: &all, widened: &mut widened, wide: &wide, narrowed: &mut narrowed });

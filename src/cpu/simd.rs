@@ -810,9 +810,9 @@ mod x86 {
         }
     }
 
-    /// One register.
+    /// One register. `ROUNDS_TO_BF16` where the machine has an instruction for that.
     #[derive(Clone, Copy)]
-    pub(in crate::cpu) struct Avx512(__m512);
+    pub(in crate::cpu) struct Avx512<const ROUNDS_TO_BF16: bool>(__m512);
 
     /// For each sixteen bits, which ones they are to be: of the upper halves of numbers, the lowest sixteen; and the other way.
     const INTO_UPPER: [u16; 2 * LANES] = {
@@ -858,7 +858,7 @@ mod x86 {
         };
     }
 
-    impl Vector for Avx512 {
+    impl<const ROUNDS_TO_BF16: bool> Vector for Avx512<ROUNDS_TO_BF16> {
         const FUSES: bool = true;
 
         type Sums = [__m512d; 2];
@@ -978,11 +978,15 @@ mod x86 {
                 Self(_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAA_AAAA, words(&INTO_UPPER), halves)))
             }
         }
-        // The machine's own conversion flushes what is subnormal.
         #[inline(always)]
         fn to_bf16(self) -> __m256i {
-            // SAFETY: as above.
+            const SUBNORMAL: i32 = 0x20;
+            // SAFETY: as above, and where it is said to be, there is the instruction, whose result is halves.
             unsafe {
+                // It takes what is subnormal for zero.
+                if ROUNDS_TO_BF16 && _mm512_fpclass_ps_mask::<SUBNORMAL>(self.0) == 0 {
+                    return std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0));
+                }
                 let bits = _mm512_castps_si512(self.0);
                 let is_odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x1_0000));
                 let half = _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fff), is_odd, _mm512_set1_epi32(0x8000));

@@ -340,6 +340,7 @@ impl<T: Convert> Planes<'_, T> {
 
 impl<T: Convert> Task for Planes<'_, T> {
     type Output = ();
+    const ROUNDS_TO_BF16: bool = T::ROUNDS_TO_BF16;
 
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -377,6 +378,7 @@ impl<T: Convert> Pixels<'_, T> {
 
 impl<T: Convert> Task for Pixels<'_, T> {
     type Output = ();
+    const ROUNDS_TO_BF16: bool = T::ROUNDS_TO_BF16;
 
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -434,6 +436,7 @@ impl<T: Convert> Columns<'_, T> {
 
 impl<T: Convert> Task for Columns<'_, T> {
     type Output = ();
+    const ROUNDS_TO_BF16: bool = T::ROUNDS_TO_BF16;
 
     #[inline(always)]
     fn run<V: Vector>(self) {
@@ -579,6 +582,7 @@ impl<T: Convert> Rows<'_, T> {
 
 impl<T: Convert> Task for Rows<'_, T> {
     type Output = ();
+    const ROUNDS_TO_BF16: bool = T::ROUNDS_TO_BF16;
 
     #[inline(always)]
     fn run<V: Vector>(self) {

@@ -35,6 +35,9 @@ pub(super) enum Level {
     /// AVX-512 with all that Skylake's servers have of it.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same, and rounding to bf16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 /// The [`Level`] that is computed with, as a number; 0 until it is known. Only what the machine has is ever stored.
@@ -48,6 +51,8 @@ impl Level {
         (Self::Avx2, "avx2"),
         #[cfg(target_arch = "x86_64")]
         (Self::Avx512, "avx512"),
+        #[cfg(target_arch = "x86_64")]
+        (Self::Avx512Bf16, "avx512bf16"),
     ];
 
     /// The widest of this machine that the crate has been compiled for.
@@ -66,7 +71,7 @@ impl Level {
                 && has!("fma")
                 && has!("f16c")
             {
-                return Self::Avx512;
+                return if has!("avx512bf16") { Self::Avx512Bf16 } else { Self::Avx512 };
             }
             if has!("avx2") && has!("fma") && has!("f16c") {
                 return Self::Avx2;
@@ -84,6 +89,8 @@ impl Level {
             2 => Self::Avx2,
             #[cfg(target_arch = "x86_64")]
             3 => Self::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            4 => Self::Avx512Bf16,
             _ => Self::choose(),
         }
     }
@@ -108,6 +115,8 @@ impl Level {
 /// tasks is a unit of its own, of which several can be compiled at a time.
 pub(super) trait Task: Sized {
     type Output;
+    /// Whether it rounds to bf16: then there is code for the machines that have an instruction for it.
+    const ROUNDS_TO_BF16: bool = false;
     /// Implementations are `#[inline(always)]`.
     fn run<V: Vector>(self) -> Self::Output;
 
@@ -120,7 +129,10 @@ pub(super) trait Task: Sized {
             Level::Avx2 if !ONLY_NARROW => unsafe { self.run_avx2() },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 if !ONLY_NARROW => unsafe { self.run_avx512() },
+            Level::Avx512Bf16 if Self::ROUNDS_TO_BF16 && !ONLY_NARROW => unsafe { self.run_avx512_bf16() },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Bf16 if !ONLY_NARROW => unsafe { self.run_avx512() },
             _ => self.run::<Portable>(),
         }
     }
@@ -138,7 +150,15 @@ pub(super) trait Task: Sized {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     unsafe fn run_avx512(self) -> Self::Output {
-        self.run::<Avx512>()
+        self.run::<Avx512<false>>()
+    }
+
+    /// # Safety
+    /// The machine has [`Level::Avx512Bf16`].
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+    unsafe fn run_avx512_bf16(self) -> Self::Output {
+        self.run::<Avx512<true>>()
     }
 }
 
