@@ -597,15 +597,16 @@ pub fn expected<T: Element>(call: &Call, inputs: &Inputs<T>) -> Vec<Expected> {
         let channel = of_sample % channels;
         let weight = if call.weight == Coefficient::Absent { 1.0 } else { inputs.weight[channel] + plus };
         let bias = if call.bias == Coefficient::Absent { 0.0 } else { inputs.bias[channel] };
+        let affine = oracle::Affine::from((weight, bias));
         if call.modulation == Modulation::NONE {
-            return (weight, bias);
+            return affine;
         }
         let scale = match call.modulation.scale {
             Coefficient::Absent => 1.0,
             _ => inputs.scale[of_sample] + if call.modulation.scale_plus_one { 1.0 } else { 0.0 },
         };
         let shift = if call.modulation.shift == Coefficient::Absent { 0.0 } else { inputs.shift[of_sample] };
-        (weight * scale, bias * scale + shift)
+        affine.modulated(scale, shift)
     };
     let eps = f64::from(call.eps as f32);
     // Elements that are normalized together wherever they lie, by the number of their set.

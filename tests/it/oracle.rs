@@ -9,25 +9,59 @@ pub struct Expected {
     pub slack: f64,
 }
 
-/// Weight and bias of the element at hand; 1 and 0 where absent.
-pub type Affine<'a> = dyn Fn(usize) -> (f64, f64) + 'a;
+/// Weight and bias of an element; 1 and 0 where absent.
+#[derive(Debug, Clone, Copy)]
+pub struct Affine {
+    weight: f64,
+    bias: f64,
+    /// What the bias is the sum of, each without its sign.
+    addends: f64,
+}
+
+impl From<(f64, f64)> for Affine {
+    fn from((weight, bias): (f64, f64)) -> Self {
+        Self { weight, bias, addends: bias.abs() }
+    }
+}
+
+impl Affine {
+    /// Multiplied by a scale and then moved by a shift, which may leave little of both.
+    pub fn modulated(self, scale: f64, shift: f64) -> Self {
+        Self {
+            weight: self.weight * scale,
+            bias: self.bias * scale + shift,
+            addends: self.addends * scale.abs() + shift.abs(),
+        }
+    }
+}
 
 /// 2⁻²¹: the part of |weight|·(|x̂| + 1) + |bias| that every layer may miss.
 const BOUND: f64 = 1.0 / (1 << 21) as f64;
 
 /// One row, normalized by its own moments. `subtract_mean` is false for RMSNorm.
-pub fn row(s: &[f64], eps: f64, subtract_mean: bool, affine: &Affine<'_>, activation: Activation) -> Vec<Expected> {
+pub fn row<A: Into<Affine>>(
+    s: &[f64],
+    eps: f64,
+    subtract_mean: bool,
+    affine: &dyn Fn(usize) -> A,
+    activation: Activation,
+) -> Vec<Expected> {
     let n = s.len() as f64;
     // Two passes around a first guess: exact to f64 whatever the mean.
     let guess = s.iter().sum::<f64>() / n;
     let mean = if subtract_mean { guess + s.iter().map(|v| v - guess).sum::<f64>() / n } else { 0.0 };
     let variance = s.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
     let deviation = (variance + eps).sqrt();
-    s.iter().enumerate().map(|(i, v)| finish((v - mean) / deviation, affine(i), activation)).collect()
+    s.iter().enumerate().map(|(i, v)| finish((v - mean) / deviation, affine(i).into(), activation)).collect()
 }
 
 /// The same of a row whose elements may each be off by their slack, to first order in it.
-pub fn uncertain_row(s: &[Expected], eps: f64, subtract_mean: bool, affine: &Affine<'_>) -> Vec<Expected> {
+pub fn uncertain_row(
+    s: &[Expected],
+    eps: f64,
+    subtract_mean: bool,
+    affine: &dyn Fn(usize) -> (f64, f64),
+) -> Vec<Expected> {
     let n = s.len() as f64;
     let values: Vec<f64> = s.iter().map(|s| s.value).collect();
     let normalized: Vec<f64> =
@@ -46,13 +80,20 @@ pub fn uncertain_row(s: &[Expected], eps: f64, subtract_mean: bool, affine: &Aff
 }
 
 /// One element, normalized by given moments.
-pub fn element(s: f64, mean: f64, variance: f64, eps: f64, affine: (f64, f64), activation: Activation) -> Expected {
-    finish((s - mean) / (variance + eps).sqrt(), affine, activation)
+pub fn element(
+    s: f64,
+    mean: f64,
+    variance: f64,
+    eps: f64,
+    affine: impl Into<Affine>,
+    activation: Activation,
+) -> Expected {
+    finish((s - mean) / (variance + eps).sqrt(), affine.into(), activation)
 }
 
-fn finish(normalized: f64, (weight, bias): (f64, f64), activation: Activation) -> Expected {
+fn finish(normalized: f64, Affine { weight, bias, addends }: Affine, activation: Activation) -> Expected {
     let linear = normalized * weight + bias;
-    let slack = BOUND * (weight.abs() * (normalized.abs() + 1.0) + bias.abs());
+    let slack = BOUND * (weight.abs() * (normalized.abs() + 1.0) + addends);
     if activation == Activation::None {
         return Expected { value: linear, slack };
     }

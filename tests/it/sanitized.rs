@@ -48,9 +48,9 @@ fn calls() -> impl Iterator<Item = Call> {
         Call::new(Layer::BatchStatistics { layout: Layout::Nchw, momentum: Some(0.1) }, &[8, 5, 7, 7]),
     ];
     // With all that may surround a norm, in whole vectors: a warp's, a block's and, where there are clusters, a cluster's.
-    let (scale, gate) = (Coefficient::F32, Coefficient::Own);
+    let (scale, shift, gate) = (Coefficient::F32, Coefficient::F32, Coefficient::Own);
     let whole = [304, 1032, 90_000].map(|length| Call {
-        modulation: Modulation { scale, gate, ..Modulation::NONE },
+        modulation: Modulation { scale, shift, gate, ..Modulation::NONE },
         residual: Residual::SumWritten,
         second_residual: true,
         input_bias: Coefficient::F32,
