@@ -102,8 +102,9 @@ impl Moments {
         let variance = not_negative(self.m2 / self.count);
         let (mean, rstd) = (self.mean as f32, (1.0 / (variance + f64::from(eps)).sqrt()) as f32);
         let rest = self.mean - f64::from(mean);
-        // A mean of zero has no rest, and then shifts -0 to itself.
-        Normalization { mean, rstd, shift: -(rest * f64::from(rstd)) as f32 }
+        // Without a rest, -0 is shifted to itself, also where rstd is infinite: without eps, where squares are zero.
+        let shift = if rest == 0.0 { -0.0 } else { -(rest * f64::from(rstd)) as f32 };
+        Normalization { mean, rstd, shift }
     }
 }
 

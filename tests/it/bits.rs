@@ -107,6 +107,35 @@ fn surrounded_rows_agree_on_cpu() {
     surrounded_rows_agree::<_, f16>(&Cpu);
 }
 
+/// Where eps is 0 and all squares are zero, the result is infinite wherever the row lies, and NaN where the element is zero too.
+fn rows_without_deviation_agree<P: Place>(place: &P) {
+    for length in LENGTHS {
+        let call = Call { eps: 0.0, ..Call::new(Layer::RmsNorm { weight_plus_one: false }, &[2, length]) };
+        let mut inputs = Inputs::<f32>::normal(&call, 41);
+        let tiny = [1e-30, -1e-30, 0.0];
+        inputs.x.iter_mut().zip(tiny.into_iter().cycle()).for_each(|(x, tiny)| *x = tiny);
+        for start in 0..4 {
+            let call = Call { offsets: PerTensor::all(start), ..call.clone() };
+            let y = run(place, &call, &inputs).expect("a valid call").y;
+            for (i, (y, x)) in y.iter().zip(&inputs.x).enumerate() {
+                let expected = f64::from(*x) * f64::INFINITY * inputs.weight[i % length];
+                let is_right = if expected.is_nan() { y.is_nan() } else { f64::from(*y) == expected };
+                assert!(is_right, "{call:?}: element {i} is {y}, expected {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_without_deviation_agree_on_cuda() {
+    rows_without_deviation_agree(&device::cuda().cuda);
+}
+
+#[test]
+fn rows_without_deviation_agree_on_cpu() {
+    rows_without_deviation_agree(&Cpu);
+}
+
 /// Equal elements of one row become equal: every lane has the same mean and the same deviation, to the last bit.
 fn lanes_agree<P: Place>(place: &P) {
     for layer in [Layer::LayerNorm, Layer::RmsNorm { weight_plus_one: false }] {
