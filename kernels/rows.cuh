@@ -267,9 +267,9 @@ __device__ __forceinline__ T* row_at(uint64_t address, uint64_t row, uint64_t st
 __device__ __forceinline__ Normalization normalization_of(const Moments& moments, float inverse_length, float eps) {
     const float variance = product(moments.m2.value(), inverse_length);
     const float rstd = reciprocal_deviation(variance, eps);
-    // Where nothing is left there is nothing to shift by, also where rstd is infinite: without eps, where squares are zero.
-    const float rest = moments.mean.low == 0.0f ? -0.0f : product(-moments.mean.low, rstd);
-    return Normalization{moments.mean.high, rstd, rest};
+    // Finite, for a rest of zero shifts by zero also where rstd is infinite: without eps, where squares are zero.
+    const float factor = fminf(rstd, 0x1.fffffep127f);
+    return Normalization{moments.mean.high, rstd, product(-moments.mean.low, factor)};
 }
 
 // Weight and bias by the position in the row, their types by the flags.
