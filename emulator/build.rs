@@ -98,7 +98,7 @@ impl Build {
         let architecture = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
         let mut sources = sources(&self.root.join("cpp"), &["cpp"]);
         sources.retain(|source| !source.ends_with("control.cpp"));
-        let mut common = vec!["-O2".to_owned(), "-g1".to_owned()];
+        let mut common = vec!["-O3".to_owned(), "-g1".to_owned()];
         match architecture.as_str() {
             "x86_64" => common.push("-mno-red-zone".to_owned()), // switch_x86_64.h says why
             "aarch64" => sources.push(self.root.join("cpp/switch_aarch64.S")),

@@ -41,7 +41,7 @@ uint32_t new_stream();
 // The operation that runs from now on, and the first segment number (races.h) that belongs to it.
 void begins(std::shared_ptr<const Mark> mark, uint32_t first_segment);
 // Whether the earlier operation that owns `segment` is known to come before the one that runs. The answer holds for all
-// its segments, `first` to `last`.
+// segments from `first` to `last`, those of the operation among them.
 bool known_before(uint32_t segment, uint32_t* first, uint32_t* last);
 const std::string& name_of(uint32_t segment);
 // Everything that ran so far is known to whatever comes: segments below this one are ordered before all later ones.

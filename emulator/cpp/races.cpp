@@ -86,6 +86,15 @@ void check_has_waited(unsigned bytes, const char* verb, Place place) {
          bytes, verb);
 }
 
+constexpr size_t stride = 16;
+
+// Whether the next bytes, so many, were all accessed by one segment.
+bool are_of(uint32_t segment, const uint32_t* segments) {
+    uint32_t differences = 0;
+    for (size_t i = 0; i < stride; i++) differences |= segments[i] ^ segment;
+    return differences == 0;
+}
+
 void global_access(uint64_t address, unsigned bytes, bool write, Place place) {
     Allocation* const a = memory::find(address);
     const char* const verb = write ? "write" : "read";
@@ -165,10 +174,16 @@ int driver_access(const Allocation& a, uint64_t address, size_t bytes, bool writ
             order::name_of(mine).c_str(), write ? "writes" : "reads", static_cast<unsigned long long>(offset + at),
             static_cast<unsigned long long>(a.size), order::name_of(segment).c_str(), wrote ? "written" : "read");
     };
-    for (size_t i = 0; i < bytes; i++) {
-        if (const int error = check(a.writers[offset + i], i, true)) return error;
-        if (!write) continue;
-        if (const int error = check(a.readers[offset + i], i, false)) return error;
+    const auto check_all = [&](const uint32_t* segments, bool wrote) -> int {
+        for (size_t i = 0; i < bytes; i++) {
+            if (const int error = check(segments[i], i, wrote)) return error;
+            while (i + stride < bytes && are_of(segments[i], segments + i + 1)) i += stride;
+        }
+        return reports::success;
+    };
+    if (const int error = check_all(a.writers + offset, true)) return error;
+    if (write) {
+        if (const int error = check_all(a.readers + offset, false)) return error;
     }
     std::fill_n((write ? a.writers : a.readers) + offset, bytes, mine);
     return reports::success;

@@ -109,12 +109,12 @@ fn surrounded_rows_agree_on_cpu() {
 
 /// Where eps is 0 and all squares are zero, the result is infinite wherever the row lies, and NaN where the element is zero too.
 fn rows_without_deviation_agree<P: Place>(place: &P) {
-    for length in LENGTHS {
+    for length in [3, 300, 704, 1027, 5000] {
         let call = Call { eps: 0.0, ..Call::new(Layer::RmsNorm { weight_plus_one: false }, &[2, length]) };
         let mut inputs = Inputs::<f32>::normal(&call, 41);
         let tiny = [1e-30, -1e-30, 0.0];
         inputs.x.iter_mut().zip(tiny.into_iter().cycle()).for_each(|(x, tiny)| *x = tiny);
-        for start in 0..4 {
+        for start in [0, 1] {
             let call = Call { offsets: PerTensor::all(start), ..call.clone() };
             let y = run(place, &call, &inputs).expect("a valid call").y;
             for (i, (y, x)) in y.iter().zip(&inputs.x).enumerate() {
