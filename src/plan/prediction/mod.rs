@@ -16,13 +16,15 @@ mod slabs;
 mod time;
 
 use std::fs;
+use std::path::Path;
 
 use cells::{all, predict};
 use chip::{CHIPS, Chip};
-use record::{MachineCode, path};
+use record::MachineCode;
 
-const PAGE: &str = "docs/prediction.md";
-const TABLE: &str = "benches/record/prediction.csv";
+/// Path below the checkout, and what it holds.
+const PAGE: (&str, &str) = ("docs/prediction.md", include_str!("../../../docs/prediction.md"));
+const TABLE: (&str, &str) = ("benches/record/prediction.csv", include_str!("../../../benches/record/prediction.csv"));
 
 /// Set by scripts/refresh-prediction.
 const WRITE: &str = "WARPNORM_WRITE_PREDICTION";
@@ -30,12 +32,11 @@ const WRITE: &str = "WARPNORM_WRITE_PREDICTION";
 #[test]
 fn the_committed_prediction_is_what_plan_and_machine_code_make() {
     let predicted = page::Predicted::new(&MachineCode::read());
-    let prose = fs::read_to_string(path(PAGE)).unwrap();
-    for (file, fresh) in [(PAGE, predicted.page(&prose)), (TABLE, predicted.csv())] {
+    let (_, prose) = PAGE;
+    for ((file, committed), fresh) in [(PAGE, predicted.page(prose)), (TABLE, predicted.csv())] {
         if std::env::var_os(WRITE).is_some() {
-            fs::write(path(file), fresh).unwrap();
+            fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(file), fresh).unwrap();
         } else {
-            let committed = fs::read_to_string(path(file)).unwrap_or_default();
             assert!(committed == fresh, "{file} is not fresh: run scripts/refresh-prediction");
         }
     }
