@@ -133,18 +133,24 @@ __device__ __forceinline__ void see_tiles(const Part* parts, uint64_t tiles, uin
     }
 }
 
+// As one, by a team of lanes of which each sees its own. Out of line: once a slab, and long.
+__device__ __noinline__ inline Part combined_in_memory(uint32_t lanes, const Part* parts, uint64_t tiles, uint64_t stride,
+                                                       uint64_t first, uint64_t step) {
+    return combined(LaneTeam{lanes}, [&](const auto& see) { see_tiles(as_global(parts), tiles, stride, first, step, see); });
+}
+
 __device__ __forceinline__ Part combined_tiles(const Teams& teams, const Part* parts, uint64_t tiles, uint64_t stride) {
-    return combined(teams.team,
-                    [&](const auto& see) { see_tiles(parts, tiles, stride, teams.lane, teams.team.lanes, see); });
+    return combined_in_memory(teams.team.lanes, parts, tiles, stride, teams.lane, teams.team.lanes);
 }
 
 // What the blocks of a cluster have, each in its copy of this shared variable; there are at most as many as lanes.
 __device__ __forceinline__ Part combined_blocks(const Teams& teams, const Part* shared, uint64_t blocks) {
-    return combined(teams.team, [&](const auto& see) {
-        if (teams.lane >= blocks) return;
-        see(Part{cluster::load(&shared->count, teams.lane), cluster::load(&shared->high, teams.lane),
-                 cluster::load(&shared->low, teams.lane), cluster::load(&shared->m2, teams.lane)});
-    });
+    Part part = no_part();
+    if (teams.lane < blocks) {
+        part = Part{cluster::load(&shared->count, teams.lane), cluster::load(&shared->high, teams.lane),
+                    cluster::load(&shared->low, teams.lane), cluster::load(&shared->m2, teams.lane)};
+    }
+    return combined(teams.team, [&](const auto& see) { see(part); });
 }
 
 // Whether this block is the last of `blocks` to arrive, all of whose writes it then sees. All threads get the answer. The

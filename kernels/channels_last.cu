@@ -31,22 +31,21 @@ __device__ __noinline__ Vector<T> channel_biases(const WnSlabGeometry& g, uint64
     return added;
 }
 
-// The vectors of a tile in memory: x, or, where there is more than that, s.
-template <class T, bool kSums>
+// The vectors of a tile in memory, in f32: x, and what is added to it.
+template <class T>
 struct SlabInMemory {
-    using Vector = SlabVector<T, kSums>;
     const SlabTile<T>& tile;
     const T* x;
     const T* residual;
     bool is_aligned;
-    wn::Vector<T> added;  // kSums: to a thread's slots
+    Vector<T> added;  // to a thread's slots
 
     __device__ __forceinline__ SlabInMemory(const WnChannelsLastParams& p, const SlabTile<T>& of, uint32_t position)
-        : tile(of), x(tensor<const T>(p.x)), residual(kSums ? tensor<const T>(p.residual) : nullptr),
+        : tile(of), x(tensor<const T>(p.x)), residual(tensor<const T>(p.residual)),
           is_aligned(aligned_16(x + of.start) && (residual == nullptr || aligned_16(residual + of.start))) {
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) added.elements[e] = -0.0f;  // to which every number is added unchanged
-        if (!kSums || p.modulation.channel_bias == 0) return;
+        if (p.modulation.channel_bias == 0) return;
         const uint64_t first = (tile.sample * tile.g.sections.divisor + tile.section) * tile.g.channels.divisor;
         added = channel_biases<T>(p.slab, p.modulation.channel_bias, (p.flags & WN_FLAG_CHANNEL_BIAS_F32) != 0, first,
                                   position);
@@ -54,68 +53,55 @@ struct SlabInMemory {
 
     // A thread's next ones: all are asked for before any is used.
     template <uint32_t kCount>
-    __device__ __forceinline__ void load_aligned(Vector (&batch)[kCount], uint64_t round, const SlabThread& thread) const {
+    __device__ __forceinline__ void load_aligned(Vector<T> (&batch)[kCount], uint64_t round, const SlabThread& thread) const {
         const auto words = [&](const T* of, uint32_t k) {
             return *reinterpret_cast<const uint4*>(as_global(of) + tile.element(round + k * thread.rows, thread.position));
         };
-        if constexpr (kSums) {
-            uint4 x_words[kCount], more[kCount];
+        uint4 x_words[kCount], more[kCount];
 #pragma unroll
-            for (uint32_t k = 0; k < kCount; k++) x_words[k] = words(x, k);
-            if (residual != nullptr) {
+        for (uint32_t k = 0; k < kCount; k++) x_words[k] = words(x, k);
+        if (residual != nullptr) {
 #pragma unroll
-                for (uint32_t k = 0; k < kCount; k++) more[k] = words(residual, k);
-            }
+            for (uint32_t k = 0; k < kCount; k++) more[k] = words(residual, k);
+        }
 #pragma unroll
-            for (uint32_t k = 0; k < kCount; k++) {
-                unpack<T>(x_words[k], batch[k].value);
-                if (residual != nullptr) add(more[k], batch[k]);
-                add_bias(batch[k]);
-            }
-        } else {
-#pragma unroll
-            for (uint32_t k = 0; k < kCount; k++) batch[k].stored.words = words(x, k);
+        for (uint32_t k = 0; k < kCount; k++) {
+            unpack<T>(x_words[k], batch[k].elements);
+            if (residual != nullptr) add(more[k], batch[k]);
+            add_bias(batch[k]);
         }
     }
 
-    __device__ __forceinline__ Vector vector(uint64_t round, uint32_t position) const {
+    __device__ __forceinline__ Vector<T> vector(uint64_t round, uint32_t position) const {
         const uint64_t own = tile.own(round);
         const uint64_t first = tile.element(round, position) - own;
-        Vector vector;
-        if constexpr (kSums) {
-            const wn::Vector<T> loaded =
-                load_anywhere(x + own, residual == nullptr ? nullptr : residual + own, tile.own_length, first);
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) vector.value[e] = loaded.elements[e];
-            add_bias(vector);
-        } else {
-            vector.stored.words = load_irregular(x + own, tile.own_length, first);
-        }
+        Vector<T> vector = load_anywhere(x + own, residual == nullptr ? nullptr : residual + own, tile.own_length, first);
+        add_bias(vector);
         return vector;
     }
 
 private:
-    __device__ __forceinline__ static void add(const uint4& words, Vector& vector) {
+    __device__ __forceinline__ static void add(const uint4& words, Vector<T>& vector) {
         float more[kVector<T>];
         unpack<T>(words, more);
 #pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) vector.value[e] += more[e];
+        for (uint32_t e = 0; e < kVector<T>; e++) vector.elements[e] += more[e];
     }
 
-    __device__ __forceinline__ void add_bias(Vector& vector) const {
+    __device__ __forceinline__ void add_bias(Vector<T>& vector) const {
 #pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) vector.value[e] += added.elements[e];
+        for (uint32_t e = 0; e < kVector<T>; e++) vector.elements[e] += added.elements[e];
     }
 };
 
-// The same in shared memory. A thread reads only what it wrote, or had copied, itself.
-template <class T, bool kSums>
+// The same in shared memory: x as stored, where nothing is added to it, or in f32. A thread reads only what it wrote itself.
+template <class T>
 struct SlabInShared {
-    using Vector = SlabVector<T, kSums>;
-    static constexpr uint32_t kWords = kSums ? kVector<T> / 4 : 1;  // of a vector
+    static constexpr uint32_t kWords = kVector<T> / 4;  // of a vector in f32
     static constexpr bool is_aligned = true;
     const SlabTile<T>& tile;
     uint4* held;
+    bool is_stored;
 
     // Word by word, so that those of a warp's threads lie beside each other.
     __device__ __forceinline__ uint4& word(uint64_t round, uint32_t position, uint32_t number) const {
@@ -123,38 +109,33 @@ struct SlabInShared {
         return held[row * tile.g.period + position];
     }
 
-    __device__ __forceinline__ Vector vector(uint64_t round, uint32_t position) const {
-        Vector vector;
-        if constexpr (kSums) {
-#pragma unroll
-            for (uint32_t w = 0; w < kWords; w++) unpack<float>(word(round, position, w), vector.value + w * 4);
+    __device__ __forceinline__ Vector<T> vector(uint64_t round, uint32_t position) const {
+        Vector<T> vector;
+        if (is_stored) {
+            unpack<T>(word(round, position, 0), vector.elements);
         } else {
-            vector.stored.words = word(round, position, 0);
+#pragma unroll
+            for (uint32_t w = 0; w < kWords; w++) unpack<float>(word(round, position, w), vector.elements + w * 4);
         }
         return vector;
     }
 
     template <uint32_t kCount>
-    __device__ __forceinline__ void load_aligned(Vector (&batch)[kCount], uint64_t round, const SlabThread& thread) const {
+    __device__ __forceinline__ void load_aligned(Vector<T> (&batch)[kCount], uint64_t round, const SlabThread& thread) const {
 #pragma unroll
         for (uint32_t k = 0; k < kCount; k++) batch[k] = vector(round + k * thread.rows, thread.position);
     }
 
-    // Brings a strip of the tile here. What is copied is here behind copies_arrived().
+    // Brings a strip of the tile here.
     __device__ __forceinline__ void fill(const WnChannelsLastParams& p, const SlabThread& thread) const {
         if (!thread.active) return;
-        const SlabInMemory<T, kSums> source(p, tile, thread.position);
+        const SlabInMemory<T> source(p, tile, thread.position);
         uint64_t round = tile.begin + thread.row;
-        if (!kSums && source.is_aligned) {
-            for (; round < tile.whole; round += thread.rows) {
-                const T* const from = source.x + tile.element(round, thread.position);
-                copy_async(&word(round, thread.position, 0), reinterpret_cast<const uint4*>(from));
-            }
-        }
-        if (kSums && source.is_aligned) {
+        if (source.is_aligned) {
             constexpr uint32_t kAtOnce = 4;
+#pragma unroll 1
             for (; round + (kAtOnce - 1) * thread.rows < tile.whole; round += kAtOnce * thread.rows) {
-                Vector batch[kAtOnce];
+                Vector<T> batch[kAtOnce];
                 source.load_aligned(batch, round, thread);
 #pragma unroll
                 for (uint32_t k = 0; k < kAtOnce; k++) store(batch[k], round + k * thread.rows, thread.position);
@@ -167,115 +148,93 @@ struct SlabInShared {
     }
 
 private:
-    __device__ __forceinline__ void store(const Vector& vector, uint64_t round, uint32_t position) const {
-#pragma unroll
-        for (uint32_t w = 0; w < kWords; w++) {
-            if constexpr (kSums) {
-                word(round, position, w) = pack<float>(vector.value + w * 4);
-            } else {
-                word(round, position, w) = vector.stored.words;
-            }
+    __device__ __forceinline__ void store(const Vector<T>& vector, uint64_t round, uint32_t position) const {
+        if (is_stored) {
+            word(round, position, 0) = pack<T>(vector.elements);
+            return;
         }
+#pragma unroll
+        for (uint32_t w = 0; w < kWords; w++) word(round, position, w) = pack<float>(vector.elements + w * 4);
     }
 };
 
-// Leaves what is done to each slot of a strip: of all threads, which then read it there.
+// What a slot of a strip is normalized with, and by which of the section's groups.
+template <class T>
+struct SlotAffine {
+    Affine affine;
+    uint32_t group;
+
+    // A strip may have fewer slots.
+    __device__ __forceinline__ SlotAffine(const WnChannelsLastParams& p, const SlabTile<T>& tile, const SlabThread& thread,
+                                          uint32_t slot)
+        : affine{1.0f, 0.0f}, group(0) {
+        if (slot >= thread.width * kVector<T>) return;
+        const WnSlabGeometry& g = p.slab;
+        const SlotPlace place(g, static_cast<uint64_t>(thread.first) * kVector<T> + slot);
+        const uint64_t channel = tile.section * g.channels.divisor + place.channel;
+        const bool by_group = (p.flags & WN_FLAG_AFFINE_BY_GROUP) != 0;
+        const uint64_t index = by_group ? tile.section * g.groups + place.group : channel;
+        const Coefficients<T> weight{p.weight, (p.flags & WN_FLAG_WEIGHT_F32) != 0};
+        const Coefficients<T> bias{p.bias, (p.flags & WN_FLAG_BIAS_F32) != 0};
+        const uint64_t of_sample = tile.sample * g.sections.divisor * g.channels.divisor;
+        group = place.group;
+        affine = modulate<T>(Affine{weight.at(index, 1.0f), bias.at(index, 0.0f)}, p.modulation, p.flags, of_sample + channel);
+    }
+};
+
+// Leaves what is done to each slot of a strip: of all threads, which then read it there. `mine` is of the thread's first one.
 template <class T>
 __device__ __forceinline__ void leave_maps(const WnChannelsLastParams& p, const SlabTile<T>& tile, const SlabThread& thread,
-                                           const Normalization* groups, ChannelMap* maps) {
-    const WnSlabGeometry& g = p.slab;
-    const Coefficients<T> weight{p.weight, (p.flags & WN_FLAG_WEIGHT_F32) != 0};
-    const Coefficients<T> bias{p.bias, (p.flags & WN_FLAG_BIAS_F32) != 0};
-    const bool by_group = (p.flags & WN_FLAG_AFFINE_BY_GROUP) != 0;
-    const uint64_t first_channel = tile.section * g.channels.divisor;
-    const uint64_t of_sample = tile.sample * g.sections.divisor * g.channels.divisor;
+                                           const Normalization* groups, ChannelMap* maps, SlotAffine<T> mine) {
+    uint32_t slot = threadIdx.x;
+    const uint32_t slots = thread.width * kVector<T>;
 #pragma unroll 1
-    for (uint32_t slot = threadIdx.x; slot < thread.width * kVector<T>; slot += blockDim.x) {
-        const SlotPlace place(g, static_cast<uint64_t>(thread.first) * kVector<T> + slot);
-        const uint64_t channel = first_channel + place.channel;
-        const uint64_t index = by_group ? tile.section * g.groups + place.group : channel;
-        const Affine affine{weight.at(index, 1.0f), bias.at(index, 0.0f)};
-        maps[place_in_scratch(slot / kVector<T>, slot % kVector<T>)] =
-            groups[place.group].with(modulate<T>(affine, p.modulation, p.flags, of_sample + channel));
+    while (slot < slots) {
+        maps[place_in_scratch(slot / kVector<T>, slot % kVector<T>)] = groups[mine.group].with(mine.affine);
+        slot += blockDim.x;
+        if (slot < slots) mine = SlotAffine<T>(p, tile, thread, slot);
     }
     __syncthreads();
 }
 
-// Where a tile goes.
-template <class T, bool kSums>
-struct SlabOutput {
-    const WnChannelsLastParams& p;
-    const SlabTile<T>& tile;
-    T* sum;
-    T* y;
-    bool is_aligned;  // and of the input's type
+// What a thread does to its slots.
+template <class T>
+struct SlotMaps {
+    ChannelMap map[kVector<T>];
 
-    __device__ __forceinline__ SlabOutput(const WnChannelsLastParams& params, const SlabTile<T>& of)
-        : p(params), tile(of), sum(kSums ? tensor<T>(p.sum) : nullptr), y(tensor<T>(p.y)),
-          is_aligned(aligned_16(y + of.start) && (sum == nullptr || aligned_16(sum + of.start)) &&
-                     p.y_type == WN_ELEMENT_AS_INPUT) {}
-
-    // Of a whole round, where it is aligned.
-    __device__ __forceinline__ void write_aligned(uint64_t round, uint32_t position, const ChannelMap (&map)[kVector<T>],
-                                                  float (&value)[kVector<T>]) const {
-        const uint64_t element = tile.element(round, position);
-        if (kSums && sum != nullptr) store_whole(sum + element, value);
-        apply(map, value);
-        store_whole(y + element, value);
+    __device__ __forceinline__ SlotMaps(const ChannelMap* maps, const SlabThread& thread) {
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) map[e] = maps[place_in_scratch(thread.position - thread.first, e)];
     }
 
-    __device__ __forceinline__ void write(uint64_t round, uint32_t position, const ChannelMap (&map)[kVector<T>],
-                                          float (&value)[kVector<T>]) const {
-        const uint64_t own = tile.own(round);
-        const uint64_t first = tile.element(round, position) - own;
-        if (kSums && sum != nullptr) store(sum + own, tile.own_length, first, value);
-        apply(map, value);
-        store_as(p.y_type, y + own, p.y, own, tile.own_length, first, value);
-    }
-
-private:
-    __device__ __forceinline__ void apply(const ChannelMap (&map)[kVector<T>], float (&value)[kVector<T>]) const {
+    __device__ __forceinline__ void apply(uint32_t activation, float (&value)[kVector<T>]) const {
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) value[e] = map[e].of(value[e]);
-        activate(value, p.activation);
+        activate(value, activation);
     }
 };
 
-// Writes a strip of a tile by the maps of its slots, kAtOnce vectors in flight.
-template <class T, bool kSums, uint32_t kAtOnce, class Source>
+// Writes a strip of a tile by the maps of its slots.
+template <class T, class Source>
 __device__ __forceinline__ void write_strip(const WnChannelsLastParams& p, const Source& source, const SlabTile<T>& tile,
                                             const SlabThread& thread, const ChannelMap* maps) {
     if (!thread.active) return;
-    ChannelMap map[kVector<T>];
-#pragma unroll
-    for (uint32_t e = 0; e < kVector<T>; e++) map[e] = maps[place_in_scratch(thread.position - thread.first, e)];
-    const SlabOutput<T, kSums> output(p, tile);
-    const auto values_of = [](const typename Source::Vector& vector, float(&value)[kVector<T>]) {
-#pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) value[e] = vector.at(e);
-    };
-    uint64_t round = tile.begin + thread.row;
-    if (source.is_aligned && output.is_aligned) {
-        for (; round + (kAtOnce - 1) * thread.rows < tile.whole; round += kAtOnce * thread.rows) {
-            typename Source::Vector vector[kAtOnce];
-            source.load_aligned(vector, round, thread);
-#pragma unroll
-            for (uint32_t k = 0; k < kAtOnce; k++) {
-                float value[kVector<T>];
-                values_of(vector[k], value);
-                output.write_aligned(round + k * thread.rows, thread.position, map, value);
-            }
-        }
-    }
+    const SlotMaps<T> of_slots(maps, thread);
+    T* const sum = tensor<T>(p.sum);
+    T* const y = tensor<T>(p.y);
 #pragma unroll 1
-    for (; round < tile.end && tile.element(round, thread.position) < tile.end_of_sample(); round += thread.rows) {
-        float value[kVector<T>];
-        values_of(source.vector(round, thread.position), value);
-        output.write(round, thread.position, map, value);
+    for (uint64_t round = tile.begin + thread.row; round < tile.end; round += thread.rows) {
+        const uint64_t own = tile.own(round);
+        const uint64_t first = tile.element(round, thread.position) - own;
+        if (own + first >= tile.end_of_sample()) return;
+        Vector<T> vector = source.vector(round, thread.position);
+        if (sum != nullptr) store(sum + own, tile.own_length, first, vector.elements);
+        of_slots.apply(p.activation, vector.elements);
+        store_as(p.y_type, y + own, p.y, own, tile.own_length, first, vector.elements);
     }
 }
 
-// Makes of the parts of a slab's groups [first, end) what they are normalized by. `parts_of(group)` is for all threads of a team.
+// Makes of the parts of a slab's groups [first, end) what they are normalized by. `parts_of(group)` is for all threads of a warp.
 template <class PartsOf>
 __device__ __forceinline__ void finish_groups(const WnChannelsLastParams& p, uint64_t slab, const Teams& teams,
                                               Normalization* groups, bool moves_running, uint64_t first, uint64_t end,
@@ -284,6 +243,7 @@ __device__ __forceinline__ void finish_groups(const WnChannelsLastParams& p, uin
     const float share = moves ? share_of_batch(p.running, p.flags) : 0.0f;
     for (uint64_t base = first; base < end; base += teams.count) {
         const bool present = base + teams.first < end;
+        if (!any_lane(present)) continue;
         const uint64_t group = present ? base + teams.first : first;
         const Part all = parts_of(group);
         if (teams.lane != 0 || !present) continue;
@@ -304,9 +264,7 @@ __device__ __forceinline__ void finish_many_tiles(const WnChannelsLastParams& p,
     for (uint64_t base = 0; base < g.groups; base += width) {
         const uint64_t group = base + threadIdx.x - slice * width;
         const bool present = slice < slices && group < g.groups;
-        const Part mine = combined(LaneTeam{1}, [&](const auto& see) {
-            if (present) see_tiles(parts + group, g.tiles, g.groups, slice, slices, see);
-        });
+        const Part mine = combined_in_memory(1, parts + group, present ? g.tiles : 0, g.groups, slice, slices);
         if (present) scratch[threadIdx.x] = mine;
         __syncthreads();
         finish_groups(p, slab, teams, groups, true, base, base + width < g.groups ? base + width : g.groups, [&](uint64_t group) {
@@ -316,10 +274,6 @@ __device__ __forceinline__ void finish_many_tiles(const WnChannelsLastParams& p,
         });
         __syncthreads();  // before the scratch is used again
     }
-}
-
-__device__ __forceinline__ bool takes_sums(const WnChannelsLastParams& p) {
-    return (p.flags & WN_FLAG_HELD_AS_STORED) == 0;
 }
 
 template <class T, bool kIsWhole>
@@ -336,11 +290,16 @@ __device__ __forceinline__ void channels_last_moments(const WnChannelsLastParams
         tile_parts(tile, reinterpret_cast<Part*>(room), parts + (slab * g.tiles + number) * g.groups,
                    [&](uint64_t begin, uint64_t end, const SlabThread& thread, Part(&part)[kVector<T>]) {
                        if (kIsWhole) {
-                           whole_slot_parts(tensor<const T>(p.x), tile, begin, end, thread, part);
-                       } else if (takes_sums(p)) {
-                           slot_parts(SlabInMemory<T, true>(p, tile, thread.position), tile, begin, end, thread, part);
+                           const WholeRounds rounds(tile, begin, end, thread);
+                           const T* from = tensor<const T>(p.x) + rounds.first;
+                           const auto next = [&] {
+                               const uint4 words = load_at_once(from);
+                               from += rounds.step;
+                               return words;
+                           };
+                           whole_slot_parts<T>(rounds, next, part);
                        } else {
-                           slot_parts(SlabInMemory<T, false>(p, tile, thread.position), tile, begin, end, thread, part);
+                           slot_parts(SlabInMemory<T>(p, tile, thread.position), tile, begin, end, thread, part);
                        }
                    });
     }
@@ -366,42 +325,30 @@ template <class T>
 __device__ __forceinline__ void apply_whole(const WnChannelsLastParams& p, const SlabTile<T>& tile, const SlabThread& thread,
                                             const Normalization* groups, ChannelMap* maps) {
     constexpr uint32_t kAtOnce = 4;
-    const uint64_t round = tile.begin + thread.row;
-    uint32_t count = 0;
-    if (thread.active && round < tile.end) {
-        const uint32_t left = static_cast<uint32_t>(tile.end - round);
-        count = (left - 1) / thread.rows + 1;
-        const uint64_t last = round + static_cast<uint64_t>(count - 1) * thread.rows;
-        if (tile.element(last, thread.position) >= tile.end_of_sample()) count--;
-    }
-    const uint64_t first = tile.element(round, thread.position);
-    const T* from = tensor<const T>(p.x) + first;
-    T* to = tensor<T>(p.y) + first;
-    const uint64_t step = thread.rows * tile.g.round;
+    const WholeRounds rounds(tile, tile.begin, tile.end, thread);
+    const T* from = tensor<const T>(p.x) + rounds.first;
+    T* to = tensor<T>(p.y) + rounds.first;
     uint4 words[kAtOnce];
     const auto load = [&](uint32_t done) {
 #pragma unroll
-        for (uint32_t k = 0; k < kAtOnce; k++, from += step) {
-            if (done + k < count) words[k] = load_at_once(from);
+        for (uint32_t k = 0; k < kAtOnce; k++, from += rounds.step) {
+            if (done + k < rounds.count) words[k] = load_at_once(from);
         }
     };
     load(0);
+    const SlotAffine<T> mine(p, tile, thread, threadIdx.x);
     __syncthreads();  // before the maps are overwritten
-    leave_maps(p, tile, thread, groups, maps);
-    if (count == 0) return;
-    ChannelMap map[kVector<T>];
-#pragma unroll
-    for (uint32_t e = 0; e < kVector<T>; e++) map[e] = maps[place_in_scratch(thread.position - thread.first, e)];
+    leave_maps(p, tile, thread, groups, maps, mine);
+    if (rounds.count == 0) return;
+    const SlotMaps<T> of_slots(maps, thread);
 #pragma unroll 1
-    for (uint32_t done = 0; done < count; done += kAtOnce) {
+    for (uint32_t done = 0; done < rounds.count; done += kAtOnce) {
 #pragma unroll
-        for (uint32_t k = 0; k < kAtOnce; k++, to += step) {
-            if (done + k >= count) break;
+        for (uint32_t k = 0; k < kAtOnce; k++, to += rounds.step) {
+            if (done + k >= rounds.count) break;
             float value[kVector<T>];
             unpack<T>(words[k], value);
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = map[e].of(value[e]);
-            activate(value, p.activation);
+            of_slots.apply(p.activation, value);
             store_whole(to, value);
         }
         load(done + kAtOnce);
@@ -425,70 +372,154 @@ __device__ __forceinline__ void channels_last_apply(const WnChannelsLastParams& 
                 continue;
             }
             __syncthreads();  // before the maps are overwritten
-            leave_maps(p, tile, thread, groups, maps);
-            // Where nothing is added, x is its sum.
-            write_strip<T, true, 2>(p, SlabInMemory<T, true>(p, tile, thread.position), tile, thread, maps);
+            leave_maps(p, tile, thread, groups, maps, SlotAffine<T>(p, tile, thread, threadIdx.x));
+            write_strip<T>(p, SlabInMemory<T>(p, tile, thread.position), tile, thread, maps);
         }
     }
 }
 
+// The room of a block that holds its tile.
+template <class T>
+struct ResidentRoom {
+    uint32_t* arrived;
+    Part* scratch;
+    Part* parts;
+    Normalization* groups;
+    uint4* words;      // of the tile
+    ChannelMap* maps;  // where the scratch was, when that is done with
+
+    __device__ __forceinline__ ResidentRoom(uint4* room, const WnSlabGeometry& g)
+        : arrived(reinterpret_cast<uint32_t*>(room)), scratch(reinterpret_cast<Part*>(room + 1)) {
+        parts = scratch + kVector<T> * (blockDim.x + 1);
+        groups = reinterpret_cast<Normalization*>(parts + g.groups);
+        words = reinterpret_cast<uint4*>(groups + g.groups);
+        maps = reinterpret_cast<ChannelMap*>(scratch);
+    }
+};
+
+// One of a slab's tiles, which a cluster has between its blocks.
+struct BlockOfSlab {
+    uint32_t number;
+    uint32_t column;
+    uint32_t columns;
+
+    __device__ __forceinline__ BlockOfSlab()
+        : number(cluster::rank()), column(blockIdx.x / cluster::size()), columns(gridDim.x / cluster::size()) {}
+};
+
+// Makes of what the cluster's blocks have found what each group is normalized by, in every block. Nobody's parts may be
+// overwritten before the cluster has come to cluster::wait() once more.
+template <class T>
+__device__ __forceinline__ void finish_cluster(const WnChannelsLastParams& p, uint64_t slab, const BlockOfSlab& block,
+                                               const ResidentRoom<T>& room) {
+    const WnSlabGeometry& g = p.slab;
+    const Teams teams(lanes_for(g.tiles));
+    if (g.tiles > 1) {
+        cluster::arrive();
+        cluster::wait();
+    }
+    finish_groups(p, slab, teams, room.groups, block.number == 0, 0, g.groups, [&](uint64_t group) {
+        return g.tiles == 1 ? room.parts[group] : combined_blocks(teams, room.parts + group, g.tiles);
+    });
+    // That this block has read what the others have.
+    if (g.tiles > 1) cluster::arrive();
+    __syncthreads();
+}
+
 template <class T>
 __device__ __forceinline__ void channels_last_resident(const WnChannelsLastParams& p) {
-    WN_DYNAMIC_SHARED(uint4, room);
+    WN_DYNAMIC_SHARED(uint4, shared);
     const WnSlabGeometry& g = p.slab;
-    uint32_t* const arrived = reinterpret_cast<uint32_t*>(room);
-    Part* const scratch = reinterpret_cast<Part*>(room + 1);
-    Part* const parts = scratch + kVector<T> * (blockDim.x + 1);
-    Normalization* const groups = reinterpret_cast<Normalization*>(parts + g.groups);
-    uint4* const words = reinterpret_cast<uint4*>(groups + g.groups);
-    ChannelMap* const maps = reinterpret_cast<ChannelMap*>(scratch);  // when that is done with
-    const uint64_t number = blockIdx.x % g.tiles;
-    const uint64_t column = blockIdx.x / g.tiles;
-    const uint64_t columns = gridDim.x / g.tiles;
-    const Teams teams(lanes_for(g.tiles));
-    for (uint64_t slab = column; slab < g.samples * g.sections.divisor; slab += columns) {
-        const SlabTile<T> tile(g, slab, number);
-        const SlabInShared<T, false> stored{tile, words};
-        const SlabInShared<T, true> sums{tile, words};
-        for (uint32_t strip = 0; strip < g.strips; strip++) {
-            if (takes_sums(p)) {
-                sums.fill(p, SlabThread(g, strip));
-            } else {
-                stored.fill(p, SlabThread(g, strip));
-            }
-        }
-        copies_arrived();
-        tile_parts(tile, scratch, parts,
-                   [&](uint64_t begin, uint64_t end, const SlabThread& thread, Part(&part)[kVector<T>]) {
-                       if (takes_sums(p)) {
-                           slot_parts(sums, tile, begin, end, thread, part);
-                       } else {
-                           slot_parts(stored, tile, begin, end, thread, part);
-                       }
-                   });
-        if (g.tiles > 1) {
-            cluster::arrive();
-            cluster::wait();
-        }
-        finish_groups(p, slab, teams, groups, number == 0, 0, g.groups, [&](uint64_t group) {
-            return g.tiles == 1 ? parts[group] : combined_blocks(teams, parts + group, g.tiles);
-        });
-        // That this block has read what the others have.
-        if (g.tiles > 1) cluster::arrive();
-        __syncthreads();
+    const ResidentRoom<T> room(shared, g);
+    const BlockOfSlab block;
+    // A thread's words of a strip, one behind the other, from its first round on.
+    const auto held = [&](const SlabThread& thread, uint64_t rounds) {
+        return room.words + (static_cast<uint32_t>(rounds) + thread.row) * g.period + thread.position;
+    };
+    const uint64_t slabs = g.samples * g.sections.divisor;
+    for (uint64_t slab = block.column; slab < slabs; slab += block.columns) {
+        const SlabTile<T> tile(g, slab, block.number);
+#pragma unroll 1
         for (uint32_t strip = 0; strip < g.strips; strip++) {
             const SlabThread thread(g, strip);
-            leave_maps(p, tile, thread, groups, maps);
-            if (takes_sums(p)) {
-                write_strip<T, true, 1>(p, sums, tile, thread, maps);
-            } else {
-                write_strip<T, false, 2>(p, stored, tile, thread, maps);
+            const WholeRounds rounds(tile, tile.begin, tile.end, thread);
+            const T* from = tensor<const T>(p.x) + rounds.first;
+            SharedWords target(held(thread, 0));
+            const uint32_t step = thread.rows * g.period;
+#pragma unroll 4
+            for (uint32_t k = 0; k < rounds.count; k++, from += rounds.step, target = target.behind(step)) {
+                copy_async(target, 0, reinterpret_cast<const uint4*>(from));
+            }
+        }
+        // Weight and bias meanwhile.
+        const SlotAffine<T> mine(p, tile, SlabThread(g, 0), threadIdx.x);
+        copies_arrived();
+        tile_parts(tile, room.scratch, room.parts,
+                   [&](uint64_t begin, uint64_t end, const SlabThread& thread, Part(&part)[kVector<T>]) {
+                       const uint4* from = held(thread, begin - tile.begin);
+                       const uint32_t step = thread.rows * g.period;
+                       const auto next = [&] {
+                           const uint4 words = *from;
+                           from += step;
+                           return words;
+                       };
+                       whole_slot_parts<T>(WholeRounds(tile, begin, end, thread), next, part);
+                   });
+        finish_cluster(p, slab, block, room);
+#pragma unroll 1
+        for (uint32_t strip = 0; strip < g.strips; strip++) {
+            const SlabThread thread(g, strip);
+            leave_maps(p, tile, thread, room.groups, room.maps, strip == 0 ? mine : SlotAffine<T>(p, tile, thread, threadIdx.x));
+            const WholeRounds rounds(tile, tile.begin, tile.end, thread);
+            if (rounds.count > 0) {
+                const SlotMaps<T> of_slots(room.maps, thread);
+                const uint4* from = held(thread, 0);
+                T* to = tensor<T>(p.y) + rounds.first;
+                uint4 words = *from;
+#pragma unroll 1
+                for (uint32_t k = 0; k < rounds.count; k++, to += rounds.step) {
+                    float value[kVector<T>];
+                    unpack<T>(words, value);
+                    from += thread.rows * g.period;
+                    if (k + 1 < rounds.count) words = *from;
+                    of_slots.apply(p.activation, value);
+                    store_whole(to, value);
+                }
             }
             __syncthreads();  // before the scratch is used again
         }
         if (g.tiles > 1) cluster::wait();
     }
-    if (number == 0) count_batch(p.running, p.flags, g.counters, column, columns, arrived);
+    if (block.number == 0) count_batch(p.running, p.flags, g.counters, block.column, block.columns, room.arrived);
+}
+
+template <class T>
+__device__ __forceinline__ void channels_last_any_resident(const WnChannelsLastParams& p) {
+    WN_DYNAMIC_SHARED(uint4, shared);
+    const WnSlabGeometry& g = p.slab;
+    const ResidentRoom<T> room(shared, g);
+    const BlockOfSlab block;
+    const uint64_t slabs = g.samples * g.sections.divisor;
+    for (uint64_t slab = block.column; slab < slabs; slab += block.columns) {
+        const SlabTile<T> tile(g, slab, block.number);
+        const SlabInShared<T> held{tile, room.words, (p.flags & WN_FLAG_HELD_AS_STORED) != 0};
+#pragma unroll 1
+        for (uint32_t strip = 0; strip < g.strips; strip++) held.fill(p, SlabThread(g, strip));
+        tile_parts(tile, room.scratch, room.parts,
+                   [&](uint64_t begin, uint64_t end, const SlabThread& thread, Part(&part)[kVector<T>]) {
+                       slot_parts(held, tile, begin, end, thread, part);
+                   });
+        finish_cluster(p, slab, block, room);
+#pragma unroll 1
+        for (uint32_t strip = 0; strip < g.strips; strip++) {
+            const SlabThread thread(g, strip);
+            leave_maps(p, tile, thread, room.groups, room.maps, SlotAffine<T>(p, tile, thread, threadIdx.x));
+            write_strip<T>(p, held, tile, thread, room.maps);
+            __syncthreads();  // before the scratch is used again
+        }
+        if (g.tiles > 1) cluster::wait();
+    }
+    if (block.number == 0) count_batch(p.running, p.flags, g.counters, block.column, block.columns, room.arrived);
 }
 
 }  // namespace wn

@@ -211,6 +211,8 @@ typedef struct WnSlabGeometry {
     uint32_t period;        // vectors of a section's round
     uint32_t strip;         // of those, a block's at a time
     uint32_t strips;
+    uint32_t rows;          // of threads, in all strips alike: so a thread has the same rounds, however those are cut
+    uint32_t pixels;        // of a round
     uint32_t reserved;
 } WnSlabGeometry;
 
@@ -371,11 +373,12 @@ typedef struct WnConvolutionParams {
     WN_POINTWISE_KERNELS_OF(ENTRY, bf16, bf16)
 
 #define WN_CHANNELS_LAST_KERNELS_OF(ENTRY, SUFFIX, T)                                                                  \
-    ENTRY(channels_last_moments_##SUFFIX, WnChannelsLastParams, (channels_last_moments<T, true>), 3 * WN_SLAB_THREADS)     \
+    ENTRY(channels_last_moments_##SUFFIX, WnChannelsLastParams, (channels_last_moments<T, true>), 4 * WN_SLAB_THREADS)     \
     ENTRY(channels_last_apply_##SUFFIX, WnChannelsLastParams, (channels_last_apply<T, true>), 4 * WN_SLAB_THREADS)         \
     ENTRY(channels_last_any_moments_##SUFFIX, WnChannelsLastParams, (channels_last_moments<T, false>), 2 * WN_SLAB_THREADS) \
     ENTRY(channels_last_any_apply_##SUFFIX, WnChannelsLastParams, (channels_last_apply<T, false>), 2 * WN_SLAB_THREADS)    \
-    ENTRY(channels_last_resident_##SUFFIX, WnChannelsLastParams, (channels_last_resident<T>), 2 * WN_SLAB_THREADS)
+    ENTRY(channels_last_resident_##SUFFIX, WnChannelsLastParams, (channels_last_resident<T>), 3 * WN_SLAB_THREADS)         \
+    ENTRY(channels_last_any_resident_##SUFFIX, WnChannelsLastParams, (channels_last_any_resident<T>), 2 * WN_SLAB_THREADS)
 
 #define WN_BATCH_STATISTICS_KERNELS_OF(ENTRY, SUFFIX, T)                                                               \
     ENTRY(batch_statistics_planes_##SUFFIX, WnBatchStatisticsParams, (batch_statistics_planes<T>), WN_SLAB_THREADS)    \

@@ -73,28 +73,54 @@ struct SlabThread {
     __device__ __forceinline__ SlabThread(const WnSlabGeometry& g, uint32_t strip) {
         first = strip * g.strip;
         width = g.period - first < g.strip ? g.period - first : g.strip;
-        rows = blockDim.x / g.strip;  // in all strips alike: so a thread has the same rounds, however those are cut
+        rows = g.rows;
         row = threadIdx.x / width;
         position = first + threadIdx.x - row * width;
         active = row < rows;
     }
 };
 
-// A vector as it is stored, or, of sums, in f32.
-template <class T, bool kSums>
-struct SlabVector {
-    static constexpr uint32_t kInFlight = 8;
-    Words<T> stored;
+// Vectors that a thread sums together.
+constexpr uint32_t kSlabBatch = 4;
 
-    __device__ __forceinline__ float at(uint32_t e) const { return to_float(stored.elements[e]); }
-};
-
+// What a thread finds in its slots: sums of differences from the mean of the first batch, and of their squares.
 template <class T>
-struct SlabVector<T, true> {
-    static constexpr uint32_t kInFlight = 4;
-    float value[kVector<T>];
+struct SlotSums {
+    float pivot[kVector<T>];
+    float sum[kVector<T>] = {};
+    float squares[kVector<T>] = {};
 
-    __device__ __forceinline__ float at(uint32_t e) const { return value[e]; }
+    // `at(k, e)`: slot e of the batch's vector k.
+    template <class At>
+    __device__ __forceinline__ void add_batch(bool is_first, const At& at) {
+        float difference[kSlabBatch];
+        if (is_first) {
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) {
+#pragma unroll
+                for (uint32_t k = 0; k < kSlabBatch; k++) difference[k] = at(k, e) - at(0, e);
+                pivot[e] = fused(tree_sum(difference), 1.0f / kSlabBatch, at(0, e));
+            }
+        }
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) {
+#pragma unroll
+            for (uint32_t k = 0; k < kSlabBatch; k++) difference[k] = at(k, e) - pivot[e];
+            sum[e] += tree_sum(difference);
+            squares[e] += tree_sum_of_squares(difference);
+        }
+    }
+
+    // One vector, of which a slot may be missing.
+    __device__ __forceinline__ void add(bool is_first, const float (&value)[kVector<T>], uint32_t missing) {
+#pragma unroll
+        for (uint32_t e = 0; e < kVector<T>; e++) {
+            if (is_first) pivot[e] = value[e];
+            const float difference = (missing >> e & 1u) != 0 ? 0.0f : value[e] - pivot[e];
+            sum[e] += difference;
+            squares[e] = fused(difference, difference, squares[e]);
+        }
+    }
 };
 
 // What a thread's slots hold in the rounds [begin, end) of a tile, in batches and then, what is less than one, by rounds. A
@@ -102,51 +128,33 @@ struct SlabVector<T, true> {
 template <class T, class Source>
 __device__ __forceinline__ void slot_parts(const Source& source, const SlabTile<T>& tile, uint64_t begin, uint64_t end,
                                            const SlabThread& thread, Part (&part)[kVector<T>]) {
-    using Vector = typename Source::Vector;
-    constexpr uint32_t kBatch = Vector::kInFlight;
 #pragma unroll
     for (uint32_t e = 0; e < kVector<T>; e++) part[e] = no_part();
     uint64_t round = begin + thread.row;
     if (!thread.active || round >= end) return;
     const uint64_t whole = tile.whole < end ? tile.whole : end;
-    float pivot[kVector<T>], sum[kVector<T>] = {}, squares[kVector<T>] = {};
+    SlotSums<T> sums;
     uint32_t rounds = 0;
-    for (; round + (kBatch - 1) * thread.rows < whole; round += kBatch * thread.rows) {
-        Vector batch[kBatch];
+#pragma unroll 1
+    for (; round + (kSlabBatch - 1) * thread.rows < whole; round += kSlabBatch * thread.rows) {
+        Vector<T> batch[kSlabBatch];
         if (source.is_aligned) {
             source.load_aligned(batch, round, thread);
         } else {
 #pragma unroll
-            for (uint32_t k = 0; k < kBatch; k++) batch[k] = source.vector(round + k * thread.rows, thread.position);
+            for (uint32_t k = 0; k < kSlabBatch; k++) batch[k] = source.vector(round + k * thread.rows, thread.position);
         }
-#pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) {
-            float difference[kBatch];
-            if (rounds == 0) {
-#pragma unroll
-                for (uint32_t k = 0; k < kBatch; k++) difference[k] = batch[k].at(e) - batch[0].at(e);
-                pivot[e] = fused(tree_sum(difference), 1.0f / kBatch, batch[0].at(e));
-            }
-#pragma unroll
-            for (uint32_t k = 0; k < kBatch; k++) difference[k] = batch[k].at(e) - pivot[e];
-            sum[e] += tree_sum(difference);
-            squares[e] += tree_sum_of_squares(difference);
-        }
-        rounds += kBatch;
+        sums.add_batch(rounds == 0, [&](uint32_t k, uint32_t e) { return batch[k].elements[e]; });
+        rounds += kSlabBatch;
     }
     uint32_t missing = 0;  // slots that the last round has not
+#pragma unroll 1
     for (; round < end; round += thread.rows) {
-        const Vector one = source.vector(round, thread.position);
-        const uint64_t element = tile.element(round, thread.position);
-#pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) {
-            if (rounds == 0) pivot[e] = one.at(e);
-            const bool is_there = element + e < tile.end_of_sample();
-            const float difference = is_there ? one.at(e) - pivot[e] : 0.0f;
-            sum[e] += difference;
-            squares[e] = fused(difference, difference, squares[e]);
-            missing |= is_there ? 0u : 1u << e;
-        }
+        const Vector<T> one = source.vector(round, thread.position);
+        const uint64_t element = tile.element(round, thread.position), end_of_sample = tile.end_of_sample();
+        const uint64_t left = element < end_of_sample ? end_of_sample - element : 0;
+        missing = left < kVector<T> ? ~0u << left : 0;
+        sums.add(rounds == 0, one.elements, missing);
         rounds++;
     }
     const float counts[2] = {static_cast<float>(rounds), static_cast<float>(rounds - 1)};
@@ -154,88 +162,62 @@ __device__ __forceinline__ void slot_parts(const Source& source, const SlabTile<
 #pragma unroll
     for (uint32_t e = 0; e < kVector<T>; e++) {
         const bool is_missing = (missing >> e & 1u) != 0;
-        part[e] = part_of(is_missing ? counts[1] : counts[0], is_missing ? inverses[1] : inverses[0], pivot[e], sum[e],
-                          squares[e]);
+        part[e] = part_of(is_missing ? counts[1] : counts[0], is_missing ? inverses[1] : inverses[0], sums.pivot[e],
+                          sums.sum[e], sums.squares[e]);
     }
 }
 
-// The same where samples end with a vector, and all begin on a 16-byte word: to the same bits.
-template <class T>
-__device__ __forceinline__ void whole_slot_parts(const T* x, const SlabTile<T>& tile, uint64_t begin, uint64_t end,
-                                                 const SlabThread& thread, Part (&part)[kVector<T>]) {
-    constexpr uint32_t kBatch = SlabVector<T, false>::kInFlight;
-#pragma unroll
-    for (uint32_t e = 0; e < kVector<T>; e++) part[e] = no_part();
-    const uint64_t round = begin + thread.row;
-    if (!thread.active || round >= end) return;
-    // Rounds of the thread, one behind the other; the sample's last one may end before the thread's vector.
-    const uint32_t left = static_cast<uint32_t>(end - round);
-    uint32_t count = (left - 1) / thread.rows + 1;
-    const bool is_cut = end > tile.whole && (left - 1) % thread.rows == 0;
-    if (is_cut && tile.element(end - 1, thread.position) >= tile.end_of_sample()) count--;
-    const uint32_t batched = (count - (is_cut && count * thread.rows > left - 1 ? 1 : 0)) / kBatch * kBatch;
-    if (count == 0) return;
-    const T* from = as_global(x) + tile.element(round, thread.position);
-    const uint64_t step = thread.rows * tile.g.round;
-    float pivot[kVector<T>], sum[kVector<T>] = {}, squares[kVector<T>] = {};
-    uint32_t done = 0;
-#pragma unroll 1
-    for (; done < batched; done += kBatch) {
-        uint4 words[kBatch];
-#pragma unroll
-        for (uint32_t k = 0; k < kBatch; k++, from += step) words[k] = load_at_once(from);
-        float value[kBatch][kVector<T>];
-#pragma unroll
-        for (uint32_t k = 0; k < kBatch; k++) unpack<T>(words[k], value[k]);
-#pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) {
-            float difference[kBatch];
-            if (done == 0) {
-#pragma unroll
-                for (uint32_t k = 0; k < kBatch; k++) difference[k] = value[k][e] - value[0][e];
-                pivot[e] = fused(tree_sum(difference), 1.0f / kBatch, value[0][e]);
-            }
-#pragma unroll
-            for (uint32_t k = 0; k < kBatch; k++) difference[k] = value[k][e] - pivot[e];
-            sum[e] += tree_sum(difference);
-            squares[e] += tree_sum_of_squares(difference);
-        }
-    }
-#pragma unroll 1
-    for (; done < count; done++, from += step) {
-        float value[kVector<T>];
-        unpack<T>(load_at_once(from), value);
-#pragma unroll
-        for (uint32_t e = 0; e < kVector<T>; e++) {
-            if (done == 0) pivot[e] = value[e];
-            const float difference = value[e] - pivot[e];
-            sum[e] += difference;
-            squares[e] = fused(difference, difference, squares[e]);
-        }
-    }
-    const float inverse = 1.0f / static_cast<float>(count);
-#pragma unroll
-    for (uint32_t e = 0; e < kVector<T>; e++) {
-        part[e] = part_of(static_cast<float>(count), inverse, pivot[e], sum[e], squares[e]);
-    }
-}
+// A thread's vectors in some rounds of a tile, where samples end with a vector.
+struct WholeRounds {
+    uint64_t first;    // element of the tensor
+    uint64_t step;     // elements from one to the next
+    uint32_t count;    // the sample's last round may end before the thread's vector
+    uint32_t batched;  // of those, as many as `slot_parts` has in batches: none of a round that is cut
 
-// Where the elements of a group lie in a round: of every pixel, so many beside each other. A team's lanes are shared out
-// among a group's elements of a pixel, and then among pixels and rows of threads.
-struct GroupLanes {
-    uint32_t inner;
-    uint32_t outer;
-    uint32_t channel;  // of the group, a lane's first
-    uint32_t pixel;    // of all rows of threads, likewise
-
-    __device__ __forceinline__ GroupLanes(const Teams& teams, uint64_t channels_of_group) {
-        inner = 1;
-        while (inner < teams.team.lanes && inner < channels_of_group) inner *= 2;
-        outer = teams.team.lanes / inner;
-        channel = teams.lane % inner;
-        pixel = teams.lane / inner;
+    template <class T>
+    __device__ __forceinline__ WholeRounds(const SlabTile<T>& tile, uint64_t begin, uint64_t end, const SlabThread& thread)
+        : first(0), step(thread.rows * tile.g.round), count(0), batched(0) {
+        const uint64_t round = begin + thread.row;
+        if (!thread.active || round >= end) return;
+        first = tile.element(round, thread.position);
+        const uint32_t left = static_cast<uint32_t>(end - round);
+        count = (left - 1) / thread.rows + 1;
+        const bool is_cut = end > tile.whole && (left - 1) % thread.rows == 0;
+        batched = (count - (is_cut ? 1 : 0)) / kSlabBatch * kSlabBatch;
+        if (is_cut && tile.element(end - 1, thread.position) >= tile.end_of_sample()) count--;
     }
 };
+
+// The same as slot_parts, to the same bits, of words that `next` gives one by one: those of a batch are asked for before one is
+// used.
+template <class T, class Next>
+__device__ __forceinline__ void whole_slot_parts(const WholeRounds& rounds, const Next& next, Part (&part)[kVector<T>]) {
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) part[e] = no_part();
+    if (rounds.count == 0) return;
+    SlotSums<T> sums;
+    uint32_t done = 0;
+#pragma unroll 1
+    for (; done < rounds.batched; done += kSlabBatch) {
+        uint4 words[kSlabBatch];
+#pragma unroll
+        for (uint32_t k = 0; k < kSlabBatch; k++) words[k] = next();
+        float value[kSlabBatch][kVector<T>];
+#pragma unroll
+        for (uint32_t k = 0; k < kSlabBatch; k++) unpack<T>(words[k], value[k]);
+        sums.add_batch(done == 0, [&](uint32_t k, uint32_t e) { return value[k][e]; });
+    }
+#pragma unroll 1
+    for (; done < rounds.count; done++) {
+        float value[kVector<T>];
+        unpack<T>(next(), value);
+        sums.add(done == 0, value, 0);
+    }
+    const float count = static_cast<float>(rounds.count);
+    const float inverse = 1.0f / count;
+#pragma unroll
+    for (uint32_t e = 0; e < kVector<T>; e++) part[e] = part_of(count, inverse, sums.pivot[e], sums.sum[e], sums.squares[e]);
+}
 
 // Where a slot of a thread is in the scratch: neither those of a warp's threads nor those beside each other in a pixel meet
 // in one bank.
@@ -244,35 +226,38 @@ __device__ __forceinline__ uint32_t place_in_scratch(uint32_t thread, uint32_t s
 }
 
 // Brings a piece's strip together, as far as it is of one group or another, and with what `parts` has of the piece's other
-// strips and of other pieces. Of all threads; `scratch` has what they found, slot by slot.
+// strips and of other pieces. Of all threads; `scratch` has what they found, slot by slot. A team's lanes are shared out among a
+// group's slots, and then among the rows of threads, which a lane walks from one to the next.
 template <class T>
 __device__ __forceinline__ void add_to_groups(const WnSlabGeometry& g, const Part* scratch, const SlabThread& thread,
                                               bool is_first, Part* parts) {
     const uint32_t slots = thread.width * kVector<T>;
     const uint64_t first_slot = static_cast<uint64_t>(thread.first) * kVector<T>;
-    const uint32_t channels = static_cast<uint32_t>(g.channels.divisor);
+    const uint64_t channels = g.channels.divisor;
     const uint32_t of_group = static_cast<uint32_t>(g.group.divisor);
-    const uint32_t pixels = g.period * kVector<T> / channels;
+    const uint32_t pixels = static_cast<uint32_t>(g.pixels);
     uint32_t lanes = 1;
     while (lanes < WN_WARP && 2 * lanes * g.groups <= blockDim.x) lanes *= 2;
     const Teams teams(lanes);
-    const GroupLanes mine(teams, of_group);
-    const auto of_slot = [&](uint32_t row, uint64_t slot) -> const Part& {
-        const uint32_t at = static_cast<uint32_t>(slot);
-        return scratch[place_in_scratch(row * thread.width + at / kVector<T>, at % kVector<T>)];
-    };
+    uint32_t inner = 1;
+    while (inner < lanes && inner < pixels * of_group) inner *= 2;
+    const uint32_t outer = lanes / inner;
+    const uint32_t first_row = teams.lane / inner;
     for (uint64_t base = 0; base < g.groups; base += teams.count) {
         const uint64_t group = base + teams.first;
         const bool present = group < g.groups;
-        const uint64_t first_channel = group * of_group;
+        if (!any_lane(present)) continue;
         const Part found = combined(teams.team, [&](const auto& see) {
-            for (uint32_t pixel = mine.pixel; present && pixel < pixels * thread.rows; pixel += mine.outer) {
-                const uint32_t row = pixels == 1 ? pixel : pixel / pixels;
-                const uint64_t slot = static_cast<uint64_t>(pixel - row * pixels) * channels + first_channel - first_slot;
-                for (uint32_t channel = mine.channel; channel < of_group; channel += mine.inner) {
-                    // In another strip, perhaps.
-                    if (slot + channel < slots) see(of_slot(row, slot + channel));
-                }
+#pragma unroll 1
+            for (uint32_t element = teams.lane % inner; present && element < pixels * of_group; element += inner) {
+                const uint32_t pixel = pixels == 1 ? 0 : element / of_group;
+                const uint64_t slot = pixel * channels + group * of_group + (element - pixel * of_group) - first_slot;
+                // In another strip, perhaps.
+                if (slot >= slots) continue;
+                const uint32_t at = static_cast<uint32_t>(slot);
+                const Part* part = scratch + place_in_scratch(first_row * thread.width + at / kVector<T>, at % kVector<T>);
+#pragma unroll 2
+                for (uint32_t row = first_row; row < thread.rows; row += outer, part += outer * thread.width) see(*part);
             }
         });
         if (teams.lane == 0 && present) parts[group] = is_first ? found : together(parts[group], found);

@@ -12,7 +12,7 @@ use crate::plan::{Launch, Limits, MAX_GRID, PORTABLE_CLUSTER, Plan};
 use crate::problem::Buffers;
 
 /// The kernels that are launched in clusters, and with shared memory beyond their own.
-const SHARING: [Kernel; 18] = [
+const SHARING: [Kernel; 21] = [
     Kernel::rows_shared_f32,
     Kernel::rows_shared_f16,
     Kernel::rows_shared_bf16,
@@ -28,6 +28,9 @@ const SHARING: [Kernel; 18] = [
     Kernel::channels_last_resident_f32,
     Kernel::channels_last_resident_f16,
     Kernel::channels_last_resident_bf16,
+    Kernel::channels_last_any_resident_f32,
+    Kernel::channels_last_any_resident_f16,
+    Kernel::channels_last_any_resident_bf16,
     Kernel::batch_statistics_planes_resident_f32,
     Kernel::batch_statistics_planes_resident_f16,
     Kernel::batch_statistics_planes_resident_bf16,

@@ -47,6 +47,8 @@ families! {
         channels_last_any_moments_f32 channels_last_any_moments_f16 channels_last_any_moments_bf16;
     CHANNELS_LAST_ANY_APPLY = channels_last_any_apply_f32 channels_last_any_apply_f16 channels_last_any_apply_bf16;
     CHANNELS_LAST_RESIDENT = channels_last_resident_f32 channels_last_resident_f16 channels_last_resident_bf16;
+    CHANNELS_LAST_ANY_RESIDENT =
+        channels_last_any_resident_f32 channels_last_any_resident_f16 channels_last_any_resident_bf16;
     BATCH_STATISTICS_PLANES = batch_statistics_planes_f32 batch_statistics_planes_f16 batch_statistics_planes_bf16;
     BATCH_STATISTICS_PLANES_RESIDENT =
         batch_statistics_planes_resident_f32 batch_statistics_planes_resident_f16 batch_statistics_planes_resident_bf16;

@@ -285,11 +285,13 @@ pub struct SlabGeometry {
     pub period: u32,
     pub strip: u32,
     pub strips: u32,
+    pub rows: u32,
+    pub pixels: u32,
     pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SlabGeometry"][::std::mem::size_of::<SlabGeometry>() - 184usize];
+    ["Size of SlabGeometry"][::std::mem::size_of::<SlabGeometry>() - 192usize];
     ["Alignment of SlabGeometry"][::std::mem::align_of::<SlabGeometry>() - 8usize];
     ["Offset of field: SlabGeometry::counters"][::std::mem::offset_of!(SlabGeometry, counters) - 0usize];
     ["Offset of field: SlabGeometry::partials"][::std::mem::offset_of!(SlabGeometry, partials) - 8usize];
@@ -309,7 +311,9 @@ const _: () = {
     ["Offset of field: SlabGeometry::period"][::std::mem::offset_of!(SlabGeometry, period) - 168usize];
     ["Offset of field: SlabGeometry::strip"][::std::mem::offset_of!(SlabGeometry, strip) - 172usize];
     ["Offset of field: SlabGeometry::strips"][::std::mem::offset_of!(SlabGeometry, strips) - 176usize];
-    ["Offset of field: SlabGeometry::reserved"][::std::mem::offset_of!(SlabGeometry, reserved) - 180usize];
+    ["Offset of field: SlabGeometry::rows"][::std::mem::offset_of!(SlabGeometry, rows) - 180usize];
+    ["Offset of field: SlabGeometry::pixels"][::std::mem::offset_of!(SlabGeometry, pixels) - 184usize];
+    ["Offset of field: SlabGeometry::reserved"][::std::mem::offset_of!(SlabGeometry, reserved) - 188usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -352,7 +356,7 @@ pub struct ChannelsLastParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ChannelsLastParams"][::std::mem::size_of::<ChannelsLastParams>() - 320usize];
+    ["Size of ChannelsLastParams"][::std::mem::size_of::<ChannelsLastParams>() - 328usize];
     ["Alignment of ChannelsLastParams"][::std::mem::align_of::<ChannelsLastParams>() - 8usize];
     ["Offset of field: ChannelsLastParams::x"][::std::mem::offset_of!(ChannelsLastParams, x) - 0usize];
     ["Offset of field: ChannelsLastParams::residual"][::std::mem::offset_of!(ChannelsLastParams, residual) - 8usize];
@@ -363,13 +367,13 @@ const _: () = {
     ["Offset of field: ChannelsLastParams::results"][::std::mem::offset_of!(ChannelsLastParams, results) - 48usize];
     ["Offset of field: ChannelsLastParams::slab"][::std::mem::offset_of!(ChannelsLastParams, slab) - 56usize];
     ["Offset of field: ChannelsLastParams::modulation"]
-        [::std::mem::offset_of!(ChannelsLastParams, modulation) - 240usize];
-    ["Offset of field: ChannelsLastParams::running"][::std::mem::offset_of!(ChannelsLastParams, running) - 264usize];
+        [::std::mem::offset_of!(ChannelsLastParams, modulation) - 248usize];
+    ["Offset of field: ChannelsLastParams::running"][::std::mem::offset_of!(ChannelsLastParams, running) - 272usize];
     ["Offset of field: ChannelsLastParams::activation"]
-        [::std::mem::offset_of!(ChannelsLastParams, activation) - 304usize];
-    ["Offset of field: ChannelsLastParams::flags"][::std::mem::offset_of!(ChannelsLastParams, flags) - 308usize];
-    ["Offset of field: ChannelsLastParams::eps"][::std::mem::offset_of!(ChannelsLastParams, eps) - 312usize];
-    ["Offset of field: ChannelsLastParams::y_type"][::std::mem::offset_of!(ChannelsLastParams, y_type) - 316usize];
+        [::std::mem::offset_of!(ChannelsLastParams, activation) - 312usize];
+    ["Offset of field: ChannelsLastParams::flags"][::std::mem::offset_of!(ChannelsLastParams, flags) - 316usize];
+    ["Offset of field: ChannelsLastParams::eps"][::std::mem::offset_of!(ChannelsLastParams, eps) - 320usize];
+    ["Offset of field: ChannelsLastParams::y_type"][::std::mem::offset_of!(ChannelsLastParams, y_type) - 324usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]
@@ -611,25 +615,28 @@ pub enum Kernel {
     channels_last_any_moments_f32 = 44,
     channels_last_any_apply_f32 = 45,
     channels_last_resident_f32 = 46,
-    channels_last_moments_f16 = 47,
-    channels_last_apply_f16 = 48,
-    channels_last_any_moments_f16 = 49,
-    channels_last_any_apply_f16 = 50,
-    channels_last_resident_f16 = 51,
-    channels_last_moments_bf16 = 52,
-    channels_last_apply_bf16 = 53,
-    channels_last_any_moments_bf16 = 54,
-    channels_last_any_apply_bf16 = 55,
-    channels_last_resident_bf16 = 56,
-    batch_statistics_planes_f32 = 57,
-    batch_statistics_planes_resident_f32 = 58,
-    batch_statistics_planes_f16 = 59,
-    batch_statistics_planes_resident_f16 = 60,
-    batch_statistics_planes_bf16 = 61,
-    batch_statistics_planes_resident_bf16 = 62,
-    convolution_direct_f32 = 63,
+    channels_last_any_resident_f32 = 47,
+    channels_last_moments_f16 = 48,
+    channels_last_apply_f16 = 49,
+    channels_last_any_moments_f16 = 50,
+    channels_last_any_apply_f16 = 51,
+    channels_last_resident_f16 = 52,
+    channels_last_any_resident_f16 = 53,
+    channels_last_moments_bf16 = 54,
+    channels_last_apply_bf16 = 55,
+    channels_last_any_moments_bf16 = 56,
+    channels_last_any_apply_bf16 = 57,
+    channels_last_resident_bf16 = 58,
+    channels_last_any_resident_bf16 = 59,
+    batch_statistics_planes_f32 = 60,
+    batch_statistics_planes_resident_f32 = 61,
+    batch_statistics_planes_f16 = 62,
+    batch_statistics_planes_resident_f16 = 63,
+    batch_statistics_planes_bf16 = 64,
+    batch_statistics_planes_resident_bf16 = 65,
+    convolution_direct_f32 = 66,
 }
-pub const KERNELS: [Kernel; 64] = [
+pub const KERNELS: [Kernel; 67] = [
     Kernel::rows_group_16_f32,
     Kernel::rows_group_32_f32,
     Kernel::rows_shared_f32,
@@ -677,16 +684,19 @@ pub const KERNELS: [Kernel; 64] = [
     Kernel::channels_last_any_moments_f32,
     Kernel::channels_last_any_apply_f32,
     Kernel::channels_last_resident_f32,
+    Kernel::channels_last_any_resident_f32,
     Kernel::channels_last_moments_f16,
     Kernel::channels_last_apply_f16,
     Kernel::channels_last_any_moments_f16,
     Kernel::channels_last_any_apply_f16,
     Kernel::channels_last_resident_f16,
+    Kernel::channels_last_any_resident_f16,
     Kernel::channels_last_moments_bf16,
     Kernel::channels_last_apply_bf16,
     Kernel::channels_last_any_moments_bf16,
     Kernel::channels_last_any_apply_bf16,
     Kernel::channels_last_resident_bf16,
+    Kernel::channels_last_any_resident_bf16,
     Kernel::batch_statistics_planes_f32,
     Kernel::batch_statistics_planes_resident_f32,
     Kernel::batch_statistics_planes_f16,
@@ -695,7 +705,7 @@ pub const KERNELS: [Kernel; 64] = [
     Kernel::batch_statistics_planes_resident_bf16,
     Kernel::convolution_direct_f32,
 ];
-pub const KERNEL_NAMES: [&::std::ffi::CStr; 64] = [
+pub const KERNEL_NAMES: [&::std::ffi::CStr; 67] = [
     c"rows_group_16_f32",
     c"rows_group_32_f32",
     c"rows_shared_f32",
@@ -743,16 +753,19 @@ pub const KERNEL_NAMES: [&::std::ffi::CStr; 64] = [
     c"channels_last_any_moments_f32",
     c"channels_last_any_apply_f32",
     c"channels_last_resident_f32",
+    c"channels_last_any_resident_f32",
     c"channels_last_moments_f16",
     c"channels_last_apply_f16",
     c"channels_last_any_moments_f16",
     c"channels_last_any_apply_f16",
     c"channels_last_resident_f16",
+    c"channels_last_any_resident_f16",
     c"channels_last_moments_bf16",
     c"channels_last_apply_bf16",
     c"channels_last_any_moments_bf16",
     c"channels_last_any_apply_bf16",
     c"channels_last_resident_bf16",
+    c"channels_last_any_resident_bf16",
     c"batch_statistics_planes_f32",
     c"batch_statistics_planes_resident_f32",
     c"batch_statistics_planes_f16",

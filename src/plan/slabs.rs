@@ -5,7 +5,7 @@
 
 use super::kernels::{
     BATCH_STATISTICS_PLANES, BATCH_STATISTICS_PLANES_RESIDENT, CHANNELS_LAST_ANY_APPLY, CHANNELS_LAST_ANY_MOMENTS,
-    CHANNELS_LAST_APPLY, CHANNELS_LAST_MOMENTS, CHANNELS_LAST_RESIDENT, Family,
+    CHANNELS_LAST_ANY_RESIDENT, CHANNELS_LAST_APPLY, CHANNELS_LAST_MOMENTS, CHANNELS_LAST_RESIDENT, Family,
 };
 use super::params::{self, BatchStatisticsParams, ChannelsLastParams, Running, SlabGeometry};
 use super::{
@@ -20,19 +20,24 @@ const WORD: u64 = 16;
 
 /// Blocks of a cluster, where every chip with clusters is to hold some.
 const MOST_RESIDENT_TILES: u64 = params::WN_CLUSTER as u64;
-/// Bytes of a tile of which a multiprocessor holds three, with what else their blocks of [`THREADS`] / 2 threads need; and
-/// the largest that one block of [`THREADS`] holds.
-const SMALL_TILE: u64 = 56 << 10;
+/// Bytes of a tile that half of [`THREADS`] have; of one of which a multiprocessor holds three, and two, with what else their
+/// blocks of [`THREADS`] need; and of the largest that it holds.
+const TINY_TILE: u64 = 16 << 10;
+const SMALL_TILE: u64 = 40 << 10;
+const MIDDLE_TILE: u64 = 78 << 10;
 const LARGEST_TILE: u64 = 184 << 10;
 /// The same of planes, which need little else.
 const SMALL_PLANE_TILE: u64 = 72 << 10;
 const LARGEST_PLANE_TILE: u64 = 208 << 10;
-/// Blocks without which it is not worth it to hold larger tiles of planes: two launches read from the L2 on more
+/// Blocks without which it is not worth it to hold a batch, or larger tiles of planes: two launches read from the L2 on more
 /// multiprocessors.
 const LEAST_RESIDENT_BLOCKS: u64 = 64;
+/// Blocks of a batch that give most chips' multiprocessors one.
+const BLOCKS_THAT_FILL: u64 = 128;
 
-/// Threads of a multiprocessor, by the kernels' registers.
-const RESIDENT_THREADS: u64 = 2 * THREADS;
+/// Threads of a multiprocessor, by the registers of the kernels that hold tiles: whole ones, and any.
+const RESIDENT_THREADS: u64 = 3 * THREADS;
+const ANY_RESIDENT_THREADS: u64 = 2 * THREADS;
 /// Of shared memory, the driver keeps so much for each block.
 const KEPT_BY_DRIVER: u64 = 1024;
 
@@ -47,9 +52,12 @@ const MOST_TILES_OF_SAMPLE: u64 = 256;
 const MOST_TILES_OF_BATCH: u64 = 512;
 const MOST_TILES_OF_PLANES: u64 = 1024;
 
-/// Bytes beside each other in a section that is held, and in one that is not: whole sectors, and mostly whole lines.
-const NARROW_SECTION: u64 = 256;
+/// Bytes beside each other in a section that is held, in one of a batch whose wider ones do not fill a chip, and in one that is
+/// not held: whole sectors, and mostly whole lines.
+const NARROW_SECTION: u64 = 128;
+const NARROWEST_SECTION: u64 = 64;
 const WIDE_SECTION: u64 = 512;
+const SECTOR: u64 = 32;
 /// Vectors that a thread has in flight, and that it sums at most.
 const BATCH: u64 = 8;
 const MOST_OF_THREAD: u64 = 64;
@@ -100,9 +108,14 @@ impl Slabs {
     ///
     /// A batch is one sample: what there is of sections and tiles is all that a chip can share out.
     fn cut(&self) -> Cut {
-        let is_enough =
-            |cut: &Cut| !self.is_batch || cut.slab.sections.divisor * cut.slab.tiles >= LEAST_RESIDENT_BLOCKS;
-        self.held().filter(is_enough).unwrap_or_else(|| self.streamed())
+        let blocks = |cut: &Cut| cut.slab.sections.divisor * cut.slab.tiles;
+        let cuts = [NARROW_SECTION, NARROWEST_SECTION].map(|least_section| self.held(least_section));
+        let suits = |cut: &Cut| {
+            if self.is_batch { blocks(cut) >= BLOCKS_THAT_FILL } else { cut.tile_bytes() <= MIDDLE_TILE }
+        };
+        let is_enough = |cut: &Cut| !self.is_batch || blocks(cut) >= LEAST_RESIDENT_BLOCKS;
+        let all = || cuts.into_iter().flatten();
+        all().find(suits).or_else(|| all().rfind(is_enough)).unwrap_or_else(|| self.streamed())
     }
 
     /// Into how many sections of so many bytes the channels fall apart; 1 if that cannot be.
@@ -143,26 +156,29 @@ impl Slabs {
             period: period as u32, // no tensor of the address space has so many channels that it would not fit
             strip: strip as u32,   // at most THREADS
             strips: period.div_ceil(strip) as u32,
+            pixels: (period * vector / channels) as u32, // at most a vector's elements
             ..SlabGeometry::default()
         }
     }
 
-    fn held(&self) -> Option<Cut> {
-        let slab = self.geometry(self.section(|bytes| bytes >= NARROW_SECTION));
+    /// In sections of at least so many bytes, whole sectors if that can be.
+    fn held(&self, least_section: u64) -> Option<Cut> {
+        let sections = match self.section(|bytes| bytes >= least_section && bytes.is_multiple_of(SECTOR)) {
+            1 => self.section(|bytes| bytes >= least_section),
+            sections => sections,
+        };
+        let slab = self.geometry(sections);
         let bytes_of_round = u64::from(slab.period) * WORD;
         let bytes = slab.rounds.checked_mul(bytes_of_round)?;
-        let (mut tiles, threads) = if bytes <= MOST_RESIDENT_TILES * SMALL_TILE {
-            (bytes.div_ceil(SMALL_TILE).next_power_of_two(), THREADS / 2)
-        } else {
-            (MOST_RESIDENT_TILES, THREADS)
-        };
+        let mut tiles = bytes.div_ceil(SMALL_TILE).checked_next_power_of_two()?.min(MOST_RESIDENT_TILES);
         // A cluster has a power of two of them, and none is empty.
         while !slab.rounds.div_ceil(slab.rounds.div_ceil(tiles)).is_power_of_two() {
             tiles /= 2;
         }
         let tile_rounds = slab.rounds.div_ceil(tiles);
+        let threads = if tile_rounds * bytes_of_round <= TINY_TILE { THREADS / 2 } else { THREADS };
         let threads = threads.max(u64::from(slab.strip).next_multiple_of(u64::from(params::WN_WARP)));
-        (tile_rounds * bytes_of_round <= LARGEST_TILE).then(|| Cut::new(slab, tile_rounds, threads))
+        Some(Cut::new(slab, tile_rounds, threads)).filter(|cut| cut.tile_bytes() <= LARGEST_TILE)
     }
 
     fn streamed(&self) -> Cut {
@@ -189,7 +205,12 @@ impl Cut {
         let threads = (strip * rows).next_multiple_of(u64::from(params::WN_WARP)).min(most_threads);
         let tiles = slab.rounds.div_ceil(tile_rounds);
         let piece_rounds = MOST_OF_THREAD * (threads / strip);
-        Self { slab: SlabGeometry { tiles, tile_rounds, piece_rounds, ..slab }, threads }
+        let rows = (threads / strip) as u32; // at most THREADS
+        Self { slab: SlabGeometry { tiles, tile_rounds, piece_rounds, rows, ..slab }, threads }
+    }
+
+    fn tile_bytes(&self) -> u64 {
+        self.slab.tile_rounds * u64::from(self.slab.period) * WORD
     }
 
     /// Bytes of shared memory in which the threads of a block bring together what they have found.
@@ -199,15 +220,15 @@ impl Cut {
 
     /// Shared memory of a block that holds its tile, an element of it in so many bytes.
     fn held(&self, dtype: DType, size: u64) -> u64 {
-        let tile = self.slab.tile_rounds * u64::from(self.slab.period) * vector(dtype) * size;
+        let tile = self.tile_bytes() / dtype.size() as u64 * size;
         WORD + self.scratch(dtype) + 2 * self.slab.groups * BYTES_OF_PART + tile
     }
 
-    /// Whether clusters of blocks with so much shared memory keep the chip busy until the end. A last turn of few, where there
-    /// are few turns, takes longer than to read everything twice.
-    fn fills(&self, shared: u64, limits: &Limits) -> bool {
+    /// Whether clusters of blocks with so much shared memory, and of a kernel of which a multiprocessor runs so many threads, keep
+    /// the chip busy until the end: with more than a half of it, a last turn takes less than to read everything twice.
+    fn fills(&self, shared: u64, resident_threads: u64, limits: &Limits) -> bool {
         let by_shared = (u64::from(limits.shared) + KEPT_BY_DRIVER) / (shared + KEPT_BY_DRIVER);
-        let of_multiprocessor = (RESIDENT_THREADS / self.threads).min(by_shared).max(1);
+        let of_multiprocessor = (resident_threads / self.threads).min(by_shared).max(1);
         let blocks = u64::from(limits.multiprocessors) * of_multiprocessor;
         // A cluster is within a group of multiprocessors, whose number is none of its multiples: of 132 on an H100, 112 have room
         // for one of 16, 120 for one of 8 or 4.
@@ -215,25 +236,33 @@ impl Cut {
             if self.slab.tiles > 2 { blocks / self.slab.tiles * 7 / 8 } else { blocks / self.slab.tiles }.max(1);
         let slabs = self.slab.samples * self.slab.sections.divisor;
         let turns = slabs.div_ceil(places);
-        turns == 1 || slabs * 5 >= turns * places * 4
+        turns == 1 || slabs * 5 >= turns * places * 3
     }
 
     /// `params` lack the geometry alone.
     fn plan(self, dtype: DType, params: &ChannelsLastParams, needs_counters: bool, limits: &Limits) -> Plan {
         let (mut slab, block) = (self.slab, self.threads as u32); // at most THREADS
         let is_stored = params.flags & params::WN_FLAG_HELD_AS_STORED != 0;
+        let is_as_input = params.y_type == params::WN_ELEMENT_AS_INPUT;
+        let is_whole = is_stored && is_as_input && slab.length.is_multiple_of(vector(dtype));
         let shared = self.held(dtype, if is_stored { dtype } else { DType::F32 }.size() as u64);
         let can_be_held = slab.tiles <= u64::from(limits.cluster) && shared <= u64::from(limits.shared);
-        let held = can_be_held.then(|| Launch {
-            kernel: CHANNELS_LAST_RESIDENT.of(dtype),
+        let any_held = can_be_held.then(|| Launch {
+            kernel: CHANNELS_LAST_ANY_RESIDENT.of(dtype),
             grid: limits.columns(slab.columns, slab.tiles),
             block,
             cluster: slab.tiles as u32, // these two are no larger than what they were held against
             shared: shared as u32,
             params: Params::ChannelsLast(ChannelsLastParams { slab, ..*params }),
         });
-        if let Some(launch) = held.filter(|_| self.fills(shared, limits)) {
-            return resident(launch, needs_counters);
+        let resident_threads = if is_whole { RESIDENT_THREADS } else { ANY_RESIDENT_THREADS };
+        if let Some(any) = any_held.filter(|_| self.fills(shared, resident_threads, limits)) {
+            let plan = resident(any, needs_counters);
+            if !is_whole {
+                return plan;
+            }
+            let whole = Launch { kernel: CHANNELS_LAST_RESIDENT.of(dtype), ..any };
+            return Plan { unaligned: plan.launches, launches: [Some(whole), None], ..plan };
         }
         let slabs = slab.samples * slab.sections.divisor;
         let (workspace_bytes, begin) =
@@ -246,10 +275,9 @@ impl Cut {
         let launch = |family: Family| Launch { kernel: family.of(dtype), grid, block, cluster: 1, shared, params };
         let any = [CHANNELS_LAST_ANY_MOMENTS, CHANNELS_LAST_ANY_APPLY].map(|family| Some(launch(family)));
         // Counters are in the workspace.
-        let otherwise = held.filter(|_| !needs_counters);
+        let otherwise = any_held.filter(|_| !needs_counters);
         let plan = Plan { launches: any, workspace_bytes, otherwise, ..Plan::NONE };
-        let is_as_input = params_of(&params).y_type == params::WN_ELEMENT_AS_INPUT;
-        if !(is_stored && is_as_input && slab.length.is_multiple_of(vector(dtype))) {
+        if !is_whole {
             return plan;
         }
         let moments = launch(CHANNELS_LAST_MOMENTS);

@@ -110,29 +110,65 @@ fn maps_that_fit_the_chip_are_held() {
         let (launch, slab) = (first(&plan), slab_of(&first(&plan)));
         (plan.launches().count(), slab.sections.divisor, launch.cluster, launch.block, plan.workspace_bytes > 0)
     };
-    assert_eq!(regime(2, 64 * 64, 320), (1, 2, 16, 256, false));
-    assert_eq!(regime(2, 32 * 32, 640), (1, 4, 8, 128, false));
-    assert_eq!(regime(2, 16 * 16, 1280), (1, 8, 2, 128, false));
-    assert_eq!(regime(2, 8 * 8, 1280), (1, 8, 1, 128, false));
-    assert_eq!(regime(8, 64 * 64, 640), (2, 4, 1, 256, true));
-    assert_eq!(regime(32, 64 * 64, 640), (1, 4, 16, 256, false));
+    assert_eq!(regime(2, 64 * 64, 320), (1, 4, 16, 256, false));
+    assert_eq!(regime(2, 32 * 32, 640), (1, 8, 4, 256, false));
+    assert_eq!(regime(2, 16 * 16, 1280), (1, 16, 1, 256, false));
+    assert_eq!(regime(2, 8 * 8, 1280), (1, 16, 1, 128, false));
+    // Almost all of the last turn would be idle.
+    assert_eq!(regime(3, 64 * 64, 640), (2, 8, 1, 256, true));
+    assert_eq!(regime(8, 64 * 64, 640), (1, 8, 16, 256, false));
     assert_eq!(regime(1, 1024 * 1024, 128), (2, 1, 1, 256, true));
     assert_eq!(regime(1, 512 * 512, 256), (2, 1, 1, 256, true));
+}
+
+/// Sections are whole sectors, also where the narrowest that would do are not; and narrower where a tile, or how few there are of
+/// them in a batch, asks for it.
+#[test]
+fn sections_that_are_held() {
+    let bytes = |slab: SlabGeometry, size: u64| slab.channels.divisor * size;
+    let of_sample =
+        |spatial, channels, groups| bytes(slab_of(&first(&plan(&tensor(1, spatial, channels, groups), &H200))), 2);
+    assert_eq!(of_sample(64 * 64, 320, 32), 160);
+    // Four groups of 30 channels are 240 bytes.
+    assert_eq!(of_sample(32 * 32, 960, 32), 480);
+    assert_eq!([of_sample(64 * 64, 64, 64), of_sample(128 * 128, 64, 64)], [128, 64]);
+    // Whole pixels where nothing else can be.
+    assert_eq!(of_sample(49, 5, 1), 10);
+    let of_batch = |samples| bytes(slab_of(&first(&plan_batch(&batch(samples, 14 * 14, 256, Layout::Nhwc), &H200))), 4);
+    assert_eq!([of_batch(32), of_batch(8)], [128, 64]);
+}
+
+/// What is off a 16-byte boundary, or is not to be written as it was read, or does not end with a vector, is held by another
+/// kernel, in as much room.
+#[test]
+fn who_holds_what_is_not_whole() {
+    let whole = plan(&tensor(2, 64 * 64, 320, 32), &H200);
+    let [Some(other), None] = whole.unaligned else { panic!("one other") };
+    let launch = first(&whole);
+    assert_eq!(
+        (launch.kernel, other.kernel),
+        (Kernel::channels_last_resident_f16, Kernel::channels_last_any_resident_f16)
+    );
+    assert_eq!(Launch { kernel: launch.kernel, ..other }, launch);
+    let odd = [ChannelsLast { output: DType::F32, ..tensor(2, 64 * 64, 320, 32) }, tensor(2, 49, 5, 1)];
+    for plan in odd.map(|tensor| plan(&tensor, &H200)) {
+        assert_eq!((first(&plan).kernel, plan.unaligned), (other.kernel, [None; 2]));
+    }
 }
 
 /// What clusters could hold, and is read twice for the sake of a last turn, is held where there is no workspace.
 #[test]
 fn what_could_be_held_needs_no_workspace() {
-    let otherwise = |spatial, limits| plan(&tensor(8, spatial, 640, 32), limits).otherwise;
+    let otherwise = |spatial, limits| plan(&tensor(3, spatial, 640, 32), limits).otherwise;
     let held = otherwise(64 * 64, &H200).expect("a launch");
-    assert_eq!((held.kernel, held.cluster), (Kernel::channels_last_resident_f16, 16));
+    assert_eq!((held.kernel, held.cluster), (Kernel::channels_last_any_resident_f16, 16));
     assert_eq!((otherwise(512 * 512, &H200), otherwise(64 * 64, &SM_86)), (None, None));
 }
 
 /// But not where the number of batches is read, and counted up by the last block.
 #[test]
 fn a_cumulative_average_needs_a_workspace() {
-    let plan = |momentum| plan_batch(&BatchStatistics { momentum, ..batch(32, 14 * 14, 512, Layout::Nhwc) }, &H200);
+    let plan = |momentum| plan_batch(&BatchStatistics { momentum, ..batch(32, 14 * 14, 768, Layout::Nhwc) }, &H200);
     let launches_and_otherwise = |plan: Plan| (plan.launches().count(), plan.otherwise.is_some());
     assert_eq!([Some(0.1), None].map(plan).map(launches_and_otherwise), [(2, true), (2, false)]);
 }
