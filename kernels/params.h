@@ -284,14 +284,16 @@ typedef struct WnPointwiseParams {
     WnDivisor spatial;   // consecutive elements of one channel; 1 in NHWC
     WnDivisor channels;
     WnShortDivisor plane;  // planes: the same as `spatial`, or 2^30 if that is more
-    uint64_t tiles;        // planes: of a block's threads, with `vectors` each
-    uint64_t stride;       // channels last: vectors between a thread's vectors, a whole number of periods
-    uint32_t rounds;       // channels last: vectors of a thread, or one more than it has
-    uint32_t vectors;      // planes: up to WN_POINTWISE_VECTORS
+    WnDivisor parts;       // channels last: of a round, each a tile's
+    uint64_t tiles;        // of a block's threads, with `vectors` each
+    uint64_t stride;       // channels last: vectors of a round, a whole number of periods; a thread's lie so far apart
+    uint64_t rounds;       // channels last: of the tensor; the last may be cut
+    uint32_t vectors;      // of a thread, at most; of planes up to WN_POINTWISE_VECTORS
     uint32_t activation;
     uint32_t flags;
     float eps;
     uint32_t y_type;  // one of WnElement
+    uint32_t reserved;
 } WnPointwiseParams;
 
 // kernels/pointwise.cu: makes the table of WnPointwiseParams.

@@ -11,7 +11,8 @@
 //     pointwise_planes          planes of 32 elements and more: tiles of the flat tensor. A vector lies in one plane, or steps
 //                               over to the next
 //     pointwise_channels_last   NHWC, and smaller planes: a thread's vectors lie whole periods apart, after which the channels
-//                               repeat, so that their maps stay in registers
+//                               repeat, so that their maps stay in registers. A tile is some rounds of such periods, or, where
+//                               those are long, of a part of one
 #include "stages.cuh"
 
 namespace wn {
@@ -241,19 +242,23 @@ struct MapsOfBlock {
     }
 };
 
-// A thread's vectors, a stride apart, the last one first.
+// A thread's vectors of a tile, a round apart, the last one first.
 template <class T, class Way>
-__device__ __forceinline__ void map_rounds(const WnPointwiseParams& p, const MapsOfBlock& maps) {
-    const uint64_t block = static_cast<uint64_t>(blockIdx.x) * blockDim.x;
-    // The last block of a stride may be cut short by the next round's first.
+__device__ __forceinline__ void map_rounds(const WnPointwiseParams& p, uint64_t tile, const MapsOfBlock& maps) {
+    const uint64_t group = divide(tile, p.parts);
+    const uint64_t block = (tile - group * p.parts.divisor) * blockDim.x;
+    // A round's last part may be cut short by the next round's first.
     const uint32_t threads = p.stride - block < blockDim.x ? static_cast<uint32_t>(p.stride - block) : blockDim.x;
     const uint32_t room = threads * kVector<T>;
     const uint32_t first = threadIdx.x * kVector<T>;
     const uint64_t step = p.stride * kVector<T>;
     // Whole vectors need no tile around them.
     const uint32_t inside = Way::kWhole ? 0 : first;
-    uint64_t start = block * kVector<T> + (p.rounds - 1) * step + (first - inside);
-    uint32_t rounds = threadIdx.x < threads ? p.rounds : 0;
+    const uint64_t first_round = group * p.vectors;
+    const uint64_t left = p.rounds - first_round;
+    const uint32_t most = left < p.vectors ? static_cast<uint32_t>(left) : p.vectors;
+    uint64_t start = block * kVector<T> + (first_round + most - 1) * step + (first - inside);
+    uint32_t rounds = threadIdx.x < threads ? most : 0;
     if (rounds != 0 && start + inside >= p.length) {
         start -= step;
         rounds--;
@@ -294,7 +299,12 @@ __device__ __forceinline__ void map_rounds(const WnPointwiseParams& p, const Map
 template <class T>
 __device__ __forceinline__ void pointwise_channels_last(const WnPointwiseParams& p) {
     WN_DYNAMIC_SHARED(float4, maps);
-    choose_way<T>(p, [&](auto way) { map_rounds<T, decltype(way)>(p, MapsOfBlock{maps}); });
+    choose_way<T>(p, [&](auto way) {
+        for (uint64_t done = blockIdx.x; done < p.tiles; done += gridDim.x) {
+            if (done != blockIdx.x) __syncthreads();  // nobody needs the last tile's maps any more
+            map_rounds<T, decltype(way)>(p, p.tiles - 1 - done, MapsOfBlock{maps});
+        }
+    });
 }
 
 template <class T>

@@ -454,18 +454,20 @@ pub struct PointwiseParams {
     pub spatial: Divisor,
     pub channels: Divisor,
     pub plane: ShortDivisor,
+    pub parts: Divisor,
     pub tiles: u64,
     pub stride: u64,
-    pub rounds: u32,
+    pub rounds: u64,
     pub vectors: u32,
     pub activation: u32,
     pub flags: u32,
     pub eps: f32,
     pub y_type: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of PointwiseParams"][::std::mem::size_of::<PointwiseParams>() - 184usize];
+    ["Size of PointwiseParams"][::std::mem::size_of::<PointwiseParams>() - 216usize];
     ["Alignment of PointwiseParams"][::std::mem::align_of::<PointwiseParams>() - 8usize];
     ["Offset of field: PointwiseParams::x"][::std::mem::offset_of!(PointwiseParams, x) - 0usize];
     ["Offset of field: PointwiseParams::residual"][::std::mem::offset_of!(PointwiseParams, residual) - 8usize];
@@ -480,14 +482,16 @@ const _: () = {
     ["Offset of field: PointwiseParams::spatial"][::std::mem::offset_of!(PointwiseParams, spatial) - 80usize];
     ["Offset of field: PointwiseParams::channels"][::std::mem::offset_of!(PointwiseParams, channels) - 104usize];
     ["Offset of field: PointwiseParams::plane"][::std::mem::offset_of!(PointwiseParams, plane) - 128usize];
-    ["Offset of field: PointwiseParams::tiles"][::std::mem::offset_of!(PointwiseParams, tiles) - 144usize];
-    ["Offset of field: PointwiseParams::stride"][::std::mem::offset_of!(PointwiseParams, stride) - 152usize];
-    ["Offset of field: PointwiseParams::rounds"][::std::mem::offset_of!(PointwiseParams, rounds) - 160usize];
-    ["Offset of field: PointwiseParams::vectors"][::std::mem::offset_of!(PointwiseParams, vectors) - 164usize];
-    ["Offset of field: PointwiseParams::activation"][::std::mem::offset_of!(PointwiseParams, activation) - 168usize];
-    ["Offset of field: PointwiseParams::flags"][::std::mem::offset_of!(PointwiseParams, flags) - 172usize];
-    ["Offset of field: PointwiseParams::eps"][::std::mem::offset_of!(PointwiseParams, eps) - 176usize];
-    ["Offset of field: PointwiseParams::y_type"][::std::mem::offset_of!(PointwiseParams, y_type) - 180usize];
+    ["Offset of field: PointwiseParams::parts"][::std::mem::offset_of!(PointwiseParams, parts) - 144usize];
+    ["Offset of field: PointwiseParams::tiles"][::std::mem::offset_of!(PointwiseParams, tiles) - 168usize];
+    ["Offset of field: PointwiseParams::stride"][::std::mem::offset_of!(PointwiseParams, stride) - 176usize];
+    ["Offset of field: PointwiseParams::rounds"][::std::mem::offset_of!(PointwiseParams, rounds) - 184usize];
+    ["Offset of field: PointwiseParams::vectors"][::std::mem::offset_of!(PointwiseParams, vectors) - 192usize];
+    ["Offset of field: PointwiseParams::activation"][::std::mem::offset_of!(PointwiseParams, activation) - 196usize];
+    ["Offset of field: PointwiseParams::flags"][::std::mem::offset_of!(PointwiseParams, flags) - 200usize];
+    ["Offset of field: PointwiseParams::eps"][::std::mem::offset_of!(PointwiseParams, eps) - 204usize];
+    ["Offset of field: PointwiseParams::y_type"][::std::mem::offset_of!(PointwiseParams, y_type) - 208usize];
+    ["Offset of field: PointwiseParams::reserved"][::std::mem::offset_of!(PointwiseParams, reserved) - 212usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

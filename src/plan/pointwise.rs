@@ -9,6 +9,8 @@ use crate::problem::{ChannelTable, Constants, Pointwise};
 const RESIDENT_OF_PLANES: u64 = 1024;
 const RESIDENT_OF_CHANNELS_LAST: u64 = 768;
 const LEAST_BLOCK: u32 = 64;
+/// Vectors of a thread, channels last: so many that what it costs to find a thread's maps is little.
+const MOST_ROUNDS: u64 = 8;
 /// From here on all planes are one, as far as a tile can tell.
 const LARGEST_PLANE: u64 = 1 << 30;
 
@@ -44,17 +46,17 @@ pub(super) fn plan(map: &Pointwise, limits: &Limits) -> Option<Launch> {
         let params = PointwiseParams { vectors: of_thread as u32, tiles, ..params };
         return Some(Launch::plain(POINTWISE_PLANES.of(map.dtype), grid, block, Params::Pointwise(params)));
     }
-    let stride = stride_of_periods(map, per_vector, vectors, limits);
-    let threads = stride.min(vectors);
-    let block = block(threads, limits);
-    let rounds = vectors.div_ceil(stride) as u32; // of any memory: a stride is thousands of vectors
-    let params = PointwiseParams { stride, rounds, ..params };
-    let launch = Launch::plain(
-        POINTWISE_CHANNELS_LAST.of(map.dtype),
-        limits.grid(threads, u64::from(block)),
-        block,
-        Params::Pointwise(params),
-    );
+    let rounds = Rounds::of(map, per_vector, vectors, limits);
+    let (grid, block) = (limits.grid(rounds.tiles(), 1), rounds.block);
+    let params = PointwiseParams {
+        stride: rounds.stride,
+        rounds: rounds.count,
+        parts: divisor(rounds.parts),
+        vectors: rounds.of_thread as u32, // at most MOST_ROUNDS
+        tiles: rounds.tiles(),
+        ..params
+    };
+    let launch = Launch::plain(POINTWISE_CHANNELS_LAST.of(map.dtype), grid, block, Params::Pointwise(params));
     Some(Launch { shared: bytes_of_maps(map, u64::from(block) * per_vector), ..launch })
 }
 
@@ -67,13 +69,50 @@ fn block(threads: u64, limits: &Limits) -> u32 {
     block
 }
 
-/// The vectors between a thread's vectors: a multiple of the fewest vectors after which the channels repeat, so that a thread
-/// always meets the same ones; and, within that, about as many as the device has threads.
-fn stride_of_periods(map: &Pointwise, per_vector: u64, vectors: u64, limits: &Limits) -> u64 {
-    let elements = map.channels as u64 * map.spatial as u64;
-    let period = elements / gcd(elements, per_vector);
-    let threads = (u64::from(limits.multiprocessors) * RESIDENT_OF_CHANNELS_LAST).min(vectors);
-    period * (threads / period).max(1)
+/// A tensor as rounds of vectors, each so many of the fewest after which the channels repeat as fill a block, or one of those:
+/// then a thread that has the same place in several rounds meets the same channels in all of them.
+struct Rounds {
+    /// Vectors of a round.
+    stride: u64,
+    /// Blocks of a round.
+    parts: u64,
+    /// Threads of a block.
+    block: u32,
+    /// Of the tensor.
+    count: u64,
+    /// Rounds in which a thread has a vector.
+    of_thread: u64,
+}
+
+impl Rounds {
+    /// Blocks are smaller where there would be less than two for a multiprocessor.
+    fn of(map: &Pointwise, per_vector: u64, vectors: u64, limits: &Limits) -> Self {
+        let elements = map.channels as u64 * map.spatial as u64;
+        let period = elements / gcd(elements, per_vector);
+        let multiprocessors = u64::from(limits.multiprocessors);
+        let of_thread = (vectors / (multiprocessors * RESIDENT_OF_CHANNELS_LAST)).clamp(1, MOST_ROUNDS);
+        let mut threads = u64::from(params::WN_POINTWISE_THREADS);
+        loop {
+            let rounds = Self::of_blocks(period, vectors, threads, of_thread);
+            if threads == u64::from(LEAST_BLOCK) || rounds.tiles() >= 2 * multiprocessors {
+                return rounds;
+            }
+            threads /= 2;
+        }
+    }
+
+    fn of_blocks(period: u64, vectors: u64, threads: u64, of_thread: u64) -> Self {
+        let stride = period * (threads / period).max(1);
+        let parts = stride.div_ceil(threads);
+        // Parts of one size, and whole warps.
+        let block = stride.div_ceil(parts).next_multiple_of(u64::from(params::WN_WARP)) as u32; // at most `threads`
+        let parts = stride.div_ceil(u64::from(block));
+        Self { stride, parts, block, count: vectors.div_ceil(stride), of_thread }
+    }
+
+    fn tiles(&self) -> u64 {
+        self.count.div_ceil(self.of_thread) * self.parts
+    }
 }
 
 /// Of the maps of the channels that so many consecutive elements have, as kernels/pointwise.cu lays them out.
@@ -164,6 +203,23 @@ mod tests {
         }
     }
 
+    /// (vectors of a round, blocks of it, their threads, vectors of a thread, blocks) of NHWC maps on an H200.
+    #[test]
+    fn rounds_fill_blocks_and_blocks_the_chip() {
+        for (channels, pixels, expected) in [
+            (64, 256 * 112 * 112, (256, 1, 256, 8, 12_544)),
+            (320, 8 * 64 * 64, (240, 1, 256, 8, 683)),
+            (2056, 32 * 56 * 56, (257, 2, 160, 8, 25_088)),
+            (3, 32 * 224 * 224, (255, 1, 256, 5, 473)),
+            (256, 32 * 49, (128, 1, 128, 1, 392)),
+            (8, 5, (64, 1, 64, 1, 1)),
+        ] {
+            let (launch, params) = planned(&map(channels * pixels, channels, 1));
+            let found = (params.stride, params.parts.divisor, launch.block, params.vectors, launch.grid);
+            assert_eq!(found, expected, "{channels}");
+        }
+    }
+
     /// A thread's vectors lie whole periods of the channels apart, every vector has a thread, and its block room for its maps:
     /// those of all channels, or of as many as its elements have, and one more where its first one is cut.
     #[test]
@@ -185,9 +241,12 @@ mod tests {
             assert_eq!(launch.kernel, Kernel::pointwise_channels_last_f16);
             assert_eq!(params.stride * 8 % (channels * spatial) as u64, 0, "{channels}");
             let vectors = (length as u64).div_ceil(8);
-            assert!(u64::from(launch.grid) * u64::from(launch.block) >= params.stride.min(vectors), "{channels}");
-            let rounds = u64::from(params.rounds);
-            assert!((rounds - 1) * params.stride < vectors && vectors <= rounds * params.stride);
+            let (parts, block) = (params.parts.divisor, u64::from(launch.block));
+            assert!((parts - 1) * block < params.stride && params.stride <= parts * block, "{channels}");
+            assert!(block.is_multiple_of(32) && block <= 256, "{channels}");
+            assert!((params.rounds - 1) * params.stride < vectors && vectors <= params.rounds * params.stride);
+            assert_eq!(params.tiles, params.rounds.div_ceil(params.vectors.into()) * parts, "{channels}");
+            assert_eq!(u64::from(launch.grid), params.tiles.min(MAX_GRID.into()), "{channels}");
             let planes = (u64::from(launch.block) * 8 + spatial as u64 - 2) / spatial as u64 + 1;
             let last = planes.min(channels as u64) - 1;
             assert!(u64::from(launch.shared) > (last + last / 8) * 16 && launch.shared <= 48 * 1024, "{channels}");

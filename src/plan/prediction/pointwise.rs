@@ -14,7 +14,7 @@ pub fn pointwise(call: &Call, launch: &Launch, p: &PointwiseParams, is_second: b
     let (chip, of) = (call.chip, call.instructions(launch));
     let warps = f64::from(launch.block) / WARP;
     let warmth = if is_second { call.warmth_of_second(true) } else { call.warmth() };
-    let vectors = f64::from(if call.stem(launch) == "pointwise_planes" { p.vectors } else { p.rounds });
+    let vectors = f64::from(p.vectors);
     let at_once = vectors.min(IN_FLIGHT / call.tensors());
     let steps = (vectors / at_once).ceil();
     let instructions = of.vector + over_ends(call, p) + call.residual(&of) + call.activation();

@@ -7,7 +7,7 @@ use crate::plan::params::{self, BatchStatisticsParams, ChannelsLastParams};
 
 const WARP: f64 = params::WN_WARP as f64;
 /// Vectors that a thread has in flight where it sums, and where it writes.
-const SUMMED: f64 = 8.0;
+const SUMMED: f64 = 4.0;
 const WRITTEN: f64 = 4.0;
 
 /// What a block of slabs or planes does.
