@@ -255,7 +255,43 @@ __device__ __forceinline__ void store_word(uint4* address, const uint4& word) {
 #endif
 }
 
-// The same, loaded.
+// 16 or eight bytes, if `is_wanted`: by a predicate, where the compiler would make a branch and the place where its ways meet.
+// (Not for older chips: there it costs registers.)
+__device__ __forceinline__ void store_word_if(bool is_wanted, uint4* address, const uint4& word) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{\n"
+        ".reg .pred is_wanted;\n"
+        "setp.ne.u32 is_wanted, %5, 0;\n"
+        "@is_wanted st.global.v4.u32 [%0], {%1, %2, %3, %4};\n"
+        "}" ::"l"(address),
+        "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w), "r"(is_wanted ? 1u : 0u)
+        : "memory");
+#else
+    if (is_wanted) *address = word;
+#endif
+}
+
+__device__ __forceinline__ void store_word_if(bool is_wanted, uint2* address, const uint2& word) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{\n"
+        ".reg .pred is_wanted;\n"
+        "setp.ne.u32 is_wanted, %3, 0;\n"
+        "@is_wanted st.global.v2.u32 [%0], {%1, %2};\n"
+        "}" ::"l"(address),
+        "r"(word.x), "r"(word.y), "r"(is_wanted ? 1u : 0u)
+        : "memory");
+#else
+    if (is_wanted) *address = word;
+#endif
+}
+
+__device__ __forceinline__ void store_word_if(bool is_wanted, uint32_t* address, uint32_t word) {
+    if (is_wanted) *address = word;
+}
+
+// 16 bytes by one load.
 template <class T>
 __device__ __forceinline__ uint4 load_at_once(const T* address) {
 #if defined(__CUDACC__)

@@ -41,7 +41,7 @@ struct BatchPlace {
 #pragma unroll
         for (uint32_t v = 0; v < kBatchVectors<T>; v++) {
             const uint4 words = pack<T>(in + v * kVector<T>);
-            if (inside(v)) store_word(reinterpret_cast<uint4*>(first + v * kApart), words);
+            store_word_if(inside(v), reinterpret_cast<uint4*>(first + v * kApart), words);
         }
     }
 
@@ -500,20 +500,24 @@ private:
 #pragma unroll
         for (uint32_t v = 0; v < kBatchVectors<T>; v++) {
             const Bytes bytes = quantize<kVector<T>>(value + v * kVector<T>, type, by_scale[v]);
-            if (place.inside(v)) *reinterpret_cast<Bytes*>(first + v * BatchPlace<T>::kApart) = bytes;
+            store_word_if(place.inside(v), reinterpret_cast<Bytes*>(first + v * BatchPlace<T>::kApart), bytes);
         }
     }
 
     // As `activate`, but inline: where nothing is called, the compiler keeps what every access to memory wants where that wants
-    // it, and does not put it there again for each.
+    // it, and does not put it there again for each. By the number's bits: of comparisons of it, a jump through a table is made.
     __device__ __forceinline__ void activate_batch(float (&value)[kBatch]) const {
-        if (p.activation == WN_ACTIVATION_SILU) {
+        static_assert(WN_ACTIVATION_RELU == 1 && WN_ACTIVATION_SILU == 2 && WN_ACTIVATION_GELU == 3, "their bits");
+        static_assert(WN_ACTIVATION_GELU_TANH == 4, "its bit");
+        if (p.activation & 2u) {
+            if (p.activation & 1u) {
 #pragma unroll
-            for (uint32_t e = 0; e < kBatch; e++) value[e] = silu(value[e]);
-        } else if (p.activation == WN_ACTIVATION_GELU) {
+                for (uint32_t e = 0; e < kBatch; e++) value[e] = gelu(value[e]);
+            } else {
 #pragma unroll
-            for (uint32_t e = 0; e < kBatch; e++) value[e] = gelu(value[e]);
-        } else if (p.activation > WN_ACTIVATION_SILU) {
+                for (uint32_t e = 0; e < kBatch; e++) value[e] = silu(value[e]);
+            }
+        } else if (p.activation & 4u) {
 #pragma unroll
             for (uint32_t e = 0; e < kBatch; e++) value[e] = gelu_tanh(value[e]);
         } else {
@@ -524,9 +528,13 @@ private:
 
     // Of another type than the input's. Inline, for the same reason.
     __device__ __forceinline__ void store_others(const BatchPlace<T>& place, const float (&value)[kBatch]) const {
-        if (p.y_type == WN_ELEMENT_F32) return store_as<float>(place, value);
-        if (p.y_type == WN_ELEMENT_F16) return store_as<f16>(place, value);
-        store_as<bf16>(place, value);
+        if constexpr (std::is_same_v<T, float>) {
+            if (p.y_type == WN_ELEMENT_F16) return store_as<f16>(place, value);
+            store_as<bf16>(place, value);
+        } else {
+            if (p.y_type == WN_ELEMENT_F32) return store_as<float>(place, value);
+            store_as<std::conditional_t<std::is_same_v<T, f16>, bf16, f16>>(place, value);
+        }
     }
 
     template <class Y>
