@@ -197,6 +197,38 @@ __device__ __forceinline__ uint16_t to_f8_e4m3_pair(float first, float second) {
 #endif
 }
 
+// Four of them, the first in the lowest byte.
+__device__ __forceinline__ uint32_t to_f8_e4m3_four(float first, float second, float third, float fourth) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 890
+    uint32_t four;
+    asm("{\n"
+        ".reg .b16 low, high;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+        "mov.b32 %0, {low, high};\n"
+        "}"
+        : "=r"(four)
+        : "f"(first), "f"(second), "f"(third), "f"(fourth));
+    return four;
+#else
+    return to_f8_e4m3_pair(first, second) | static_cast<uint32_t>(to_f8_e4m3_pair(third, fourth)) << 16;
+#endif
+}
+
+// The larger one of two magnitudes; NaN is above all.
+__device__ __forceinline__ float larger_magnitude(float a, float b) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
+    float result;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(fabsf(a)), "f"(fabsf(b)));
+    return result;
+#else
+    // As integers they are in the same order.
+    const uint32_t first = __float_as_uint(a) & 0x7fffffffu;
+    const uint32_t second = __float_as_uint(b) & 0x7fffffffu;
+    return __uint_as_float(first > second ? first : second);
+#endif
+}
+
 // Tells the compiler that a pointer is to global memory: LDG and STG instead of generic accesses. (An assumption, not a
 // conversion through __cvta_global_to_generic: with two of those meeting in one branch, nvcc 13.0 does not terminate.)
 template <class T>
@@ -223,7 +255,43 @@ __device__ __forceinline__ void store_word(uint4* address, const uint4& word) {
 #endif
 }
 
-// The same, loaded.
+// 16 or eight bytes, if `is_wanted`: by a predicate, where the compiler would make a branch and the place where its ways meet.
+// (Not for older chips: there it costs registers.)
+__device__ __forceinline__ void store_word_if(bool is_wanted, uint4* address, const uint4& word) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{\n"
+        ".reg .pred is_wanted;\n"
+        "setp.ne.u32 is_wanted, %5, 0;\n"
+        "@is_wanted st.global.v4.u32 [%0], {%1, %2, %3, %4};\n"
+        "}" ::"l"(address),
+        "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w), "r"(is_wanted ? 1u : 0u)
+        : "memory");
+#else
+    if (is_wanted) *address = word;
+#endif
+}
+
+__device__ __forceinline__ void store_word_if(bool is_wanted, uint2* address, const uint2& word) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{\n"
+        ".reg .pred is_wanted;\n"
+        "setp.ne.u32 is_wanted, %3, 0;\n"
+        "@is_wanted st.global.v2.u32 [%0], {%1, %2};\n"
+        "}" ::"l"(address),
+        "r"(word.x), "r"(word.y), "r"(is_wanted ? 1u : 0u)
+        : "memory");
+#else
+    if (is_wanted) *address = word;
+#endif
+}
+
+__device__ __forceinline__ void store_word_if(bool is_wanted, uint32_t* address, uint32_t word) {
+    if (is_wanted) *address = word;
+}
+
+// 16 bytes by one load.
 template <class T>
 __device__ __forceinline__ uint4 load_at_once(const T* address) {
 #if defined(__CUDACC__)
@@ -264,7 +332,7 @@ __device__ __forceinline__ void store_streaming(uint4* address, const uint4& wor
 #endif
 }
 
-// Words of shared memory that are copied to: their address there is made once, which the compiler does for each copy else.
+// Words of shared memory: their address there is made once, which the compiler does for each copy else, and each access.
 struct SharedWords {
 #if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
     uint32_t address;
@@ -277,12 +345,37 @@ struct SharedWords {
         result.address += count * 16;
         return result;
     }
+
+    // In a register, and not made again of what it is made of.
+    __device__ __forceinline__ SharedWords kept() const {
+        SharedWords result = *this;
+        asm volatile("mov.u32 %0, %1;" : "=r"(result.address) : "r"(address));
+        return result;
+    }
+
+    __device__ __forceinline__ uint4 load(uint32_t word) const {
+        uint4 result;
+        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(result.x), "=r"(result.y), "=r"(result.z), "=r"(result.w)
+                     : "r"(address + word * 16)
+                     : "memory");
+        return result;
+    }
+
+    __device__ __forceinline__ void store(uint32_t word, const uint4& value) const {
+        asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address + word * 16), "r"(value.x), "r"(value.y),
+                     "r"(value.z), "r"(value.w)
+                     : "memory");
+    }
 #else
     uint4* words;
 
     __device__ __forceinline__ explicit SharedWords(uint4* words) : words(words) {}
 
     __device__ __forceinline__ SharedWords behind(uint32_t count) const { return SharedWords(words + count); }
+    __device__ __forceinline__ SharedWords kept() const { return *this; }
+    __device__ __forceinline__ uint4 load(uint32_t word) const { return words[word]; }
+    __device__ __forceinline__ void store(uint32_t word, const uint4& value) const { words[word] = value; }
 #endif
 };
 
@@ -316,6 +409,19 @@ __device__ __forceinline__ Word from_lane_xor(Word value, uint32_t mask) {
     return __shfl_xor_sync(0xffffffffu, value, static_cast<int>(mask));
 }
 
+// The largest value of the warp. Every lane of the warp must call.
+__device__ __forceinline__ uint32_t largest_of_warp(uint32_t value) {
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(0xffffffffu, value);
+#else
+    for (uint32_t mask = WN_WARP / 2; mask > 0; mask /= 2) {
+        const uint32_t other = from_lane_xor(value, mask);
+        value = value > other ? value : other;
+    }
+    return value;
+#endif
+}
+
 // Whether it is so in any lane. Every lane of the warp must call.
 __device__ __forceinline__ bool any_lane(bool value) { return __any_sync(0xffffffffu, value) != 0; }
 
@@ -327,6 +433,27 @@ __device__ __forceinline__ uint32_t block_number() {
     return result;
 #else
     return blockIdx.x;
+#endif
+}
+
+// The same number, kept in a register: the compiler makes it anew wherever it is used else, of all that it is made of.
+__device__ __forceinline__ uint32_t kept(uint32_t value) {
+#if defined(__CUDACC__)
+    uint32_t result;
+    asm volatile("mov.u32 %0, %1;" : "=r"(result) : "r"(value));
+    return result;
+#else
+    return value;
+#endif
+}
+
+__device__ __forceinline__ uint64_t kept(uint64_t value) {
+#if defined(__CUDACC__)
+    uint64_t result;
+    asm volatile("mov.u64 %0, %1;" : "=l"(result) : "l"(value));
+    return result;
+#else
+    return value;
 #endif
 }
 

@@ -240,66 +240,55 @@ struct LeafOfBatches {
     const WnRowsParams& p;
     PartsOfCluster& parts;
     Normalization* of_row;  // what all of the block normalize by
-    uint4* own;             // of the lane
-    uint32_t chunk_words;
-    uint32_t begin;     // in the row
-    uint32_t elements;  // none behind the row's end
+    HeldBatches<T> held;
+    uint32_t length;
+    uint32_t first;   // the lane's first vector in the row
+    uint32_t behind;  // its first that is not of the leaf
     bool is_whole_row;
 
     __device__ __forceinline__ LeafOfBatches(const WnRowsParams& p, uint4* room, PartsOfCluster& parts)
-        : p(p), parts(parts), of_row(reinterpret_cast<Normalization*>(room + p.parts_words - 1)) {
-        const uint32_t length = static_cast<uint32_t>(p.length);
+        : p(p), parts(parts), of_row(reinterpret_cast<Normalization*>(room + p.parts_words - 1)), held(of_warp(p, room)) {
+        const uint32_t lane = threadIdx.x % WN_WARP;
         const uint32_t leaf = WN_CHUNK << p.leaf_shift;
+        length = static_cast<uint32_t>(p.length);
         is_whole_row = p.parts_words == 0;
-        begin = is_whole_row ? 0 : parts.number * leaf;
-        elements = begin < length ? min(length - begin, leaf) : 0;
-        chunk_words = ChunkOfBatches<T>::size(p.residual != 0);
-        own = room + p.parts_words + (threadIdx.x / WN_WARP << p.leaf_shift) * chunk_words + threadIdx.x % WN_WARP;
+        const uint32_t begin = is_whole_row ? 0 : parts.number * leaf;
+        first = kept(begin + lane * kVector<T>);
+        behind = kept(begin < length ? min(begin + leaf, length) + lane * kVector<T> : 0);
     }
 
-    // Calls for every chunk, by where it is held, its first element's number in the row, and how many there are of it.
-    template <class Each>
-    __device__ __forceinline__ void each_chunk(Each each) const {
-        ChunkOfBatches<T> chunk{own};
-#pragma unroll 1
-        for (uint32_t done = 0; done < elements; done += WN_CHUNK, chunk.words += chunk_words) {
-            each(chunk, begin + done, min(elements - done, static_cast<uint32_t>(WN_CHUNK)));
-        }
+    static __device__ __forceinline__ HeldBatches<T> of_warp(const WnRowsParams& p, uint4* room) {
+        const uint32_t words = HeldBatches<T>::size(p.residual != 0) << p.leaf_shift;
+        uint4* const own = room + p.parts_words + threadIdx.x / WN_WARP * words + threadIdx.x % WN_WARP;
+        return HeldBatches<T>{SharedWords(own).kept(), p.leaf_shift};
     }
 
-    // And for every batch.
+    // Calls for every batch, by its number and the lane's place.
     template <class Each>
     __device__ __forceinline__ void each_batch(Each each) const {
-        each_chunk([&](const ChunkOfBatches<T>& chunk, uint32_t first, uint32_t count) {
-            constexpr uint32_t kElements = kBatch * WN_WARP;
+        BatchPlace<T> place{first, length};
 #pragma unroll 1
-            for (uint32_t batch = 0; batch * kElements < count; batch++) {
-                const uint32_t done = batch * kElements;
-                each(chunk, batch, BatchPlace<T>(first + done, count - done));
-            }
-        });
+        for (uint32_t batch = 0; place.at < behind; batch++, place.at += kBatch * WN_WARP) each(batch, place);
     }
 
     __device__ __forceinline__ void copy(uint64_t row) const {
-        const T* const x = row_at<const T>(p.x, row, p.x_stride);
-        const T* const residual = row_at<const T>(p.residual, row, p.residual_stride);
-        each_chunk([&](const ChunkOfBatches<T>& chunk, uint32_t first, uint32_t count) {
-            chunk.copy(ChunkOfBatches<T>::kStored, x + first, count);
-            if (residual != nullptr) chunk.copy(ChunkOfBatches<T>::kResidual, residual + first, count);
-        });
+        const T* const x = global<const T>(p.x) + row * p.x_stride;
+        const T* const residual = global<const T>(p.residual) + row * p.residual_stride;
+        constexpr uint32_t kWords = HeldBatches<T>::kVectors * WN_WARP;
+        uint32_t words = 0;
+#pragma unroll 1
+        for (uint32_t at = first; at < behind; at += WN_CHUNK, words += kWords) {
+            HeldBatches<T>::copy(held.stored().behind(words), x, at, behind - at, length);
+            if (p.residual != 0) HeldBatches<T>::copy(held.residual().behind(words), residual, at, behind - at, length);
+        }
+        if (parts.blocks > 1) parts.await();
         copies_arrived();
     }
 
-    __device__ __forceinline__ Normalization normalization() const {
-        const LaneTeam team{WN_WARP};
-        const bool mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
-        TreeOfWarp tree;
-        each_chunk([&](const ChunkOfBatches<T>& chunk, uint32_t, uint32_t count) {
-            tree.add(moments_of_held<T, true>(chunk, team, count, inverse_of(count), mean_square));
-        });
-        const Moments part = tree.root();
+    // Of the whole row, by the warp's part of it.
+    __device__ __forceinline__ Normalization normalization(const Moments& part) const {
         if (is_whole_row) return normalization_of(part, p.inverse_length, p.eps);
-        const Moments* const all = parts.exchange(part);
+        const Moments* const all = parts.exchange_after_await(part);
         // One warp merges for all.
         if (threadIdx.x < WN_WARP) {
             const Moments moments = merge_many_here(all, parts.leaves);
@@ -309,61 +298,79 @@ struct LeafOfBatches {
         return *of_row;
     }
 
-    // Of the whole row.
-    __device__ __forceinline__ uint32_t largest(uint32_t amplitude) const {
-        const uint32_t largest = LaneTeam{WN_WARP}.largest(amplitude);
+    __device__ __forceinline__ uint32_t largest(float amplitude) const {
+        const uint32_t largest = largest_of_warp(__float_as_uint(amplitude));
         if (is_whole_row) return largest;
-        const float part = __uint_as_float(largest);
-        return largest_of(parts.exchange(Moments{part, {0.0f, 0.0f}, {0.0f, 0.0f}}), parts.leaves);
+        return largest_of(parts.exchange_after_await(__uint_as_float(largest)), parts.leaves);
     }
 
     __device__ __forceinline__ void normalize(uint64_t row) const {
         copy(row);
         const BatchInput<T> input(p, row);
         const bool has_own_norm = (p.flags & WN_FLAG_POST_NORM) != 0;
+        bool is_stored = true;  // what is held: x, until it changes
+        bool changes = has_own_norm ? input.begins() : input.begins() || input.completes();
         Normalization by{0.0f, 1.0f, 0.0f};
-        // Loops, so that the code of each step stands here once.
+        // A loop, so that the code of each step stands here once.
         for (bool is_begun = false;; is_begun = true) {
-            each_batch([&](const ChunkOfBatches<T>& chunk, uint32_t batch, const BatchPlace<T>& place) {
+            const bool is_last = is_begun || !has_own_norm;
+            // A lane has the moments of the chunk of its number, or every lane those of the only one.
+            Moments part = no_moments();
+            MomentsOfBatches<T> moments{(p.flags & WN_FLAG_MEAN_SQUARE) != 0};
+            each_batch([&](uint32_t batch, const BatchPlace<T>& place) {
                 float value[kBatch];
-                if (is_begun) {
-                    chunk.read_batch(batch, value);
-                    input.post_normalize(place, by, value);
-                } else {
-                    chunk.read_stored(ChunkOfBatches<T>::kStored, batch, value);
-                    input.begin(place, value);
-                }
-                if (is_begun || !has_own_norm) input.complete(place, chunk, batch, value);
-                chunk.write_batch(batch, value);
-            });
-            by = normalization();
-            if (is_begun || !has_own_norm) break;
-        }
-        BatchOutput<T> output(input, by);
-        const bool is_measured = p.scaling == WN_SCALING_ROWS;
-        for (bool is_scaled = false;; is_scaled = true) {
-            uint32_t amplitude = 0;
-            each_batch([&](const ChunkOfBatches<T>& chunk, uint32_t batch, const BatchPlace<T>& place) {
-                float value[kBatch];
-                chunk.read_batch(batch, value);
-                if (!is_scaled) {
-                    output.write_sum(place, value);
-                    output.finish(place, value);
-                    if (is_measured) {
-#pragma unroll
-                        for (uint32_t v = 0; v < kBatchVectors<T>; v++) {
-                            amplitude = max(amplitude, BatchOutput<T>::amplitude(place, v, value));
-                        }
-                        chunk.write_batch(batch, value);
-                        return;
+                held.read_batch(is_stored, batch, value);
+                if (changes) {
+                    if (is_begun) {
+                        input.post_normalize(place, by, value);
+                    } else {
+                        input.begin(place, value);
                     }
+                    if (is_last) input.complete(place, held, batch, value);
+                    held.write_batch(batch, value);
                 }
-                output.store(place, value);
+                const uint32_t of_chunk = batch % HeldBatches<T>::kBatches;
+                moments.add(place, of_chunk == 0, value);
+                if (of_chunk + 1 < HeldBatches<T>::kBatches && place.at + kBatch * WN_WARP < behind) return;
+                const uint32_t begin = place.at - of_chunk * (kBatch * WN_WARP);
+                const uint32_t count = min(behind - begin, static_cast<uint32_t>(WN_CHUNK));
+                const Moments all = moments.moments(held, !changes, batch - of_chunk, BatchPlace<T>{begin, length}, count);
+                if (p.leaf_shift == 0) {
+                    part = all;
+                } else if (threadIdx.x % WN_WARP == batch / HeldBatches<T>::kBatches) {
+                    part = all;
+                }
+                moments.sums = Sums{0.0f, 0.0f};
             });
-            if (is_scaled || !is_measured) return;
-            const bool writes = threadIdx.x % WN_WARP == 0 && begin == 0;
-            output.inverse_scale = output.scale(largest(amplitude), 0, writes);
+            if (p.leaf_shift != 0) part = LaneTeam{WN_WARP}.merge_all(part);
+            by = normalization(part);
+            is_stored = !changes;
+            if (is_last) break;
+            changes = true;
         }
+        const BatchOutput<T> output(input, by);
+        const bool is_measured = p.scaling == WN_SCALING_ROWS;
+        float amplitude = 0.0f;
+        each_batch([&](uint32_t batch, const BatchPlace<T>& place) {
+            float value[kBatch];
+            held.read_batch(is_stored, batch, value);
+            output.write_sum(place, value);
+            output.finish(place, value);
+            if (!is_measured) return output.store(place, value);
+#pragma unroll
+            for (uint32_t v = 0; v < kBatchVectors<T>; v++) {
+                const float of_vector = BatchOutput<T>::amplitude(v, value);
+                if (place.inside(v)) amplitude = larger_magnitude(amplitude, of_vector);
+            }
+            held.write_batch(batch, value);
+        });
+        if (!is_measured) return;
+        const float inverse_scale = output.scale(largest(amplitude), 0, first == 0 && first < behind);
+        each_batch([&](uint32_t batch, const BatchPlace<T>& place) {
+            float value[kBatch];
+            held.read_batch(false, batch, value);
+            output.store_by(inverse_scale, place, value);
+        });
     }
 };
 
@@ -371,13 +378,22 @@ template <class T>
 __device__ __forceinline__ void fused_rows_shared(const WnRowsParams& p) {
     WN_DYNAMIC_SHARED(uint4, room);
     const uint32_t leaf = WN_CHUNK << p.leaf_shift;
-    PartsOfCluster parts(reinterpret_cast<Moments*>(room), (static_cast<uint32_t>(p.length) + leaf - 1) / WN_CHUNK >> p.leaf_shift);
-    const LeafOfBatches<T> mine(p, room, parts);
-    // Of as many rows as a block has at a time, or of a part of one.
-    const uint64_t at_a_time = mine.is_whole_row ? blockDim.x / WN_WARP : 1;
-    const uint64_t own = mine.is_whole_row ? threadIdx.x / WN_WARP : 0;
-    for (uint64_t row = blockIdx.x / parts.blocks * at_a_time + own; row < p.rows; row += gridDim.x / parts.blocks * at_a_time) {
+    const uint32_t leaves = (static_cast<uint32_t>(p.length) + leaf - 1) / WN_CHUNK >> p.leaf_shift;
+    PartsOfCluster parts(reinterpret_cast<Moments*>(room), leaves);
+    LeafOfBatches<T> mine(p, room, parts);
+    // Of as many rows as a block has at a time, or of a part of one. The loop is the block's, and not the warp's, which perhaps
+    // has no row in the end: for what all threads do alike, the compiler needs fewer instructions.
+    const uint32_t at_a_time = mine.is_whole_row ? blockDim.x / WN_WARP : 1;
+    uint64_t base = static_cast<uint64_t>(parts.of_blocks(blockIdx.x)) * at_a_time;
+    while (base < p.rows) {
+        uint64_t row = base;
+        if (mine.is_whole_row) {
+            row += threadIdx.x / WN_WARP;
+            if (row >= p.rows) mine.behind = 0;
+        }
         mine.normalize(row);
+        // Mostly these were all.
+        base += static_cast<uint64_t>(parts.of_blocks(kept(gridDim.x))) * at_a_time;
     }
     parts.end();
 }

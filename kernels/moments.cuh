@@ -110,13 +110,24 @@ struct LaneTeam {
         return value;
     }
 
-    // Neighbours first: the aligned binary tree over the lanes.
+    // Neighbours first: the aligned binary tree over the lanes. The two are put in order before they are merged: it is one merge
+    // then, and not one for each order, of which a warp would go through both.
     __device__ __forceinline__ Moments merge_all(Moments mine) const {
+#pragma unroll 1
         for (uint32_t mask = 1; mask < lanes; mask *= 2) {
+            const bool is_right = (threadIdx.x & mask) != 0;
+            const auto left = [&](float own, float other) { return is_right ? other : own; };
+            const auto right = [&](float own, float other) { return is_right ? own : other; };
             const Moments other{from_lane_xor(mine.count, mask),
                                 {from_lane_xor(mine.mean.high, mask), from_lane_xor(mine.mean.low, mask)},
                                 {from_lane_xor(mine.m2.high, mask), from_lane_xor(mine.m2.low, mask)}};
-            mine = (threadIdx.x & mask) != 0 ? merge(other, mine) : merge(mine, other);
+            const Moments first{left(mine.count, other.count),
+                                {left(mine.mean.high, other.mean.high), left(mine.mean.low, other.mean.low)},
+                                {left(mine.m2.high, other.m2.high), left(mine.m2.low, other.m2.low)}};
+            const Moments second{right(mine.count, other.count),
+                                 {right(mine.mean.high, other.mean.high), right(mine.mean.low, other.mean.low)},
+                                 {right(mine.m2.high, other.m2.high), right(mine.m2.low, other.m2.low)}};
+            mine = merge(first, second);
         }
         return mine;
     }

@@ -26,23 +26,27 @@ using BytesOf = std::conditional_t<kCount == 8, uint2, uint32_t>;
 template <uint32_t kCount>
 __device__ __forceinline__ BytesOf<kCount> quantize(const float* in, uint32_t type, float inverse_scale) {
     static_assert(sizeof(BytesOf<kCount>) == kCount, "a byte for each element");
-    union {
-        BytesOf<kCount> word;
-        uint16_t pairs[kCount / 2];
-    } all;
     float scaled[kCount];
 #pragma unroll
     for (uint32_t e = 0; e < kCount; e++) scaled[e] = in[e] * inverse_scale;
+    uint32_t fours[kCount / 4];
     if (type == WN_ELEMENT_I8) {
 #pragma unroll
-        for (uint32_t e = 0; e < kCount; e += 2) {
-            all.pairs[e / 2] = static_cast<uint16_t>(to_i8(scaled[e]) | to_i8(scaled[e + 1]) << 8);
+        for (uint32_t e = 0; e < kCount; e += 4) {
+            fours[e / 4] = to_i8(scaled[e]) | to_i8(scaled[e + 1]) << 8 | to_i8(scaled[e + 2]) << 16 |
+                           static_cast<uint32_t>(to_i8(scaled[e + 3])) << 24;
         }
     } else {
 #pragma unroll
-        for (uint32_t e = 0; e < kCount; e += 2) all.pairs[e / 2] = to_f8_e4m3_pair(scaled[e], scaled[e + 1]);
+        for (uint32_t e = 0; e < kCount; e += 4) {
+            fours[e / 4] = to_f8_e4m3_four(scaled[e], scaled[e + 1], scaled[e + 2], scaled[e + 3]);
+        }
     }
-    return all.word;
+    if constexpr (kCount == 8) {
+        return uint2{fours[0], fours[1]};
+    } else {
+        return fours[0];
+    }
 }
 
 // Writes the vector at `first` of a stretch of bytes that begins `begin` elements behind the address. Out of line and by

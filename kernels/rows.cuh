@@ -310,18 +310,46 @@ struct PartsOfCluster {
 
     // The same where the caller counts the turns.
     __device__ __forceinline__ const Moments* exchange(const Moments& part, uint32_t turn) {
-        if (!begun) cluster::wait();
-        begun = true;
-        Moments* const all = parts + (turn & 1u) * blocks * (blockDim.x / WN_WARP);
+        await();
+        Moments* const all = of_turn(turn);
         if (number < leaves) publish(all + number, part);
-        if (blocks == 1) {
-            __syncthreads();
-        } else {
-            cluster::arrive();
-            cluster::wait();
-        }
+        meet();
         return all;
     }
+
+    // Before exchanges of those who need not be asked each time.
+    __device__ __forceinline__ void await() {
+        if (!begun) cluster::wait();
+        begun = true;
+    }
+
+    __device__ __forceinline__ const Moments* exchange_after_await(const Moments& part) {
+        turn ^= 1u;
+        Moments* const all = of_turn(turn);
+        if (number < leaves) publish(all + number, part);
+        meet();
+        return all;
+    }
+
+    // The same of one number, which stands in the place of the count.
+    __device__ __forceinline__ const Moments* exchange_after_await(float part) {
+        turn ^= 1u;
+        Moments* const all = of_turn(turn);
+        if (number < leaves) {
+            const uint32_t lane = threadIdx.x % WN_WARP;
+            float* const place = &all[number].count;
+            if (blocks == 1) {
+                if (lane == 0) *place = part;
+            } else if (lane < blocks) {
+                cluster::store(place, lane, part);
+            }
+        }
+        meet();
+        return all;
+    }
+
+    // Of so many blocks, the clusters. (A division is many instructions, and mostly a cluster is one block.)
+    __device__ __forceinline__ uint32_t of_blocks(uint32_t count) const { return blocks == 1 ? count : count / blocks; }
 
     // Only if there was no row: else another block could still be told to wait for this one.
     __device__ __forceinline__ void end() const {
@@ -329,6 +357,19 @@ struct PartsOfCluster {
     }
 
 private:
+    __device__ __forceinline__ Moments* of_turn(uint32_t turn) const {
+        return parts + (turn & 1u) * blocks * (blockDim.x / WN_WARP);
+    }
+
+    __device__ __forceinline__ void meet() const {
+        if (blocks == 1) {
+            __syncthreads();
+        } else {
+            cluster::arrive();
+            cluster::wait();
+        }
+    }
+
     // Leaves a part for every block of the cluster, at the same place in its shared memory.
     __device__ __forceinline__ void publish(Moments* place, const Moments& part) const {
         const uint32_t lane = threadIdx.x % WN_WARP;
@@ -347,10 +388,12 @@ private:
 // The largest of numbers that were left in the place of counts, by their bits.
 __device__ __forceinline__ uint32_t largest_of(const Moments* parts, uint32_t count) {
     uint32_t result = 0;
+    // Mostly one for each lane.
+#pragma unroll 1
     for (uint32_t i = threadIdx.x % WN_WARP; i < count; i += WN_WARP) {
         result = max(result, __float_as_uint(parts[i].count));
     }
-    return LaneTeam{WN_WARP}.largest(result);
+    return largest_of_warp(result);
 }
 
 // What a warp has of the dynamic shared memory behind the parts: room for some chunks.

@@ -152,6 +152,20 @@ struct Vector {
     float elements[kVector<T>];
 };
 
+// Writes kCount elements, 8 or 16 bytes, to a word of as many.
+template <class Y, uint32_t kCount>
+__device__ __forceinline__ void store_part(Y* to, const float* in) {
+    using Word = std::conditional_t<kCount * sizeof(Y) == 16, uint4, uint2>;
+    static_assert(kCount * sizeof(Y) == sizeof(Word), "one word");
+    union {
+        Word word;
+        Y elements[kCount];
+    } both;
+#pragma unroll
+    for (uint32_t e = 0; e < kCount; e++) both.elements[e] = from_float<Y>(in[e]);
+    *reinterpret_cast<Word*>(to) = both.word;
+}
+
 // Writes the elements [first, first + kCount), 8 or 16 bytes of them, that lie inside the stretch.
 template <class Y, uint32_t kCount>
 __device__ __forceinline__ void store_part(Y* stretch, uint64_t length, uint64_t first, const float* in) {
