@@ -163,6 +163,7 @@ struct HeldBatches {
 // what they are of.
 template <class T>
 struct MomentsOfBatches {
+    const WnRowsParams& p;
     bool mean_square;
     float pivot = 0.0f;
     Sums sums{0.0f, 0.0f};
@@ -187,7 +188,7 @@ struct MomentsOfBatches {
         const LaneTeam team{WN_WARP};
         const float n = static_cast<float>(count);
         if (mean_square) return Moments{n, {0.0f, 0.0f}, {team.sum(sums.squares), 0.0f}};
-        const float inverse = inverse_of(count);
+        const float inverse = inverse_of(p, count);
 #pragma unroll 1
         for (bool is_again = false;; is_again = true) {
             team.sum(sums.first, sums.squares);

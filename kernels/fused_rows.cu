@@ -193,11 +193,11 @@ struct LeafInShared : RowIsHeld {
         }
     }
 
-    __device__ __forceinline__ Moments moments(const FusedInput<T>&) const {
+    __device__ __forceinline__ Moments moments(const FusedInput<T>& input) const {
         TreeOfWarp tree;
         for (uint32_t i = 0; i < leaf.count; i++) {
             const LaneTeam team{WN_WARP};
-            tree.add(moments_of_held<T, false>(held(i), team, count(i), inverse_of(count(i)), mean_square));
+            tree.add(moments_of_held<T, false>(held(i), team, count(i), inverse_of(input.p, count(i)), mean_square));
         }
         return merge_many(parts.exchange(tree.root()), parts.leaves);
     }
@@ -316,7 +316,7 @@ struct LeafOfBatches {
             const bool is_last = is_begun || !has_own_norm;
             // A lane has the moments of the chunk of its number, or every lane those of the only one.
             Moments part = no_moments();
-            MomentsOfBatches<T> moments{(p.flags & WN_FLAG_MEAN_SQUARE) != 0};
+            MomentsOfBatches<T> moments{p, (p.flags & WN_FLAG_MEAN_SQUARE) != 0};
             each_batch([&](uint32_t batch, const BatchPlace<T>& place) {
                 float value[kBatch];
                 held.read_batch(is_stored, batch, value);
@@ -413,7 +413,7 @@ struct LeafInMemory {
             const uint32_t count = chunks.elements(leaf.first + chunk);
             bring(held, team, chunks.begin(leaf.first + chunk), count, input, false);
             const bool mean_square = (input.p.flags & WN_FLAG_MEAN_SQUARE) != 0;
-            tree.add(moments_of_held<T, false>(held, team, count, inverse_of(count), mean_square));
+            tree.add(moments_of_held<T, false>(held, team, count, inverse_of(input.p, count), mean_square));
         }
         return tree.root();
     }

@@ -41,6 +41,14 @@ enum WnStep {
     WN_STEP_APPLY = 2,
 };
 
+// What rows.cu asks of every vector if it is not asked of the row: the usual norms have code of their own.
+enum WnForm {
+    WN_FORM_LAYER_NORM,   // weight and bias of the tensor's type, by the position; nothing behind them
+    WN_FORM_RMS_NORM,     // the same without a bias
+    WN_FORM_BY_CHANNEL,   // a vector has one channel
+    WN_FORM_BY_POSITION,  // whatever else goes by the position
+};
+
 #define WN_I8_MAX 127.0f
 #define WN_F8_E4M3_MAX 448.0f
 // Scales are made as if the largest magnitude were at least this, so that none is zero.
@@ -161,7 +169,9 @@ typedef struct WnRowsParams {
     uint32_t scaling;      // one of WnScaling
     uint32_t step;         // one of WnStep
     float inverse_length;  // 1 / length, in f32
-    uint64_t parts;  // of the workspace, where there are two launches
+    float inverse_rest;    // 1 / elements of the row's last chunk, in f32
+    uint32_t form;         // one of WnForm
+    uint64_t parts;        // of the workspace, where there are two launches
 } WnRowsParams;
 
 // The heads of one kind, queries or keys: `count` rows of every token, one behind the other.

@@ -67,24 +67,9 @@ private:
     }
 };
 
-// What is asked of every vector if it is not asked of the row: the usual norms have code of their own.
-enum class Form {
-    kLayerNorm,   // weight and bias of T, by the position; nothing behind them
-    kRmsNorm,     // the same without a bias
-    kByChannel,   // a vector has one channel
-    kByPosition,  // whatever else goes by the position
-};
+using Form = WnForm;
 
-template <class T>
-__device__ __forceinline__ Form form_of(const WnRowsParams& p) {
-    if (p.affine == WN_AFFINE_PER_CHANNEL) return Form::kByChannel;
-    const uint32_t other_types = std::is_same_v<T, float> ? 0 : WN_FLAG_WEIGHT_F32 | WN_FLAG_BIAS_F32;
-    const uint32_t unusual = other_types | WN_FLAG_WEIGHT_PLUS_ONE;
-    if (p.weight == 0 || (p.flags & unusual) != 0 || p.activation != WN_ACTIVATION_NONE) return Form::kByPosition;
-    const bool is_mean_square = (p.flags & WN_FLAG_MEAN_SQUARE) != 0;
-    if (is_mean_square != (p.bias == 0)) return Form::kByPosition;
-    return is_mean_square ? Form::kRmsNorm : Form::kLayerNorm;
-}
+__device__ __forceinline__ Form form_of(const WnRowsParams& p) { return static_cast<Form>(p.form); }
 
 // How a row is finished.
 template <class T>
@@ -101,7 +86,7 @@ struct PlainOutput {
     __device__ __forceinline__ PlainOutput(const WnRowsParams& params, uint64_t row, const Normalization& by)
         : p(params),
           sum(row_at<T>(p.sum, row, p.sum_stride)),
-          y(row_at<T>(p.y, row, p.y_stride)),
+          y(global<T>(p.y) + row * p.y_stride),
           by(by),
           first_channel(0),
           channel(UINT32_MAX),
@@ -111,24 +96,30 @@ struct PlainOutput {
         first_channel = static_cast<uint32_t>(group * p.channels_per_group);
     }
 
+    // A usual norm of the vector to which weight and bias point.
+    template <Form kForm>
+    __device__ __forceinline__ void normalize_usual(const T* weight, const T* bias, float (&value)[kVector<T>]) const {
+        float w[kVector<T>], b[kVector<T>];
+        load_whole(weight, w);
+        if constexpr (kForm == WN_FORM_LAYER_NORM) {
+            load_whole(bias, b);
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(by.of(value[e]), w[e], b[e]);
+        } else {
+            // As where a bias is added: a zero that is not -0.
+#pragma unroll
+            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(product(value[e], by.rstd), w[e], 0.0f);
+        }
+    }
+
     // kMaySum: there may be a sum to be written out.
     template <Form kForm, bool kMaySum, class Index>
     __device__ __forceinline__ void write(Index first, float (&value)[kVector<T>]) {
         if (kMaySum && sum != nullptr) store_whole(sum + first, value);
-        if constexpr (kForm == Form::kLayerNorm) {
-            float w[kVector<T>], b[kVector<T>];
-            load_whole(global<const T>(p.weight) + first, w);
-            load_whole(global<const T>(p.bias) + first, b);
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(by.of(value[e]), w[e], b[e]);
-        } else if constexpr (kForm == Form::kRmsNorm) {
-            float w[kVector<T>];
-            load_whole(global<const T>(p.weight) + first, w);
-            // As where a bias is added: a zero that is not -0.
-#pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) value[e] = fused(product(value[e], by.rstd), w[e], 0.0f);
+        if constexpr (kForm == WN_FORM_LAYER_NORM || kForm == WN_FORM_RMS_NORM) {
+            normalize_usual<kForm>(global<const T>(p.weight) + first, global<const T>(p.bias) + first, value);
         } else {
-            if constexpr (kForm == Form::kByChannel) {
+            if constexpr (kForm == WN_FORM_BY_CHANNEL) {
                 const uint32_t next = divide(static_cast<uint32_t>(first), p.short_spatial);
                 if (next != channel) come_to(next);
 #pragma unroll
@@ -185,6 +176,23 @@ private:
 template <class T, Form kForm, bool kFull, bool kMaySum, class Held, class Index>
 __device__ __forceinline__ void write_as(const Held& held, const LaneTeam& team, Index begin, uint32_t count,
                                          PlainOutput<T>& output) {
+    constexpr bool kIsUsual = kForm == WN_FORM_LAYER_NORM || kForm == WN_FORM_RMS_NORM;
+    if constexpr (kFull && kIsUsual && !kMaySum && Held::kWriteUnrolled == Held::kVectors) {
+        // From where the lane begins: one address for each tensor, and constants from there on.
+        const Index first = begin + team.lane() * kVector<T>;
+        const T* const weight = global<const T>(output.p.weight) + first;
+        const T* const bias = global<const T>(output.p.bias) + first;
+        T* const y = output.y + first;
+#pragma unroll
+        for (uint32_t k = 0; k < Held::kVectors; k++) {
+            const uint32_t at = k * team.lanes * kVector<T>;
+            float value[kVector<T>];
+            held.read(k, value);
+            output.template normalize_usual<kForm>(weight + at, bias + at, value);
+            store_whole(y + at, value);
+        }
+        return;
+    }
 #pragma unroll(kFull ? Held::kFullUnrolled : Held::kUnrolled)
     for (uint32_t k = 0; k < Held::kVectors; k++) {
         const uint32_t first = (k * team.lanes + team.lane()) * kVector<T>;
@@ -200,14 +208,14 @@ template <class T, class Held, class Index>
 __device__ __forceinline__ void write_usual(Form form, const Held& held, const LaneTeam& team, Index begin, uint32_t count,
                                             PlainOutput<T>& output) {
     const bool full = is_full<T, Held>(team, count);
-    if (form == Form::kLayerNorm && full) {
-        write_as<T, Form::kLayerNorm, true, false>(held, team, begin, count, output);
-    } else if (form == Form::kLayerNorm) {
-        write_as<T, Form::kLayerNorm, false, false>(held, team, begin, count, output);
+    if (form == WN_FORM_LAYER_NORM && full) {
+        write_as<T, WN_FORM_LAYER_NORM, true, false>(held, team, begin, count, output);
+    } else if (form == WN_FORM_LAYER_NORM) {
+        write_as<T, WN_FORM_LAYER_NORM, false, false>(held, team, begin, count, output);
     } else if (full) {
-        write_as<T, Form::kRmsNorm, true, false>(held, team, begin, count, output);
+        write_as<T, WN_FORM_RMS_NORM, true, false>(held, team, begin, count, output);
     } else {
-        write_as<T, Form::kRmsNorm, false, false>(held, team, begin, count, output);
+        write_as<T, WN_FORM_RMS_NORM, false, false>(held, team, begin, count, output);
     }
 }
 
@@ -216,16 +224,16 @@ template <class T, bool kMayBeUsual, class Held, class Index>
 __device__ __forceinline__ void write(Form form, const Held& held, const LaneTeam& team, Index begin, uint32_t count,
                                       PlainOutput<T>& output) {
     const bool full = is_full<T, Held>(team, count);
-    if (kMayBeUsual && form == Form::kLayerNorm && full) {
-        write_as<T, Form::kLayerNorm, true, true>(held, team, begin, count, output);
-    } else if (kMayBeUsual && form == Form::kRmsNorm && full) {
-        write_as<T, Form::kRmsNorm, true, true>(held, team, begin, count, output);
-    } else if (form == Form::kByChannel && full) {
-        write_as<T, Form::kByChannel, true, true>(held, team, begin, count, output);
-    } else if (form == Form::kByChannel) {
-        write_as<T, Form::kByChannel, false, true>(held, team, begin, count, output);
+    if (kMayBeUsual && form == WN_FORM_LAYER_NORM && full) {
+        write_as<T, WN_FORM_LAYER_NORM, true, true>(held, team, begin, count, output);
+    } else if (kMayBeUsual && form == WN_FORM_RMS_NORM && full) {
+        write_as<T, WN_FORM_RMS_NORM, true, true>(held, team, begin, count, output);
+    } else if (form == WN_FORM_BY_CHANNEL && full) {
+        write_as<T, WN_FORM_BY_CHANNEL, true, true>(held, team, begin, count, output);
+    } else if (form == WN_FORM_BY_CHANNEL) {
+        write_as<T, WN_FORM_BY_CHANNEL, false, true>(held, team, begin, count, output);
     } else {
-        write_as<T, Form::kByPosition, false, true>(held, team, begin, count, output);
+        write_as<T, WN_FORM_BY_POSITION, false, true>(held, team, begin, count, output);
     }
 }
 
@@ -254,11 +262,13 @@ __device__ __forceinline__ void rows_in_registers(const WnRowsParams& p, Form fo
     }
 }
 
-// Two bodies: one for all was 3 to 5 % slower for the usual norms (H200).
+// Two bodies: one for all was 3 to 5 % slower for the usual norms of 16 bits (H200). Of f32, which memory bounds, 32 elements
+// have one; with two they spill.
 template <class T, uint32_t kElements>
 __device__ __forceinline__ void rows_group(const WnRowsParams& p) {
-    const Form form = form_of<T>(p);
-    if (p.residual == 0 && (form == Form::kLayerNorm || form == Form::kRmsNorm)) {
+    constexpr bool kHasUsual = sizeof(T) == 2 || kElements == 16;
+    const Form form = form_of(p);
+    if (kHasUsual && p.residual == 0 && (form == WN_FORM_LAYER_NORM || form == WN_FORM_RMS_NORM)) {
         rows_in_registers<T, kElements, true>(p, form);
     } else {
         rows_in_registers<T, kElements, false>(p, form);
@@ -273,6 +283,7 @@ struct HeldAsStored {
     static constexpr uint32_t kUnrolled = 1;
     static constexpr uint32_t kMomentsUnrolled = 1;
     static constexpr uint32_t kFullUnrolled = 2;
+    static constexpr uint32_t kWriteUnrolled = 4;  // of the usual norms
     static constexpr uint32_t kWords = (kHasResidual ? 2 : 1) * kVectors * WN_WARP;  // of all lanes
     const uint4* words;  // of the lane, one in every WN_WARP
 
@@ -291,10 +302,16 @@ struct HeldAsStored {
 // Has a lane's vectors of a chunk's `count` elements copied; `source` is its first one.
 template <class T>
 __device__ __forceinline__ void copy_chunk(const SharedWords& target, const T* source, uint32_t lane, uint32_t count) {
+    constexpr uint32_t kVectors = WN_CHUNK / WN_WARP / kVector<T>;
+    const uint4* const words = reinterpret_cast<const uint4*>(as_global(source));
+    if (count >= WN_CHUNK) {
 #pragma unroll
-    for (uint32_t k = 0; k < WN_CHUNK / WN_WARP / kVector<T>; k++) {
-        if ((k * WN_WARP + lane) * kVector<T> >= count) continue;
-        copy_async(target, k * WN_WARP, reinterpret_cast<const uint4*>(source + k * WN_WARP * kVector<T>));
+        for (uint32_t k = 0; k < kVectors; k++) copy_async(target, k * WN_WARP, words + k * WN_WARP);
+        return;
+    }
+#pragma unroll 1
+    for (uint32_t k = 0; k < kVectors && (k * WN_WARP + lane) * kVector<T> < count; k++) {
+        copy_async(target.behind(k * WN_WARP), 0, words + k * WN_WARP);
     }
 }
 
@@ -321,13 +338,13 @@ __device__ __forceinline__ void rows_in_shared(const WnRowsParams& p, uint4* roo
     for (uint32_t turn = 0;; turn++) {
         const uint32_t row = (block_number() >> of_blocks) + turn * (gridDim.x >> of_blocks);
         if (row >= rows) break;
-        const T* const x = row_at<const T>(p.x, row, p.x_stride) + first;
+        const T* const x = global<const T>(p.x) + row * p.x_stride + first;
         SharedWords target(own);
 #pragma unroll 1
         for (uint32_t chunk = 0; chunk < elements; chunk += WN_CHUNK) {
             copy_chunk(target, x + chunk, team.lane(), elements - chunk);
             if (kHasResidual) {
-                const T* const residual = row_at<const T>(p.residual, row, p.residual_stride) + first;
+                const T* const residual = global<const T>(p.residual) + row * p.residual_stride + first;
                 copy_chunk(target.behind(Held::kWords / 2), residual + chunk, team.lane(), elements - chunk);
             }
             target = target.behind(Held::kWords);
@@ -335,14 +352,14 @@ __device__ __forceinline__ void rows_in_shared(const WnRowsParams& p, uint4* roo
         copies_arrived();
         Moments part = no_moments();
         if (elements <= WN_CHUNK) {
-            if (elements > 0) part = moments_of_held<T, true>(Held{own}, team, elements, inverse_of(elements), mean_square);
+            if (elements > 0) part = moments_of_held<T, true>(Held{own}, team, elements, inverse_of(p, elements), mean_square);
         } else {
             TreeOfWarp tree;
             Held held{own};
 #pragma unroll 1
             for (uint32_t chunk = 0; chunk < elements; chunk += WN_CHUNK, held.words += Held::kWords) {
                 const uint32_t count = min(elements - chunk, static_cast<uint32_t>(WN_CHUNK));
-                tree.add(moments_of_held<T, true>(held, team, count, inverse_of(count), mean_square));
+                tree.add(moments_of_held<T, true>(held, team, count, inverse_of(p, count), mean_square));
             }
             part = tree.root();
         }
@@ -354,7 +371,7 @@ __device__ __forceinline__ void rows_in_shared(const WnRowsParams& p, uint4* roo
         }
         __syncthreads();
         PlainOutput<T> output(p, row, *by);
-        const Form form = form_of<T>(p);
+        const Form form = form_of(p);
         Held held{own};
 #pragma unroll 1
         for (uint32_t chunk = 0; chunk < elements; chunk += WN_CHUNK, held.words += Held::kWords) {
@@ -410,7 +427,7 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
                 const uint64_t chunk = leaf.first + i;
                 const uint32_t count = chunks.elements(chunk);
                 input.template fill<true>(held, team, chunks.begin(chunk), count);
-                tree.add(moments_of_held<T, true>(held, team, count, inverse_of(count), mean_square));
+                tree.add(moments_of_held<T, true>(held, team, count, inverse_of(p, count), mean_square));
             }
             const Moments part = tree.root();
             if (team.lane() == 0 && number < leaves) of_row[number] = part;
@@ -418,7 +435,7 @@ __device__ __forceinline__ void rows_long(const WnRowsParams& p) {
         }
         const Moments moments = merge_leaves(of_row, leaves, subtrees);
         PlainOutput<T> output(p, row, normalization_of(moments, p.inverse_length, p.eps));
-        const Form form = form_of<T>(p);
+        const Form form = form_of(p);
         for (uint32_t i = leaf.count; i-- > 0;) {
             const uint64_t chunk = leaf.first + i;
             input.template fill<true>(held, team, chunks.begin(chunk), chunks.elements(chunk));

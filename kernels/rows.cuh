@@ -27,6 +27,7 @@ struct HeldInRegisters {
     static constexpr uint32_t kUnrolled = kVectors;
     static constexpr uint32_t kMomentsUnrolled = kVectors;
     static constexpr uint32_t kFullUnrolled = kVectors;
+    static constexpr uint32_t kWriteUnrolled = 0;
     float value[kVectors][kVector<T>];
 
     static __device__ __forceinline__ uint32_t vectors(uint32_t) { return kVectors; }
@@ -77,9 +78,9 @@ struct HeldInShared : HeldByTeam<T, WN_CHUNK / WN_WARP> {
     }
 };
 
-// Of a chunk's count; mostly known beforehand, for a division is many instructions.
-__device__ __forceinline__ float inverse_of(uint32_t count) {
-    return count == WN_CHUNK ? 1.0f / WN_CHUNK : 1.0f / static_cast<float>(count);
+// Of a chunk's count. Known beforehand: a division is many instructions.
+__device__ __forceinline__ float inverse_of(const WnRowsParams& p, uint32_t count) {
+    return count == WN_CHUNK ? 1.0f / WN_CHUNK : p.inverse_rest;
 }
 
 // Whether all teams of a warp have all that they can hold: then no vector need be asked whether it is there.

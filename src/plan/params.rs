@@ -25,6 +25,11 @@ pub const WN_STEP_ALL: Step = 0;
 pub const WN_STEP_MOMENTS: Step = 1;
 pub const WN_STEP_APPLY: Step = 2;
 pub type Step = u32;
+pub const WN_FORM_LAYER_NORM: Form = 0;
+pub const WN_FORM_RMS_NORM: Form = 1;
+pub const WN_FORM_BY_CHANNEL: Form = 2;
+pub const WN_FORM_BY_POSITION: Form = 3;
+pub type Form = u32;
 pub const WN_AFFINE_PER_ELEMENT: Affine = 0;
 pub const WN_AFFINE_PER_CHANNEL: Affine = 1;
 pub type Affine = u32;
@@ -157,11 +162,13 @@ pub struct RowsParams {
     pub scaling: u32,
     pub step: u32,
     pub inverse_length: f32,
+    pub inverse_rest: f32,
+    pub form: u32,
     pub parts: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 320usize];
+    ["Size of RowsParams"][::std::mem::size_of::<RowsParams>() - 328usize];
     ["Alignment of RowsParams"][::std::mem::align_of::<RowsParams>() - 8usize];
     ["Offset of field: RowsParams::x"][::std::mem::offset_of!(RowsParams, x) - 0usize];
     ["Offset of field: RowsParams::residual"][::std::mem::offset_of!(RowsParams, residual) - 8usize];
@@ -205,7 +212,9 @@ const _: () = {
     ["Offset of field: RowsParams::scaling"][::std::mem::offset_of!(RowsParams, scaling) - 300usize];
     ["Offset of field: RowsParams::step"][::std::mem::offset_of!(RowsParams, step) - 304usize];
     ["Offset of field: RowsParams::inverse_length"][::std::mem::offset_of!(RowsParams, inverse_length) - 308usize];
-    ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 312usize];
+    ["Offset of field: RowsParams::inverse_rest"][::std::mem::offset_of!(RowsParams, inverse_rest) - 312usize];
+    ["Offset of field: RowsParams::form"][::std::mem::offset_of!(RowsParams, form) - 316usize];
+    ["Offset of field: RowsParams::parts"][::std::mem::offset_of!(RowsParams, parts) - 320usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

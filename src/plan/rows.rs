@@ -176,14 +176,19 @@ fn has_whole_vectors(rows: &Rows) -> bool {
 
 /// LayerNorm with weight and bias, RMSNorm with a weight, of the input's type, and nothing else.
 fn is_usual(rows: &Rows) -> bool {
+    rows.is_plain && matches!(form(rows), params::WN_FORM_LAYER_NORM | params::WN_FORM_RMS_NORM)
+}
+
+/// How rows.cu writes rows, whatever is added to them.
+fn form(rows: &Rows) -> u32 {
     let of_type = |dtype| dtype == Some(rows.dtype);
-    let bias = match rows.moments {
-        Moments::MeanAndVariance => of_type(rows.bias),
-        Moments::MeanSquare => rows.bias.is_none(),
-    };
-    let by_position = matches!(rows.affine, Affine::PerElement { .. });
-    let bare = rows.is_plain && !rows.weight_plus_one && rows.activation == Activation::None;
-    bare && by_position && of_type(rows.weight) && bias
+    let bare = of_type(rows.weight) && !rows.weight_plus_one && rows.activation == Activation::None;
+    match (rows.affine, rows.moments) {
+        (Affine::PerChannel { .. }, _) => params::WN_FORM_BY_CHANNEL,
+        (_, Moments::MeanAndVariance) if bare && of_type(rows.bias) => params::WN_FORM_LAYER_NORM,
+        (_, Moments::MeanSquare) if bare && rows.bias.is_none() => params::WN_FORM_RMS_NORM,
+        _ => params::WN_FORM_BY_POSITION,
+    }
 }
 
 /// Bytes of a chunk where it is held in shared memory: as stored, x and the residual; or in f32, and of whole vectors the
@@ -249,6 +254,8 @@ fn launch(rows: &Rows, regime: &Regime, limits: &Limits) -> Launch {
             flags: flags(rows),
             eps: rows.eps,
             inverse_length: 1.0 / rows.length as f32,
+            inverse_rest: 1.0 / ((rows.length as u64 - 1) % CHUNK + 1) as f32,
+            form: form(rows),
             leaf_shift: regime.leaf_shift,
             parts_words: regime.parts_words,
             y_type: match rows.output {
