@@ -5,9 +5,11 @@
 //! and the divisions that must be made. What is called out of line, and what f32 takes where only 16 bits were counted, is
 //! estimated. The record of machine code does not have these numbers: where kernels change, they have to be counted anew.
 //!
-//! Those of `rows_*` are the operations of kernels/rows.cu, vector by vector: in its loops a lane without a vector steps over
-//! what the others do, so the shortest way is none that a warp takes. So are those of `fused_rows_shared`, of `head_rows_*`,
-//! and of the two `channels_last_*` that do not hold a slab (2026-11-27).
+//! Those of `rows_any_shared`, `rows_long` and `head_rows_*` are the operations of the source, vector by vector: in their loops a
+//! lane without a vector steps over what the others do, so the shortest way is none that a warp takes. Those of `rows_group_*`,
+//! `rows_shared` and `fused_rows_shared` are what warps execute, found by following the machine code of sm_90 with a lane's
+//! registers (rows of 128 and of 4,096 elements), and those of `channels_last_moments` and `channels_last_resident` the lengths
+//! of its loops (2026-11-28).
 
 use super::cells::case::Around;
 use crate::element::DType;
@@ -44,14 +46,14 @@ const fn of(kernel: &'static str, narrow: [f64; 5], wide: [f64; 5]) -> Instructi
 }
 
 pub const ALL: &[Instructions] = &[
-    of("rows_group_16", [200.0, 48.0, 52.0, 12.0, 25.0], [186.0, 22.0, 26.0, 4.0, 10.0]),
-    of("rows_group_32", [200.0, 48.0, 52.0, 12.0, 25.0], [186.0, 22.0, 26.0, 4.0, 10.0]),
+    of("rows_group_16", [174.0, 40.0, 44.0, 12.0, 25.0], [174.0, 18.0, 22.0, 4.0, 10.0]),
+    of("rows_group_32", [174.0, 40.0, 44.0, 12.0, 25.0], [174.0, 18.0, 22.0, 4.0, 10.0]),
     of("rows_any_shared", [200.0, 48.0, 52.0, 12.0, 25.0], [186.0, 22.0, 26.0, 4.0, 10.0]),
-    of("rows_shared", [350.0, 66.0, 61.0, 12.0, 25.0], [350.0, 28.0, 28.0, 4.0, 12.0]),
+    of("rows_shared", [273.0, 50.0, 36.0, 12.0, 25.0], [273.0, 26.0, 18.0, 4.0, 12.0]),
     of("rows_long, moments", [150.0, 34.0, 40.0, 0.0, 25.0], [150.0, 16.0, 20.0, 0.0, 10.0]),
     of("rows_long, apply", [300.0, 50.0, 0.0, 12.0, 25.0], [300.0, 26.0, 0.0, 4.0, 10.0]),
     of("fused_rows_group_16", [250.0, 190.0, 60.0, 30.0, 50.0], [220.0, 130.0, 25.0, 22.0, 40.0]),
-    of("fused_rows_shared", [350.0, 82.0, 24.0, 17.0, 26.0], [350.0, 42.0, 14.0, 8.0, 14.0]),
+    of("fused_rows_shared", [400.0, 72.0, 34.0, 17.0, 47.0], [400.0, 38.0, 18.0, 8.0, 24.0]),
     of("fused_rows_any_shared", [370.0, 225.0, 58.0, 20.0, 60.0], [350.0, 150.0, 25.0, 20.0, 45.0]),
     of("fused_rows_long, moments", [120.0, 105.0, 58.0, 0.0, 25.0], [120.0, 55.0, 25.0, 0.0, 20.0]),
     of("fused_rows_long, apply", [400.0, 104.0, 0.0, 20.0, 50.0], [400.0, 92.0, 0.0, 18.0, 40.0]),
@@ -99,12 +101,11 @@ pub const fn of_activation(activation: Activation) -> f64 {
     }
 }
 
-/// Likewise, coefficients aside. Not counted: the arithmetic of a norm beside the loads and stores, and what a maximum, a
-/// product and a conversion take.
+/// Likewise, coefficients aside: two more sweeps and the arithmetic of a norm; and a product, a conversion and a maximum.
 pub const fn of_around(around: Around) -> f64 {
     match around {
         Around::Nothing | Around::Modulated { .. } => 0.0,
-        Around::PostNorm => 8.0,
+        Around::PostNorm => 16.0,
         Around::Quantized(_) => 5.0,
     }
 }

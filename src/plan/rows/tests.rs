@@ -247,6 +247,33 @@ fn usual_norms_have_a_kernel_of_their_own() {
     }
 }
 
+/// A residual makes no other norm of it; nor does the row's length.
+#[test]
+fn how_rows_are_written() {
+    let (layer_norm, f32) = (rows(3, 4096), Some(DType::F32));
+    let rms_norm = Rows { moments: Moments::MeanSquare, bias: None, ..layer_norm };
+    let channels = Affine::PerChannel { groups: 2, channels_per_group: 4, spatial: 1024 };
+    for (problem, form) in [
+        (layer_norm, params::WN_FORM_LAYER_NORM),
+        (Rows { residual: true, is_plain: false, ..rows(3, 64) }, params::WN_FORM_LAYER_NORM),
+        (Rows { dtype: DType::F32, weight: f32, bias: f32, ..layer_norm }, params::WN_FORM_LAYER_NORM),
+        (rms_norm, params::WN_FORM_RMS_NORM),
+        (Rows { bias: None, ..layer_norm }, params::WN_FORM_BY_POSITION),
+        (Rows { weight: f32, ..rms_norm }, params::WN_FORM_BY_POSITION),
+        (Rows { activation: Activation::Silu, ..layer_norm }, params::WN_FORM_BY_POSITION),
+        (Rows { weight_plus_one: true, ..rms_norm }, params::WN_FORM_BY_POSITION),
+        (Rows { affine: channels, ..layer_norm }, params::WN_FORM_BY_CHANNEL),
+    ] {
+        assert_eq!(planned(&problem).1.form, form, "{problem:?}");
+    }
+}
+
+#[test]
+fn the_rest_of_a_row() {
+    let of = |length| planned(&rows(3, length)).1.inverse_rest;
+    assert_eq!([1, 1023, 1024, 1025, 4095, 4096].map(of), [1, 1023, 1024, 1, 1023, 1024].map(|n| 1.0 / n as f32));
+}
+
 #[test]
 fn what_surrounds_a_norm_has_kernels_of_its_own() {
     let plain = Rows { weight: Some(DType::F32), residual: true, is_plain: false, ..rows(3, 16_384) };
