@@ -418,7 +418,7 @@ mod tests {
         on_checked(&Settings::default(), |full| {
             let mut small = full.clone();
             small.limits.multiprocessors = 1;
-            let shape = [5, 9, 9, 40];
+            let shape = [7, 9, 9, 40];
             let layer = GroupNorm::new(4, 40).unwrap().layout(Layout::Nhwc);
             let signature = Signature::new(shape, DType::F32);
             let launches = |cuda: &Cuda| layer.prepare(cuda, &signature).unwrap().kernels().count();
