@@ -7,8 +7,8 @@
 //!
 //! Those of `rows_any_shared`, `rows_long` and `head_rows_*` are the operations of the source, vector by vector: in their loops a
 //! lane without a vector steps over what the others do, so the shortest way is none that a warp takes. Those of `rows_group_*`,
-//! `rows_shared` and `fused_rows_shared` are what warps execute, found by following the machine code of sm_90 with a lane's
-//! registers (rows of 128 and of 4,096 elements), and those of `channels_last_moments` and `channels_last_resident` the lengths
+//! `rows_shared` and `fused_rows_shared` are what warps execute (`scripts/executed-instructions`, rows of 128 and of 4,096
+//! elements), and those of `channels_last_moments` and `channels_last_resident` the lengths
 //! of its loops (2026-11-28).
 
 use super::cells::case::Around;
