@@ -102,11 +102,8 @@ struct Teams {
     uint64_t first;
     uint32_t lane;
 
-    __device__ __forceinline__ explicit Teams(uint32_t lanes) : team{lanes} {
-        count = blockDim.x / lanes;
-        first = threadIdx.x / lanes;
-        lane = threadIdx.x % lanes;
-    }
+    __device__ __forceinline__ explicit Teams(uint32_t lanes)
+        : team{lanes}, count(team.teams(blockDim.x)), first(team.number()), lane(team.lane()) {}
 };
 
 // As many lanes as there are parts, up to a warp.

@@ -97,6 +97,8 @@ enum WnRegimes {
     WN_POINTWISE_VECTORS = 4,      // in flight per thread
     WN_POINTWISE_PLANE = 32,       // elements of a channel from which on a block looks its channels up, tile by tile
     WN_SLAB_THREADS = 256,
+    WN_STRIP_SHIFT = 20,
+    WN_STRIP_ONE = 1048576,  // 2^WN_STRIP_SHIFT
     WN_CLUSTER = 16,               // the most blocks of a cluster
     WN_PLANES_WORDS = 10,          // of 16 bytes: the part of shared memory that is before held planes
     WN_COUNTERS = 4096,            // of a workspace, u32 each, at its start; the last one is the columns' own
@@ -223,7 +225,7 @@ typedef struct WnSlabGeometry {
     uint32_t strips;
     uint32_t rows;          // of threads, in all strips alike: so a thread has the same rounds, however those are cut
     uint32_t pixels;        // of a round
-    uint32_t reserved;
+    uint32_t strip_magic;   // WN_STRIP_ONE / strip + 1: up to 1,024 threads are divided by the strip's positions with it
 } WnSlabGeometry;
 
 // What a batch leaves behind of its moments.

@@ -74,7 +74,8 @@ struct SlabThread {
         first = strip * g.strip;
         width = g.period - first < g.strip ? g.period - first : g.strip;
         rows = g.rows;
-        row = threadIdx.x / width;
+        // The quotient, of so few threads. (A division is many instructions.)
+        row = threadIdx.x * (width == g.strip ? g.strip_magic : WN_STRIP_ONE / width + 1) >> WN_STRIP_SHIFT;
         position = first + threadIdx.x - row * width;
         active = row < rows;
     }
@@ -90,18 +91,21 @@ struct SlotSums {
     float sum[kVector<T>] = {};
     float squares[kVector<T>] = {};
 
-    // `at(k, e)`: slot e of the batch's vector k.
+    // With the first batch. `at(k, e)`: slot e of its vector k.
     template <class At>
-    __device__ __forceinline__ void add_batch(bool is_first, const At& at) {
+    __device__ __forceinline__ void begin(const At& at) {
         float difference[kSlabBatch];
-        if (is_first) {
 #pragma unroll
-            for (uint32_t e = 0; e < kVector<T>; e++) {
+        for (uint32_t e = 0; e < kVector<T>; e++) {
 #pragma unroll
-                for (uint32_t k = 0; k < kSlabBatch; k++) difference[k] = at(k, e) - at(0, e);
-                pivot[e] = fused(tree_sum(difference), 1.0f / kSlabBatch, at(0, e));
-            }
+            for (uint32_t k = 0; k < kSlabBatch; k++) difference[k] = at(k, e) - at(0, e);
+            pivot[e] = fused(tree_sum(difference), 1.0f / kSlabBatch, at(0, e));
         }
+    }
+
+    template <class At>
+    __device__ __forceinline__ void add_batch(const At& at) {
+        float difference[kSlabBatch];
 #pragma unroll
         for (uint32_t e = 0; e < kVector<T>; e++) {
 #pragma unroll
@@ -144,7 +148,9 @@ __device__ __forceinline__ void slot_parts(const Source& source, const SlabTile<
 #pragma unroll
             for (uint32_t k = 0; k < kSlabBatch; k++) batch[k] = source.vector(round + k * thread.rows, thread.position);
         }
-        sums.add_batch(rounds == 0, [&](uint32_t k, uint32_t e) { return batch[k].elements[e]; });
+        const auto at = [&](uint32_t k, uint32_t e) { return batch[k].elements[e]; };
+        if (rounds == 0) sums.begin(at);
+        sums.add_batch(at);
         rounds += kSlabBatch;
     }
     uint32_t missing = 0;  // slots that the last round has not
@@ -176,7 +182,7 @@ struct WholeRounds {
 
     template <class T>
     __device__ __forceinline__ WholeRounds(const SlabTile<T>& tile, uint64_t begin, uint64_t end, const SlabThread& thread)
-        : first(0), step(thread.rows * tile.g.round), count(0), batched(0) {
+        : first(0), step(kept(thread.rows * tile.g.round)), count(0), batched(0) {
         const uint64_t round = begin + thread.row;
         if (!thread.active || round >= end) return;
         first = tile.element(round, thread.position);
@@ -197,15 +203,29 @@ __device__ __forceinline__ void whole_slot_parts(const WholeRounds& rounds, cons
     if (rounds.count == 0) return;
     SlotSums<T> sums;
     uint32_t done = 0;
-#pragma unroll 1
-    for (; done < rounds.batched; done += kSlabBatch) {
+    if (rounds.batched > 0) {
         uint4 words[kSlabBatch];
-#pragma unroll
-        for (uint32_t k = 0; k < kSlabBatch; k++) words[k] = next();
         float value[kSlabBatch][kVector<T>];
+        const auto load = [&] {
 #pragma unroll
-        for (uint32_t k = 0; k < kSlabBatch; k++) unpack<T>(words[k], value[k]);
-        sums.add_batch(done == 0, [&](uint32_t k, uint32_t e) { return value[k][e]; });
+            for (uint32_t k = 0; k < kSlabBatch; k++) words[k] = next();
+        };
+        const auto unpack_all = [&] {
+#pragma unroll
+            for (uint32_t k = 0; k < kSlabBatch; k++) unpack<T>(words[k], value[k]);
+        };
+        const auto at = [&](uint32_t k, uint32_t e) { return value[k][e]; };
+        load();
+        unpack_all();
+        sums.begin(at);
+        // The loop asks nothing of the first batch, and has the numbers as stored until it wants them.
+#pragma unroll 1
+        for (;; load()) {
+            unpack_all();
+            sums.add_batch(at);
+            done += kSlabBatch;
+            if (done == rounds.batched) break;
+        }
     }
 #pragma unroll 1
     for (; done < rounds.count; done++) {
@@ -239,17 +259,17 @@ __device__ __forceinline__ void add_to_groups(const WnSlabGeometry& g, const Par
     uint32_t lanes = 1;
     while (lanes < WN_WARP && 2 * lanes * g.groups <= blockDim.x) lanes *= 2;
     const Teams teams(lanes);
-    uint32_t inner = 1;
-    while (inner < lanes && inner < pixels * of_group) inner *= 2;
-    const uint32_t outer = lanes / inner;
-    const uint32_t first_row = teams.lane / inner;
+    LaneTeam inner{1};  // lanes that share out the slots; as many rows at a time as there are of those in a team
+    while (inner.lanes < lanes && inner.lanes < pixels * of_group) inner.lanes *= 2;
+    const uint32_t outer = inner.teams(lanes);
+    const uint32_t first_row = inner.teams(teams.lane);
     for (uint64_t base = 0; base < g.groups; base += teams.count) {
         const uint64_t group = base + teams.first;
         const bool present = group < g.groups;
         if (!any_lane(present)) continue;
         const Part found = combined(teams.team, [&](const auto& see) {
 #pragma unroll 1
-            for (uint32_t element = teams.lane % inner; present && element < pixels * of_group; element += inner) {
+            for (uint32_t element = inner.lane(); present && element < pixels * of_group; element += inner.lanes) {
                 const uint32_t pixel = pixels == 1 ? 0 : element / of_group;
                 const uint64_t slot = pixel * channels + group * of_group + (element - pixel * of_group) - first_slot;
                 // In another strip, perhaps.

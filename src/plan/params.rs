@@ -67,6 +67,8 @@ pub const WN_POINTWISE_THREADS: Regimes = 256;
 pub const WN_POINTWISE_VECTORS: Regimes = 4;
 pub const WN_POINTWISE_PLANE: Regimes = 32;
 pub const WN_SLAB_THREADS: Regimes = 256;
+pub const WN_STRIP_SHIFT: Regimes = 20;
+pub const WN_STRIP_ONE: Regimes = 1048576;
 pub const WN_CLUSTER: Regimes = 16;
 pub const WN_PLANES_WORDS: Regimes = 10;
 pub const WN_COUNTERS: Regimes = 4096;
@@ -296,7 +298,7 @@ pub struct SlabGeometry {
     pub strips: u32,
     pub rows: u32,
     pub pixels: u32,
-    pub reserved: u32,
+    pub strip_magic: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -322,7 +324,7 @@ const _: () = {
     ["Offset of field: SlabGeometry::strips"][::std::mem::offset_of!(SlabGeometry, strips) - 176usize];
     ["Offset of field: SlabGeometry::rows"][::std::mem::offset_of!(SlabGeometry, rows) - 180usize];
     ["Offset of field: SlabGeometry::pixels"][::std::mem::offset_of!(SlabGeometry, pixels) - 184usize];
-    ["Offset of field: SlabGeometry::reserved"][::std::mem::offset_of!(SlabGeometry, reserved) - 188usize];
+    ["Offset of field: SlabGeometry::strip_magic"][::std::mem::offset_of!(SlabGeometry, strip_magic) - 188usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq)]

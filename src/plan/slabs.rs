@@ -155,6 +155,7 @@ impl Slabs {
             group: divisor(self.channels / self.groups),
             period: period as u32, // no tensor of the address space has so many channels that it would not fit
             strip: strip as u32,   // at most THREADS
+            strip_magic: params::WN_STRIP_ONE / strip as u32 + 1,
             strips: period.div_ceil(strip) as u32,
             pixels: (period * vector / channels) as u32, // at most a vector's elements
             ..SlabGeometry::default()
