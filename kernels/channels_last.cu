@@ -4,13 +4,13 @@
 //     s = x + residual + channel_bias[n, c]
 //     y = activation(((s - mean(group)) / sqrt(var(group) + eps) * weight[c] + bias[c]) * scale[n, c] + shift[n, c])
 //
-//     channels_last_resident   one launch that reads x and residual once: a slab stays in the shared memory of 1..16 blocks,
-//                              which find its moments together and write it from there
+//     channels_last_resident   one launch that reads x once: a slab stays in the shared memory of 1..16 blocks, which find its
+//                              moments together and write it from there
 //     channels_last_moments    of two launches the first, which leaves what each group is normalized by in the workspace
 //     channels_last_apply      the second, which reads all again, beginning with what the first read last: that may still be
 //                              in L2
-//     channels_last_any_moments, channels_last_any_apply    the same of s, of tensors off a 16-byte boundary, of samples that
-//                              do not end with a vector, and to y of another type
+//     channels_last_any_*      the same three of s, of tensors off a 16-byte boundary, of samples that do not end with a vector,
+//                              and to y of another type
 //
 // How a tensor is cut, and how moments come about: slabs.cuh. Of a slab both ways make the same bits.
 #include "slabs.cuh"

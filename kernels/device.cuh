@@ -186,18 +186,7 @@ __device__ __forceinline__ uint8_t to_f8_e4m3_by_steps(float value) {
     return static_cast<uint8_t>(sign | ((rounded >> 20) - (120u << 3)));  // exponents count from 7 in place of 127
 }
 
-// Two of them, the first in the lower byte: newer chips have an instruction for both.
-__device__ __forceinline__ uint16_t to_f8_e4m3_pair(float first, float second) {
-#if defined(__CUDACC__) && __CUDA_ARCH__ >= 890
-    uint16_t pair;
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(second), "f"(first));
-    return pair;
-#else
-    return static_cast<uint16_t>(to_f8_e4m3_by_steps(first) | to_f8_e4m3_by_steps(second) << 8);
-#endif
-}
-
-// Four of them, the first in the lowest byte.
+// Four of them, the first in the lowest byte: newer chips have an instruction for two.
 __device__ __forceinline__ uint32_t to_f8_e4m3_four(float first, float second, float third, float fourth) {
 #if defined(__CUDACC__) && __CUDA_ARCH__ >= 890
     uint32_t four;
@@ -211,7 +200,8 @@ __device__ __forceinline__ uint32_t to_f8_e4m3_four(float first, float second, f
         : "f"(first), "f"(second), "f"(third), "f"(fourth));
     return four;
 #else
-    return to_f8_e4m3_pair(first, second) | static_cast<uint32_t>(to_f8_e4m3_pair(third, fourth)) << 16;
+    return to_f8_e4m3_by_steps(first) | to_f8_e4m3_by_steps(second) << 8 | to_f8_e4m3_by_steps(third) << 16 |
+           static_cast<uint32_t>(to_f8_e4m3_by_steps(fourth)) << 24;
 #endif
 }
 
@@ -255,8 +245,8 @@ __device__ __forceinline__ void store_word(uint4* address, const uint4& word) {
 #endif
 }
 
-// 16 or eight bytes, if `is_wanted`: by a predicate, where the compiler would make a branch and the place where its ways meet.
-// (Not for older chips: there it costs registers.)
+// A word, if `is_wanted`: of 16 or eight bytes by a predicate, where the compiler would make a branch and the place where its ways
+// meet. (Not for older chips: there it costs registers.)
 __device__ __forceinline__ void store_word_if(bool is_wanted, uint4* address, const uint4& word) {
 #if defined(__CUDACC__) && __CUDA_ARCH__ >= 900
     asm volatile(

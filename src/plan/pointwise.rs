@@ -103,10 +103,12 @@ impl Rounds {
 
     fn of_blocks(period: u64, vectors: u64, threads: u64, of_thread: u64) -> Self {
         let stride = period * (threads / period).max(1);
-        let parts = stride.div_ceil(threads);
+        // Of a tensor that ends within its first round, what there is of it.
+        let used = stride.min(vectors);
+        let parts = used.div_ceil(threads);
         // Parts of one size, and whole warps.
-        let block = stride.div_ceil(parts).next_multiple_of(u64::from(params::WN_WARP)) as u32; // at most `threads`
-        let parts = stride.div_ceil(u64::from(block));
+        let block = used.div_ceil(parts).next_multiple_of(u64::from(params::WN_WARP)) as u32; // at most `threads`
+        let parts = used.div_ceil(u64::from(block));
         Self { stride, parts, block, count: vectors.div_ceil(stride), of_thread }
     }
 
@@ -212,7 +214,9 @@ mod tests {
             (2056, 32 * 56 * 56, (257, 2, 160, 8, 25_088)),
             (3, 32 * 224 * 224, (255, 1, 256, 5, 473)),
             (256, 32 * 49, (128, 1, 128, 1, 392)),
-            (8, 5, (64, 1, 64, 1, 1)),
+            (8, 5, (64, 1, 32, 1, 1)),
+            (70_001, 2, (70_001, 274, 64, 1, 274)),
+            (4097, 1, (4097, 9, 64, 1, 9)),
         ] {
             let (launch, params) = planned(&map(channels * pixels, channels, 1));
             let found = (params.stride, params.parts.divisor, launch.block, params.vectors, launch.grid);
@@ -242,7 +246,8 @@ mod tests {
             assert_eq!(params.stride * 8 % (channels * spatial) as u64, 0, "{channels}");
             let vectors = (length as u64).div_ceil(8);
             let (parts, block) = (params.parts.divisor, u64::from(launch.block));
-            assert!((parts - 1) * block < params.stride && params.stride <= parts * block, "{channels}");
+            let used = params.stride.min(vectors);
+            assert!((parts - 1) * block < used && used <= parts * block, "{channels}");
             assert!(block.is_multiple_of(32) && block <= 256, "{channels}");
             assert!((params.rounds - 1) * params.stride < vectors && vectors <= params.rounds * params.stride);
             assert_eq!(params.tiles, params.rounds.div_ceil(params.vectors.into()) * parts, "{channels}");

@@ -58,7 +58,7 @@ const NARROW_SECTION: u64 = 128;
 const NARROWEST_SECTION: u64 = 64;
 const WIDE_SECTION: u64 = 512;
 const SECTOR: u64 = 32;
-/// Vectors that a thread has in flight, and that it sums at most.
+/// What the vectors of a thread are a multiple of, so that none is summed alone; and as many as it sums at most.
 const BATCH: u64 = 8;
 const MOST_OF_THREAD: u64 = 64;
 /// Vectors that a thread writes of what is not held: as many as make little of what it costs a block to begin, and no more, since
@@ -220,13 +220,13 @@ impl Cut {
     }
 
     /// Shared memory of a block that holds its tile, an element of it in so many bytes.
-    fn held(&self, dtype: DType, size: u64) -> u64 {
+    fn shared_bytes(&self, dtype: DType, size: u64) -> u64 {
         let tile = self.tile_bytes() / dtype.size() as u64 * size;
         WORD + self.scratch(dtype) + 2 * self.slab.groups * BYTES_OF_PART + tile
     }
 
     /// Whether clusters of blocks with so much shared memory, and of a kernel of which a multiprocessor runs so many threads, keep
-    /// the chip busy until the end: with more than a half of it, a last turn takes less than to read everything twice.
+    /// the chip busy: where they leave it idle for two fifths of their turns, it takes less to read everything twice.
     fn fills(&self, shared: u64, resident_threads: u64, limits: &Limits) -> bool {
         let by_shared = (u64::from(limits.shared) + KEPT_BY_DRIVER) / (shared + KEPT_BY_DRIVER);
         let of_multiprocessor = (resident_threads / self.threads).min(by_shared).max(1);
@@ -246,7 +246,7 @@ impl Cut {
         let is_stored = params.flags & params::WN_FLAG_HELD_AS_STORED != 0;
         let is_as_input = params.y_type == params::WN_ELEMENT_AS_INPUT;
         let is_whole = is_stored && is_as_input && slab.length.is_multiple_of(vector(dtype));
-        let shared = self.held(dtype, if is_stored { dtype } else { DType::F32 }.size() as u64);
+        let shared = self.shared_bytes(dtype, if is_stored { dtype } else { DType::F32 }.size() as u64);
         let can_be_held = slab.tiles <= u64::from(limits.cluster) && shared <= u64::from(limits.shared);
         let any_held = can_be_held.then(|| Launch {
             kernel: CHANNELS_LAST_ANY_RESIDENT.of(dtype),

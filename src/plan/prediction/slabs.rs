@@ -6,13 +6,16 @@ use crate::plan::Launch;
 use crate::plan::params::{self, BatchStatisticsParams, ChannelsLastParams};
 
 const WARP: f64 = params::WN_WARP as f64;
-/// Vectors that a thread has in flight where it sums, and where it writes.
+/// Vectors that a thread has in flight where it sums, slabs and planes, and where it writes.
 const SUMMED: f64 = 4.0;
+const SUMMED_OF_PLANES: f64 = 8.0;
 const WRITTEN: f64 = 4.0;
 
 /// What a block of slabs or planes does.
 struct Tile {
     warps: f64,
+    /// Of a thread, in flight where it sums.
+    summed: f64,
     /// Of a thread.
     vectors: f64,
     /// Of a lane, those of other threads that it brings together.
@@ -39,6 +42,7 @@ pub fn channels_last(call: &Call, launch: &Launch, p: &ChannelsLastParams) -> Jo
     };
     let tile = Tile {
         warps: threads / WARP,
+        summed: SUMMED,
         vectors: f64::from(slab.strips) * (slab.tile_rounds as f64 / rows).ceil(),
         parts: turns(lanes) * (members / lanes).ceil(),
         tiles,
@@ -55,6 +59,7 @@ pub fn batch_statistics(call: &Call, launch: &Launch, p: &BatchStatisticsParams)
     let threads = f64::from(launch.block);
     let tile = Tile {
         warps: threads / WARP,
+        summed: SUMMED_OF_PLANES,
         vectors: (p.tile_vectors as f64 / threads).ceil(),
         parts: 1.0,
         tiles: (p.tiles as f64 / WARP).ceil(),
@@ -93,7 +98,7 @@ const AT_ONCE: f64 = 8.0;
 
 fn moments(call: &Call, launch: &Launch, tile: &Tile) -> Job {
     let (chip, of, warps) = (call.chip, call.instructions(launch), tile.warps);
-    let at_once = SUMMED.min(tile.vectors);
+    let at_once = tile.summed.min(tile.vectors);
     let instructions = of.vector + call.residual(&of);
     let executed = chip.execute(at_once * instructions, warps);
     let bytes = warps * WARP * 16.0 * at_once * call.tensors();
