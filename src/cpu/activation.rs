@@ -12,15 +12,47 @@ use crate::norm::Activation;
 
 #[inline(always)]
 pub(super) fn of_vectors<V: Vector, const COUNT: usize>(values: [V; COUNT], activation: Activation) -> [V; COUNT] {
-    match activation {
-        Activation::None => values,
+    if is_inlined(activation) { inlined(values, activation) } else { out_of_line(values, activation) }
+}
+
+/// Whether it is so short that there is no call: a loop with one cannot keep numbers in registers.
+#[inline(always)]
+pub(super) fn is_inlined(activation: Activation) -> bool {
+    matches!(activation, Activation::None | Activation::Relu)
+}
+
+/// One that [`is_inlined`].
+#[inline(always)]
+fn inlined<V: Vector, const COUNT: usize>(values: [V; COUNT], activation: Activation) -> [V; COUNT] {
+    if activation == Activation::Relu {
         // NaN is not below zero, so it stays.
-        Activation::Relu => each(
+        each(
             values,
             #[inline(always)]
             |value| value.at_least(V::splat(0.0)),
-        ),
-        Activation::Silu | Activation::Gelu | Activation::GeluTanh => out_of_line(values, activation),
+        )
+    } else {
+        values
+    }
+}
+
+/// Whether it is one for loops that are worth its code.
+#[inline(always)]
+pub(super) fn is_for_long_loops(activation: Activation) -> bool {
+    is_inlined(activation) || activation == Activation::Silu
+}
+
+/// One that [`is_for_long_loops`].
+#[inline(always)]
+pub(super) fn in_long_loop<V: Vector, const COUNT: usize>(values: [V; COUNT], activation: Activation) -> [V; COUNT] {
+    if activation == Activation::Silu {
+        each(
+            values,
+            #[inline(always)]
+            |value| silu(value),
+        )
+    } else {
+        inlined(values, activation)
     }
 }
 

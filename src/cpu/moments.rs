@@ -7,12 +7,13 @@
 
 use super::convert::Convert;
 use super::simd::{LANES, Vector, mul_add, prefetch};
+use super::stretch::Plane;
 
 /// Additions that stay in f32: a balanced tree of so many elements a lane; then on in f64. Deeper sums in f32 would lose too
 /// much beside an outlier.
 pub(super) const DEPTH: usize = 8;
 /// Elements that meet in f32, [`LANES`] by [`LANES`].
-const CHUNK: usize = LANES * DEPTH;
+pub(super) const CHUNK: usize = LANES * DEPTH;
 
 /// What a sweep asks memory for ahead.
 const AHEAD_BYTES: usize = 8 * 1024;
@@ -188,25 +189,27 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
     /// As [`Values::load`], for these.
     #[inline(always)]
     pub(super) unsafe fn add_all(&mut self, values: impl Values<V>, first: usize, count: usize, ahead: usize) {
-        let pivot = V::splat(self.pivot);
-        let mut next = first;
-        for _ in 0..count / CHUNK {
-            if ahead > 0 {
-                values.prefetch::<DEPTH>(next + ahead);
-            }
-            self.add(
-                pivot,
-                DEPTH,
-                #[inline(always)]
-                |index| {
-                    // SAFETY: by the caller.
-                    let [vector] = unsafe { values.load(next + index * LANES) };
-                    vector
-                },
-            );
-            next += CHUNK;
-        }
+        // SAFETY: by the caller.
+        unsafe { self.add_all_and(values, first, count, ahead, |_| ()) };
+    }
+
+    /// The same, and calls `behind` with the index of each whole chunk once it is added.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    pub(super) unsafe fn add_all_and(
+        &mut self,
+        values: impl Values<V>,
+        first: usize,
+        count: usize,
+        ahead: usize,
+        behind: impl FnMut(usize),
+    ) {
+        // SAFETY: by the caller.
+        unsafe { self.add_chunks(values, first, count / CHUNK, ahead, behind) };
         let rest = count % CHUNK;
+        let (pivot, next) = (V::splat(self.pivot), first + count - rest);
         if rest > 0 {
             // What equals the pivot adds nothing, unless the pivot is infinite; then all is NaN anyway.
             let (whole, some) = (rest / LANES, rest % LANES);
@@ -235,6 +238,39 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
         }
     }
 
+    /// The same for so many whole chunks.
+    ///
+    /// # Safety
+    /// As [`Values::load`], for these.
+    #[inline(always)]
+    unsafe fn add_chunks(
+        &mut self,
+        values: impl Values<V>,
+        first: usize,
+        chunks: usize,
+        ahead: usize,
+        mut behind: impl FnMut(usize),
+    ) {
+        let pivot = V::splat(self.pivot);
+        for chunk in 0..chunks {
+            let next = first + chunk * CHUNK;
+            if ahead > 0 {
+                values.prefetch::<DEPTH>(next + ahead);
+            }
+            self.add(
+                pivot,
+                DEPTH,
+                #[inline(always)]
+                |index| {
+                    // SAFETY: by the caller.
+                    let [vector] = unsafe { values.load(next + index * LANES) };
+                    vector
+                },
+            );
+            behind(chunk);
+        }
+    }
+
     /// Adds [`DEPTH`] vectors, by their index, of which those from `count` on are the pivot.
     #[inline(always)]
     fn add(&mut self, pivot: V, count: usize, vector: impl Fn(usize) -> V) {
@@ -247,7 +283,7 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
 
     /// The mean, if the pivot lies so far from it that another sweep is due.
     #[inline(always)]
-    fn better_pivot(&self, count: usize) -> Option<f32> {
+    pub(super) fn better_pivot(&self, count: usize) -> Option<f32> {
         if !MEAN {
             return None;
         }
@@ -260,7 +296,7 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
     }
 
     #[inline(always)]
-    fn moments(&self, count: usize) -> Moments {
+    pub(super) fn moments(&self, count: usize) -> Moments {
         let count = count_of(count);
         let squares = V::total(self.squares);
         if !MEAN {
@@ -269,6 +305,36 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
         let total = V::total(self.totals);
         let rest = total / count;
         Moments { count, mean: f64::from(self.pivot) + rest, m2: squares - total * rest }
+    }
+}
+
+/// A sweep that is interrupted: what [`Sums`] have added up so far, in memory.
+#[repr(C, align(64))]
+pub(super) struct Interrupted {
+    totals: [f64; LANES],
+    squares: [f64; LANES],
+    pivot: f32,
+}
+
+impl Interrupted {
+    pub(super) fn about(pivot: f32) -> Self {
+        Self { totals: [0.0; LANES], squares: [0.0; LANES], pivot }
+    }
+
+    /// Goes on with it.
+    #[inline(always)]
+    pub(super) fn go_on<V: Vector, const MEAN: bool, R>(&mut self, work: impl FnOnce(&mut Sums<V, MEAN>) -> R) -> R {
+        // Else the compiler keeps it in registers all the time, runs out of them, and spills the sums within `work`'s loops.
+        let Self { totals, squares, pivot } = std::hint::black_box(self);
+        // SAFETY: there are that many.
+        unsafe {
+            let (totals_now, squares_now) = (V::load_sums(totals.as_ptr()), V::load_sums(squares.as_ptr()));
+            let mut sums = Sums { pivot: *pivot, totals: totals_now, squares: squares_now };
+            let result = work(&mut sums);
+            V::store_sums(sums.totals, totals.as_mut_ptr());
+            V::store_sums(sums.squares, squares.as_mut_ptr());
+            result
+        }
     }
 }
 
@@ -340,6 +406,13 @@ impl Normalization {
             let (scale, bias) = self.of_channel(*weight, *bias);
             *value = mul_add::<V>(*value - self.mean, scale, bias);
         }
+    }
+
+    /// What the elements of a channel become.
+    #[inline(always)]
+    pub(super) fn of_plane(self, weight: f32, bias: f32) -> Plane {
+        let (scale, bias) = self.of_channel(weight, bias);
+        Plane { mean: self.mean, scale, bias }
     }
 
     /// The scale and the bias of a channel: `y = (s - mean) * scale + bias`.

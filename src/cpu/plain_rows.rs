@@ -7,21 +7,23 @@
 //! for each row, or each part:  s = x + residual;  sum = s;  y = activation((s - mean) * rstd * weight + bias)    stretch.rs
 //! ```
 //!
-//! A row is read twice, the second time from the nearest cache that holds it. Where the tensors exceed the caches, a reading
-//! asks for what comes a row later.
+//! A row is read twice, the second time from the nearest cache that holds it. Where the tensors exceed the caches, one is swept
+//! while another is written, a chunk of each in turns: by itself a sweep would leave memory idle, and writing the units that
+//! compute. Long rows are done by parts, all of whose moments come first, and short ones some at a time.
 
 use std::ops::Range;
 
 use super::BLOCK;
+use super::activation;
 use super::caches;
 use super::convert::Convert;
 use super::input::{Coefficients, Tensor, stretches};
 use super::memory::Numbers;
 use super::modulation::Modulation;
-use super::moments::{self, Moments, Normalization, Sums, Values};
+use super::moments::{self, CHUNK, Interrupted, Moments, Normalization, Sums, Values};
 use super::rows::BLOCKS_OF_PART;
 use super::simd::{LANES, Vector, finish_streaming};
-use super::stretch::{Inputs, Plane, Planes, Rows, Stretch, Strided};
+use super::stretch::{Inputs, Map, Normalized, Plane, Planes, Rows, Stretch, Strided};
 use super::threads::{for_each_piece, merged};
 use super::vectors::{self, Task};
 use crate::norm::Rounding;
@@ -37,14 +39,18 @@ const LEAST_PLANE: usize = LANES;
 const ROWS: usize = 16;
 const MOST_TOGETHER: usize = 1024;
 
-/// Two rows of so many elements fit the nearest cache.
+/// Rows of so many elements are done one at a time, and where memory is far, each while another is written.
+const LEAST_IN_TURN: usize = MOST_TOGETHER / 2 + 1;
+const MOST_IN_TURN: usize = BLOCKS_OF_PART * BLOCK;
+
+/// Some rows of so many elements fit the nearer caches.
 const MOST_PENDING: usize = 4096;
 
 /// Channels whose constants are found together.
 const PLANES: usize = 16;
 
-/// Bytes of a row up to which the nearer caches of most processors hold it, and much of the two that follow (measured: 5 to
-/// 9 % for rows of 200 to 400 KB; those of 3 MB are slower by as much).
+/// Bytes of a row that is done by parts up to which the nearer caches of most processors hold it, and much of the two that follow
+/// (measured: 5 to 9 % for rows of 200 to 400 KB; those of 3 MB are slower by as much).
 const MOST_NEAR: usize = 512 * 1024;
 
 pub(super) fn takes<T: Convert>(problem: &problem::Rows) -> bool {
@@ -104,7 +110,7 @@ unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &
     let strides = [problem.x_stride, problem.residual_stride, problem.sum_stride, problem.y_stride];
     let rows = &PlainRows { problem, rows: Strided { first, strides }, ahead, affine };
     for_each_piece(0..problem.rows, problem.length, &|piece| {
-        if problem.length <= BLOCKS_OF_PART * BLOCK {
+        if problem.length <= MOST_IN_TURN {
             rows.normalize_whole(piece);
         } else {
             piece.for_each(|row| rows.normalize_by_parts(row));
@@ -112,14 +118,17 @@ unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &
     });
 }
 
-/// Elements that the first and the second reading ask for ahead. While rows are written, memory has time for the row after the
-/// one whose moments are known by then, or for the rows that are taken next; the first reading asks once more for what it is
-/// about to meet.
+/// Elements that a sweep asks memory for ahead, and those that writing does, unless both are done in turns: the rows that are
+/// taken next, or the row after the one whose moments are known by then.
 fn ahead<T: Convert>(problem: &problem::Rows) -> (usize, usize) {
     let length = problem.length;
+    let near = moments::ahead::<T>(true);
     let together = length * rows_together(length);
-    let near = together.min(moments::ahead::<T>(true));
-    (near, if length * size_of::<T>() <= MOST_NEAR { together.max(2 * length) } else { 0 })
+    match length {
+        ..LEAST_IN_TURN => (near.min(together), together),
+        _ if length > MOST_IN_TURN && length * size_of::<T>() <= MOST_NEAR => (near, 2 * length),
+        _ => (near, 0),
+    }
 }
 
 /// Rows that are taken together.
@@ -205,6 +214,20 @@ trait RowAffine: Sync {
     /// # Safety
     /// The range is of the rows, no other thread has it, and it was not written before.
     unsafe fn write<T: Convert>(&self, rows: &Strided<T>, first: usize, range: Range<usize>, by: &[Normalization]);
+
+    /// What elements of one row become.
+    type Map<V: Vector>: Map<V>;
+    /// What is known of a row while it is written.
+    type Known: Default;
+
+    /// The map of the element at `at` of a row, and where the elements end that have the same one, or behind the row's end.
+    fn map<V: Vector>(
+        &self,
+        row: usize,
+        at: usize,
+        by: &Normalization,
+        known: &mut Self::Known,
+    ) -> (Self::Map<V>, usize);
 }
 
 /// A weight and a bias for each element, the same in all rows.
@@ -219,6 +242,14 @@ impl RowAffine for Elements {
         let (first_row, first, count) = (first, range.start, range.len());
         // SAFETY: by the caller.
         unsafe { Rows { rows, first_row, first, count, by, weight, bias }.write() };
+    }
+
+    type Map<V: Vector> = Normalized<V>;
+    type Known = ();
+
+    #[inline(always)]
+    fn map<V: Vector>(&self, _: usize, _: usize, by: &Normalization, (): &mut ()) -> (Normalized<V>, usize) {
+        (Normalized::new(by, self.weight.0, self.bias.0), usize::MAX)
     }
 }
 
@@ -257,8 +288,7 @@ impl RowAffine for Channels {
                 .zip(by.iter().skip(plane / channels_per_group))
                 .flat_map(|((_, planes), by)| std::iter::repeat_n(by, planes));
             for ((plane, by), (weight, bias)) in planes.iter_mut().zip(of_planes).zip(weight.iter().zip(&*bias)) {
-                let (scale, bias) = by.of_channel(*weight, *bias);
-                *plane = Plane { mean: by.mean, scale, bias };
+                *plane = by.of_plane(*weight, *bias);
             }
             let planes = planes.get(..found).unwrap_or_default();
             // SAFETY: by the caller.
@@ -266,9 +296,49 @@ impl RowAffine for Channels {
             first += count;
         }
     }
+
+    type Map<V: Vector> = Plane;
+    type Known = KnownPlanes;
+
+    #[inline(always)]
+    fn map<V: Vector>(&self, row: usize, at: usize, by: &Normalization, known: &mut KnownPlanes) -> (Plane, usize) {
+        let plane = at / self.spatial;
+        if plane >= known.end {
+            self.know(row, plane, by, known);
+        }
+        let constants = known.planes.get(plane - known.first).copied().unwrap_or(Plane::NONE);
+        (constants, (plane + 1) * self.spatial)
+    }
+}
+
+/// The constants of some planes of a row.
+struct KnownPlanes {
+    first: usize,
+    end: usize,
+    planes: [Plane; PLANES],
+}
+
+impl Default for KnownPlanes {
+    fn default() -> Self {
+        Self { first: 0, end: 0, planes: [Plane::NONE; PLANES] }
+    }
 }
 
 impl Channels {
+    /// Finds the constants of a row's planes from one on.
+    fn know(&self, row: usize, plane: usize, by: &Normalization, known: &mut KnownPlanes) {
+        let of_samples = row * self.channels_per_group + plane;
+        let found = PLANES.min(self.channels_per_group - plane);
+        let (mut weight, mut bias) = ([0.0; PLANES], [0.0; PLANES]);
+        let (weight, bias) = (&mut weight[..found], &mut bias[..found]);
+        // SAFETY: there are these channels.
+        unsafe { self.load(of_samples % self.channels, of_samples, weight, bias) };
+        for (plane, (weight, bias)) in known.planes.iter_mut().zip(weight.iter().zip(&*bias)) {
+            *plane = by.of_plane(*weight, *bias);
+        }
+        (known.first, known.end) = (plane, plane + found);
+    }
+
     /// Weights and biases of channels from one on, which has another index among all channels of all samples.
     ///
     /// # Safety
@@ -322,7 +392,12 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
                 self.normalize_some(first, &mut moments[..count], &mut by[..count]);
             }
         } else {
-            self.normalize_in_turn(rows);
+            // What the caches hold is done one by one: in turns, f16 and bf16 from the last level took a fifth longer.
+            if self.rows.first.streams {
+                vectors::run(InTurn { rows: self, range: rows });
+            } else {
+                self.normalize_one_by_one(rows);
+            }
         }
         self.finish();
     }
@@ -337,9 +412,9 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
         unsafe { self.affine.write(&self.rows, first, 0..length, by) };
     }
 
-    fn normalize_in_turn(&self, rows: Range<usize>) {
+    fn normalize_one_by_one(&self, rows: Range<usize>) {
         let problem::Rows { length, eps, .. } = *self.problem;
-        // SAFETY: as above.
+        // SAFETY: this thread alone has the row, all of whose moments are there.
         let write = |(row, by)| unsafe { self.affine.write(&self.rows, row, 0..length, &[by]) };
         // While a row is written, the last steps to the next one's moments are under way: they are a long chain.
         let mut pending = None;
@@ -430,6 +505,195 @@ impl<T: Convert> Task for Sweeps<'_, T> {
             (problem::Moments::MeanSquare, false) => self.of::<V, _, false>(|values| values),
             (problem::Moments::MeanAndVariance, true) => self.of::<V, _, true>(|values| values.x),
             (problem::Moments::MeanSquare, true) => self.of::<V, _, false>(|values| values.x),
+        }
+    }
+}
+
+/// Rows of which each is swept while one before it is written.
+struct InTurn<'a, T, A> {
+    rows: &'a PlainRows<'a, T, A>,
+    range: Range<usize>,
+}
+
+impl<T: Convert, A: RowAffine> Task for InTurn<'_, T, A> {
+    type Output = ();
+    const ROUNDS_TO_BF16: bool = T::ROUNDS_TO_BF16;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { rows, range } = self;
+        let problem::Rows { length, eps, .. } = *rows.problem;
+        // The last steps to a row's moments are a long chain. Short rows are written one row later: it is under way meanwhile.
+        let lag = if length <= MOST_PENDING { 2 } else { 1 };
+        let mut by = [Normalization::NONE; 2];
+        for row in range.start..range.end + lag {
+            let swept = (row < range.end).then_some(row);
+            let written = row.checked_sub(lag).filter(|written| range.contains(written));
+            // SAFETY: this thread alone has the rows, and the moments of what is written are there.
+            let moments = unsafe { rows.sweep_and_write::<V>(swept, written.map(|row| (row, by[row % 2]))) };
+            by[row % 2] = moments.normalization(eps);
+        }
+    }
+}
+
+impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
+    /// Writes a row by its normalization, and finds the moments of another; without one, those of nothing.
+    ///
+    /// # Safety
+    /// They are rows of the tensors, which no other thread has.
+    #[inline(always)]
+    unsafe fn sweep_and_write<V: Vector>(
+        &self,
+        swept: Option<usize>,
+        written: Option<(usize, Normalization)>,
+    ) -> Moments {
+        // SAFETY: by the caller.
+        unsafe {
+            let Some(swept) = swept else {
+                if let Some((row, by)) = written {
+                    self.write::<V>(row, &by, None);
+                }
+                return Moments::NONE;
+            };
+            let mut sweep = Sweep::begin::<V>(self, swept);
+            if let Some((row, by)) = written {
+                self.write::<V>(row, &by, Some(&mut sweep));
+            }
+            sweep.finish::<V>()
+        }
+    }
+
+    /// Writes a row, and goes on with a sweep over another one by as many elements, or as there are whole chunks.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn write<V: Vector>(&self, row: usize, by: &Normalization, mut sweep: Option<&mut Sweep<T>>) {
+        let length = self.problem.length;
+        // SAFETY: by the caller.
+        unsafe {
+            let stretch = self.rows.from(row);
+            let has_room = V::HAS_MANY_REGISTERS || !T::ROUNDS_TO_BF16;
+            let takes_chunks = has_room && activation::is_for_long_loops(stretch.activation);
+            let mut known = A::Known::default();
+            let (mut next, mut streams, mut next_plane) = (0, false, 0);
+            while next < length {
+                let (map, end) = self.affine.map::<V>(row, next, by, &mut known);
+                let end = end.min(length);
+                if next == next_plane {
+                    streams = stretch.streams_of(next, end - next);
+                    if streams {
+                        let step = if end - next == length { self.rows.strides[3] } else { end - next };
+                        stretch.prefetch_ends(end + step);
+                    }
+                    next_plane = end;
+                }
+                let head = T::to_line(stretch.y.at(next));
+                let left = sweep.as_ref().map_or(0, |sweep| sweep.end - sweep.next);
+                let chunks = if head == 0 && takes_chunks { (end - next).min(left) / CHUNK } else { 0 };
+                match &mut sweep {
+                    Some(sweep) if chunks > 0 => {
+                        sweep.go_on::<V>(
+                            chunks * CHUNK,
+                            #[inline(always)]
+                            |chunk| stretch.write_chunk::<V>(next + chunk * CHUNK, &map, streams),
+                        );
+                        next += chunks * CHUNK;
+                    }
+                    _ => {
+                        let count = (end - next).min(if head > 0 { head } else { BLOCK });
+                        stretch.write_by::<V>(next, count, 0, &map, streams && head == 0);
+                        next += count;
+                        if let Some(sweep) = &mut sweep {
+                            let due = (next - next % CHUNK).saturating_sub(sweep.next);
+                            sweep.go_on::<V>(due.min(left), |_| ());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A sweep over a row, which goes on now and then.
+struct Sweep<T> {
+    values: Inputs<T>,
+    has_mean: bool,
+    /// Elements that memory is asked for ahead.
+    ahead: usize,
+    sums: Interrupted,
+    next: usize,
+    end: usize,
+}
+
+impl<T: Convert> Sweep<T> {
+    /// # Safety
+    /// The row is one of the tensors'.
+    #[inline(always)]
+    unsafe fn begin<V: Vector>(rows: &PlainRows<'_, T, impl RowAffine>, row: usize) -> Self {
+        let has_mean = rows.problem.moments == problem::Moments::MeanAndVariance;
+        let end = rows.problem.length;
+        // SAFETY: by the caller.
+        unsafe {
+            let values = rows.rows.from(row).inputs();
+            let pivot = if has_mean { Sums::<V, true>::pivot(values, 0, end) } else { 0.0 };
+            Self { values, has_mean, ahead: rows.ahead, sums: Interrupted::about(pivot), next: 0, end }
+        }
+    }
+
+    /// Adds so many elements, which are whole chunks or all that are left, and calls `behind` with the index of each whole chunk.
+    ///
+    /// # Safety
+    /// The row's are there to be read.
+    #[inline(always)]
+    unsafe fn go_on<V: Vector>(&mut self, count: usize, behind: impl FnMut(usize)) {
+        let Self { values, has_mean, ahead, ref mut sums, next, .. } = *self;
+        macro_rules! add {
+            ($has_mean:literal, $values:expr) => {
+                sums.go_on::<V, $has_mean, _>(
+                    #[inline(always)]
+                    // SAFETY: by the caller.
+                    |sums| unsafe { sums.add_all_and($values, next, count, ahead, behind) },
+                )
+            };
+        }
+        // Without a residual on its own, for registers are scarce.
+        match (has_mean, values.residual.is_null()) {
+            (true, true) => add!(true, values.x),
+            (true, false) => add!(true, values),
+            (false, true) => add!(false, values.x),
+            (false, false) => add!(false, values),
+        }
+        self.next += count;
+    }
+
+    /// Adds the rest. The moments of all.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn finish<V: Vector>(mut self) -> Moments {
+        let count = self.end;
+        let mut is_second = false;
+        loop {
+            // SAFETY: by the caller.
+            unsafe { self.go_on::<V>(self.end - self.next, |_| ()) };
+            let (better, moments) = if self.has_mean {
+                self.sums.go_on::<V, true, _>(
+                    #[inline(always)]
+                    |sums| (sums.better_pivot(count), sums.moments(count)),
+                )
+            } else {
+                self.sums.go_on::<V, false, _>(
+                    #[inline(always)]
+                    |sums| (None, sums.moments(count)),
+                )
+            };
+            match better {
+                Some(better) if !is_second => (self.sums, self.next) = (Interrupted::about(better), 0),
+                _ => return moments,
+            }
+            is_second = true;
         }
     }
 }

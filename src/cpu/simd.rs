@@ -16,6 +16,8 @@ pub(super) const LINE: usize = 64;
 pub(super) trait Vector: Copy {
     /// Whether [`mul_add`](Self::mul_add) rounds once. It does on all machines that can; else bits would depend on the level.
     const FUSES: bool;
+    /// Whether there are registers for two loops in one, of which one rounds to bf16 by integers.
+    const HAS_MANY_REGISTERS: bool = false;
 
     /// Sixteen numbers of f64.
     type Sums: Copy;
@@ -860,6 +862,7 @@ mod x86 {
 
     impl<const ROUNDS_TO_BF16: bool> Vector for Avx512<ROUNDS_TO_BF16> {
         const FUSES: bool = true;
+        const HAS_MANY_REGISTERS: bool = true;
 
         type Sums = [__m512d; 2];
         type Halves = __m256i;

@@ -7,8 +7,8 @@ use super::activation;
 use super::constants::Constants;
 use super::convert::Convert;
 use super::input::{Tensor, stretches};
-use super::moments::{Normalization, Values};
-use super::simd::{LANES, LINE, Vector, each, mul_add, prefetch_far};
+use super::moments::{CHUNK, Normalization, Values};
+use super::simd::{LANES, LINE, Vector, each, mul_add, prefetch, prefetch_far};
 use super::vectors::{self, Task};
 use crate::norm::Activation;
 
@@ -122,12 +122,38 @@ impl<T: Convert> Stretch<T> {
     /// They belong to the tensors that are there, and no other thread has them; an output may be an input only exactly.
     #[inline(always)]
     unsafe fn write<V: Vector>(self, first: usize, count: usize, origin: usize, map: &impl Map<V>) {
+        // SAFETY: by the caller.
+        unsafe {
+            let streams = self.streams_of(first, count);
+            self.write_by::<V>(first, count, origin, map, streams);
+        }
+    }
+
+    /// Whether the whole lines of so many elements go past the caches: what is short and not made of whole lines is better left
+    /// to them.
+    #[inline(always)]
+    pub(super) fn streams_of(self, first: usize, count: usize) -> bool {
+        let is_of_lines = || T::to_line(self.y.wrapping_at(first)) == 0 && count.is_multiple_of(T::OF_LINE);
+        self.streams && (count >= LEAST_STREAMED || is_of_lines())
+    }
+
+    /// Maps the elements `[first, first + count)`, those of whole lines past the caches if it `streams`.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write).
+    #[inline(always)]
+    pub(super) unsafe fn write_by<V: Vector>(
+        self,
+        first: usize,
+        count: usize,
+        origin: usize,
+        map: &impl Map<V>,
+        streams: bool,
+    ) {
         let (mut next, end) = (first, first + count);
         // SAFETY: by the caller; each turn is read before any of it is written.
         unsafe {
             let head = T::to_line(self.y.at(next));
-            // What is short and not made of whole lines is better left to the caches.
-            let streams = self.streams && (count >= LEAST_STREAMED || head == 0 && count.is_multiple_of(T::OF_LINE));
             // Up to where a line of the output begins, if that is worth it, for a store into two lines takes longer; then
             // turns, and what is left. What is streamed are whole lines: a part of one would wait for the rest, or for memory.
             let mut stop = next + if streams || count >= LEAST_ALIGNED { head } else { 0 };
@@ -231,6 +257,26 @@ impl<T: Convert> Stretch<T> {
         }
     }
 
+    /// Maps a [`CHUNK`], which begins with a line of the output. The activation is one [for long loops](activation::is_for_long_loops).
+    ///
+    /// # Safety
+    /// As [`write`](Self::write).
+    #[inline(always)]
+    pub(super) unsafe fn write_chunk<V: Vector>(self, first: usize, map: &impl Map<V>, streams: bool) {
+        for first in (first..first + CHUNK).step_by(TURN_LANES) {
+            // SAFETY: by the caller.
+            unsafe {
+                let mut values: [V; TURN] = self.inputs().load(first);
+                if !self.sum.is_absent() {
+                    let sum = self.sum.at(first);
+                    store_each(values, sum, streams && T::to_line(sum) == 0);
+                }
+                values = activation::in_long_loop(map.of_turn(values, first), self.activation);
+                store_each(values, self.y.at(first), streams);
+            }
+        }
+    }
+
     /// Fewer than a vector.
     ///
     /// # Safety
@@ -246,6 +292,17 @@ impl<T: Convert> Stretch<T> {
             let [value] =
                 activation::of_vectors([map.of_some(value, first.wrapping_sub(origin), count)], self.activation);
             T::store_some(value, self.y.at(first), count);
+        }
+    }
+
+    /// Loads the outputs' lines with an element on which writing will end: unless it begins them, they go by the caches, where a
+    /// store would wait for its line, and all others behind it.
+    #[inline(always)]
+    pub(super) fn prefetch_ends(self, end: usize) {
+        for output in [self.y, self.sum] {
+            if !output.is_absent() && T::to_line(output.wrapping_at(end)) > 0 {
+                prefetch(output.wrapping_at(end));
+            }
         }
     }
 
@@ -422,7 +479,7 @@ impl<T: Convert> Columns<'_, T> {
     /// Whether it writes such tensors: others have calls in their loops, or lack registers for it.
     #[inline(always)]
     pub(super) fn takes(stretch: &Stretch<T>) -> bool {
-        stretch.sum.is_absent() && matches!(stretch.activation, Activation::None | Activation::Relu)
+        stretch.sum.is_absent() && activation::is_inlined(stretch.activation)
     }
 
     /// Runs it.
@@ -588,17 +645,17 @@ impl<T: Convert> Task for Rows<'_, T> {
     fn run<V: Vector>(self) {
         let Self { rows, first_row, first, count, by, weight, bias } = self;
         for (row, by) in by.iter().enumerate() {
-            let (mean, rstd, shift) = (V::splat(by.mean), V::splat(by.rstd), V::splat(by.shift));
             // SAFETY: promised where it was run.
             unsafe {
                 let stretch = rows.from(first_row + row);
-                stretch.write(first, count, 0, &Normalized { mean, rstd, shift, weight, bias });
+                stretch.write::<V>(first, count, 0, &Normalized::new(by, weight, bias));
             }
         }
     }
 }
 
-struct Normalized<V> {
+/// `(s - mean) * rstd + shift`, and an element's own weight and bias.
+pub(super) struct Normalized<V> {
     mean: V,
     rstd: V,
     shift: V,
@@ -607,6 +664,13 @@ struct Normalized<V> {
 }
 
 impl<V: Vector> Normalized<V> {
+    /// Weight and bias are those from the element on that has the index 0; null where absent.
+    #[inline(always)]
+    pub(super) fn new(by: &Normalization, weight: *const f32, bias: *const f32) -> Self {
+        let (mean, rstd, shift) = (V::splat(by.mean), V::splat(by.rstd), V::splat(by.shift));
+        Self { mean, rstd, shift, weight, bias }
+    }
+
     /// `load` is told from where.
     #[inline(always)]
     fn apply<const COUNT: usize>(
