@@ -257,7 +257,8 @@ impl<T: Convert> Stretch<T> {
         }
     }
 
-    /// Maps a [`CHUNK`], which begins with a line of the output. The activation is one [for long loops](activation::is_for_long_loops).
+    /// Maps a [`CHUNK`], which begins with a line of the output. The activation is one
+    /// [for long loops](activation::is_for_long_loops).
     ///
     /// # Safety
     /// As [`write`](Self::write).
