@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `rows.rs` | LayerNorm, RMSNorm, GroupNorm and InstanceNorm in NCHW |
 //! | `plain_rows.rs` | the same, of most calls |
+//! | `rows_in_turn.rs` | and of those that exceed the caches |
 //! | `head_rows.rs` | QkNorm: the heads of attention as rows |
 //! | `channels_last.rs` | GroupNorm and InstanceNorm in NHWC |
 //! | `batch_statistics.rs` | BatchNorm by the batch's own moments, and the running ones |
@@ -63,6 +64,7 @@ mod plain_rows;
 mod pointwise;
 mod quantized;
 mod rows;
+mod rows_in_turn;
 mod simd;
 mod slabs;
 mod stretch;

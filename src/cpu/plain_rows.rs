@@ -7,21 +7,21 @@
 //! for each row, or each part:  s = x + residual;  sum = s;  y = activation((s - mean) * rstd * weight + bias)    stretch.rs
 //! ```
 //!
-//! A row is read twice, the second time from the nearest cache that holds it. Where the tensors exceed the caches, one is swept
-//! while another is written, a chunk of each in turns: by itself a sweep would leave memory idle, and writing the units that
-//! compute. Long rows are done by parts, all of whose moments come first, and short ones some at a time.
+//! A row is read twice, the second time from the nearest cache that holds it. Short rows are done some at a time, long ones by
+//! parts, all of whose moments come first. Those between are done one by one, or, where the tensors exceed the caches, in turns
+//! (`rows_in_turn.rs`).
 
 use std::ops::Range;
 
 use super::BLOCK;
-use super::activation;
 use super::caches;
 use super::convert::Convert;
 use super::input::{Coefficients, Tensor, stretches};
 use super::memory::Numbers;
 use super::modulation::Modulation;
-use super::moments::{self, CHUNK, Interrupted, Moments, Normalization, Sums, Values};
+use super::moments::{self, Moments, Normalization, Sums, Values};
 use super::rows::BLOCKS_OF_PART;
+use super::rows_in_turn::InTurn;
 use super::simd::{LANES, Vector, finish_streaming};
 use super::stretch::{Inputs, Map, Normalized, Plane, Planes, Rows, Stretch, Strided};
 use super::threads::{for_each_piece, merged};
@@ -44,7 +44,7 @@ const LEAST_IN_TURN: usize = MOST_TOGETHER / 2 + 1;
 const MOST_IN_TURN: usize = BLOCKS_OF_PART * BLOCK;
 
 /// Some rows of so many elements fit the nearer caches.
-const MOST_PENDING: usize = 4096;
+pub(super) const MOST_PENDING: usize = 4096;
 
 /// Channels whose constants are found together.
 const PLANES: usize = 16;
@@ -208,7 +208,7 @@ impl Constant {
 unsafe impl Sync for Constant {}
 
 /// What weight and bias are.
-trait RowAffine: Sync {
+pub(super) trait RowAffine: Sync {
     /// Writes the elements `range` of a row, or all of some rows, from the one with the number `first` on.
     ///
     /// # Safety
@@ -312,7 +312,7 @@ impl RowAffine for Channels {
 }
 
 /// The constants of some planes of a row.
-struct KnownPlanes {
+pub(super) struct KnownPlanes {
     first: usize,
     end: usize,
     planes: [Plane; PLANES],
@@ -362,12 +362,12 @@ impl Channels {
 }
 
 /// What a problem asks for. It exists within a call of [`run`] alone, so what that was promised holds wherever one is.
-struct PlainRows<'a, T, A> {
-    problem: &'a problem::Rows,
-    rows: Strided<T>,
+pub(super) struct PlainRows<'a, T, A> {
+    pub problem: &'a problem::Rows,
+    pub rows: Strided<T>,
     /// Elements that the first reading asks for ahead.
-    ahead: usize,
-    affine: &'a A,
+    pub ahead: usize,
+    pub affine: &'a A,
 }
 
 impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
@@ -505,195 +505,6 @@ impl<T: Convert> Task for Sweeps<'_, T> {
             (problem::Moments::MeanSquare, false) => self.of::<V, _, false>(|values| values),
             (problem::Moments::MeanAndVariance, true) => self.of::<V, _, true>(|values| values.x),
             (problem::Moments::MeanSquare, true) => self.of::<V, _, false>(|values| values.x),
-        }
-    }
-}
-
-/// Rows of which each is swept while one before it is written.
-struct InTurn<'a, T, A> {
-    rows: &'a PlainRows<'a, T, A>,
-    range: Range<usize>,
-}
-
-impl<T: Convert, A: RowAffine> Task for InTurn<'_, T, A> {
-    type Output = ();
-    const ROUNDS_TO_BF16: bool = T::ROUNDS_TO_BF16;
-
-    #[inline(always)]
-    fn run<V: Vector>(self) {
-        let Self { rows, range } = self;
-        let problem::Rows { length, eps, .. } = *rows.problem;
-        // The last steps to a row's moments are a long chain. Short rows are written one row later: it is under way meanwhile.
-        let lag = if length <= MOST_PENDING { 2 } else { 1 };
-        let mut by = [Normalization::NONE; 2];
-        for row in range.start..range.end + lag {
-            let swept = (row < range.end).then_some(row);
-            let written = row.checked_sub(lag).filter(|written| range.contains(written));
-            // SAFETY: this thread alone has the rows, and the moments of what is written are there.
-            let moments = unsafe { rows.sweep_and_write::<V>(swept, written.map(|row| (row, by[row % 2]))) };
-            by[row % 2] = moments.normalization(eps);
-        }
-    }
-}
-
-impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
-    /// Writes a row by its normalization, and finds the moments of another; without one, those of nothing.
-    ///
-    /// # Safety
-    /// They are rows of the tensors, which no other thread has.
-    #[inline(always)]
-    unsafe fn sweep_and_write<V: Vector>(
-        &self,
-        swept: Option<usize>,
-        written: Option<(usize, Normalization)>,
-    ) -> Moments {
-        // SAFETY: by the caller.
-        unsafe {
-            let Some(swept) = swept else {
-                if let Some((row, by)) = written {
-                    self.write::<V>(row, &by, None);
-                }
-                return Moments::NONE;
-            };
-            let mut sweep = Sweep::begin::<V>(self, swept);
-            if let Some((row, by)) = written {
-                self.write::<V>(row, &by, Some(&mut sweep));
-            }
-            sweep.finish::<V>()
-        }
-    }
-
-    /// Writes a row, and goes on with a sweep over another one by as many elements, or as there are whole chunks.
-    ///
-    /// # Safety
-    /// As above.
-    #[inline(always)]
-    unsafe fn write<V: Vector>(&self, row: usize, by: &Normalization, mut sweep: Option<&mut Sweep<T>>) {
-        let length = self.problem.length;
-        // SAFETY: by the caller.
-        unsafe {
-            let stretch = self.rows.from(row);
-            let has_room = V::HAS_MANY_REGISTERS || !T::ROUNDS_TO_BF16;
-            let takes_chunks = has_room && activation::is_for_long_loops(stretch.activation);
-            let mut known = A::Known::default();
-            let (mut next, mut streams, mut next_plane) = (0, false, 0);
-            while next < length {
-                let (map, end) = self.affine.map::<V>(row, next, by, &mut known);
-                let end = end.min(length);
-                if next == next_plane {
-                    streams = stretch.streams_of(next, end - next);
-                    if streams {
-                        let step = if end - next == length { self.rows.strides[3] } else { end - next };
-                        stretch.prefetch_ends(end + step);
-                    }
-                    next_plane = end;
-                }
-                let head = T::to_line(stretch.y.at(next));
-                let left = sweep.as_ref().map_or(0, |sweep| sweep.end - sweep.next);
-                let chunks = if head == 0 && takes_chunks { (end - next).min(left) / CHUNK } else { 0 };
-                match &mut sweep {
-                    Some(sweep) if chunks > 0 => {
-                        sweep.go_on::<V>(
-                            chunks * CHUNK,
-                            #[inline(always)]
-                            |chunk| stretch.write_chunk::<V>(next + chunk * CHUNK, &map, streams),
-                        );
-                        next += chunks * CHUNK;
-                    }
-                    _ => {
-                        let count = (end - next).min(if head > 0 { head } else { BLOCK });
-                        stretch.write_by::<V>(next, count, 0, &map, streams && head == 0);
-                        next += count;
-                        if let Some(sweep) = &mut sweep {
-                            let due = (next - next % CHUNK).saturating_sub(sweep.next);
-                            sweep.go_on::<V>(due.min(left), |_| ());
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A sweep over a row, which goes on now and then.
-struct Sweep<T> {
-    values: Inputs<T>,
-    has_mean: bool,
-    /// Elements that memory is asked for ahead.
-    ahead: usize,
-    sums: Interrupted,
-    next: usize,
-    end: usize,
-}
-
-impl<T: Convert> Sweep<T> {
-    /// # Safety
-    /// The row is one of the tensors'.
-    #[inline(always)]
-    unsafe fn begin<V: Vector>(rows: &PlainRows<'_, T, impl RowAffine>, row: usize) -> Self {
-        let has_mean = rows.problem.moments == problem::Moments::MeanAndVariance;
-        let end = rows.problem.length;
-        // SAFETY: by the caller.
-        unsafe {
-            let values = rows.rows.from(row).inputs();
-            let pivot = if has_mean { Sums::<V, true>::pivot(values, 0, end) } else { 0.0 };
-            Self { values, has_mean, ahead: rows.ahead, sums: Interrupted::about(pivot), next: 0, end }
-        }
-    }
-
-    /// Adds so many elements, which are whole chunks or all that are left, and calls `behind` with the index of each whole chunk.
-    ///
-    /// # Safety
-    /// The row's are there to be read.
-    #[inline(always)]
-    unsafe fn go_on<V: Vector>(&mut self, count: usize, behind: impl FnMut(usize)) {
-        let Self { values, has_mean, ahead, ref mut sums, next, .. } = *self;
-        macro_rules! add {
-            ($has_mean:literal, $values:expr) => {
-                sums.go_on::<V, $has_mean, _>(
-                    #[inline(always)]
-                    // SAFETY: by the caller.
-                    |sums| unsafe { sums.add_all_and($values, next, count, ahead, behind) },
-                )
-            };
-        }
-        // Without a residual on its own, for registers are scarce.
-        match (has_mean, values.residual.is_null()) {
-            (true, true) => add!(true, values.x),
-            (true, false) => add!(true, values),
-            (false, true) => add!(false, values.x),
-            (false, false) => add!(false, values),
-        }
-        self.next += count;
-    }
-
-    /// Adds the rest. The moments of all.
-    ///
-    /// # Safety
-    /// As above.
-    #[inline(always)]
-    unsafe fn finish<V: Vector>(mut self) -> Moments {
-        let count = self.end;
-        let mut is_second = false;
-        loop {
-            // SAFETY: by the caller.
-            unsafe { self.go_on::<V>(self.end - self.next, |_| ()) };
-            let (better, moments) = if self.has_mean {
-                self.sums.go_on::<V, true, _>(
-                    #[inline(always)]
-                    |sums| (sums.better_pivot(count), sums.moments(count)),
-                )
-            } else {
-                self.sums.go_on::<V, false, _>(
-                    #[inline(always)]
-                    |sums| (None, sums.moments(count)),
-                )
-            };
-            match better {
-                Some(better) if !is_second => (self.sums, self.next) = (Interrupted::about(better), 0),
-                _ => return moments,
-            }
-            is_second = true;
         }
     }
 }
