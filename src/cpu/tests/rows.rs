@@ -1,6 +1,7 @@
 use half::{bf16, f16};
 
 use super::{Expected, Numbers, activated, bits, check_aliases, in_pool, input, output, run, ulp, ulps_of};
+use crate::cpu::caches::tests::with_tiny_caches;
 use crate::cpu::convert::Convert;
 use crate::cpu::vectors::tests::on_every_level;
 use crate::element::{DType, Element};
@@ -112,8 +113,11 @@ impl<T: Convert> Tensors<T> {
             .collect()
     }
 
+    /// Also past the caches, where rows take another way to the same bits.
     fn check(&self, problem: &Rows, what: &str) {
         let y = self.forward(problem);
+        let past_caches = with_tiny_caches(|| self.forward(problem));
+        assert!(bits(&past_caches) == bits(&y), "{what}, {} {problem:?}, past the caches", T::DTYPE);
         let expected = self.expected(problem);
         assert_eq!(y.len(), expected.len());
         for (i, (y, expected)) in y.into_iter().zip(expected).enumerate() {
@@ -356,8 +360,10 @@ fn by_buffers_and_in_registers_bits_are_the_same() {
         let mut tensors = Tensors::<T>::of(&problem, &mut Numbers(14));
         tensors.residual = residual.then(|| Numbers(15).take(problem.rows * problem.length, 100.0, 1.0));
         let in_registers = bits(&tensors.forward(&problem));
+        let past_caches = bits(&with_tiny_caches(|| tensors.forward(&problem)));
         let by_buffers = bits(&tensors.forward(&Rows { second_residual: true, ..problem }));
         assert!(in_registers == by_buffers, "{} {problem:?}", T::DTYPE);
+        assert!(past_caches == by_buffers, "{} {problem:?}, past the caches", T::DTYPE);
     }
     fn check_type<T: Convert>(residual: bool) {
         let with_affine = |rows| Rows { weight: Some(DType::F32), bias: Some(DType::F32), ..rows };
