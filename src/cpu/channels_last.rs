@@ -21,8 +21,12 @@ use super::moments;
 use super::pointwise::{self, Map, bytes_of_element};
 use super::simd::finish_streaming;
 use super::slabs::{Channels, Slab};
+use super::stretch::Ahead;
 use super::threads::{self, for_each_piece};
 use crate::problem::{self, Buffers};
+
+/// What the second step asks for ahead, of what the caches hold.
+const AHEAD_BYTES: usize = 512;
 
 /// # Safety
 /// As [`run`](super::run).
@@ -103,7 +107,11 @@ impl<T: Convert> Samples<'_, T> {
             y,
             source: table.source(),
             streams: self.streams,
-            ahead: if self.fetches_next { length } else { pointwise::ahead::<T>(self.streams) },
+            ahead: if self.fetches_next {
+                Ahead { last: AHEAD_BYTES / size_of::<T>(), next: length }
+            } else {
+                pointwise::ahead::<T>(self.streams)
+            },
         }
     }
 }

@@ -23,7 +23,7 @@ use super::moments::{self, Moments, Normalization, Sums, Values};
 use super::rows::BLOCKS_OF_PART;
 use super::rows_in_turn::InTurn;
 use super::simd::{LANES, Vector, finish_streaming};
-use super::stretch::{Inputs, Map, Normalized, Plane, Planes, Rows, Stretch, Strided};
+use super::stretch::{Ahead, Inputs, Map, Normalized, Plane, Planes, Rows, Stretch, Strided};
 use super::threads::{for_each_piece, merged};
 use super::vectors::{self, Task};
 use crate::norm::Rounding;
@@ -106,7 +106,15 @@ unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &
     let streams = caches::are_exceeded_by(problem.rows * problem.length * size_of::<T>() * present);
     let [x, residual, sum, y] = tensors.map(Tensor::new);
     let (ahead, ahead_of_writing) = if streams { ahead::<T>(problem) } else { (0, 0) };
-    let first = Stretch::<T> { x, residual, sum, y, activation: problem.activation, streams, ahead: ahead_of_writing };
+    let first = Stretch::<T> {
+        x,
+        residual,
+        sum,
+        y,
+        activation: problem.activation,
+        streams,
+        ahead: Ahead { next: ahead_of_writing, ..Ahead::NONE },
+    };
     let strides = [problem.x_stride, problem.residual_stride, problem.sum_stride, problem.y_stride];
     let rows = &PlainRows { problem, rows: Strided { first, strides }, ahead, affine };
     for_each_piece(0..problem.rows, problem.length, &|piece| {

@@ -20,7 +20,7 @@ use super::constants::{Constants, Source};
 use super::convert::Convert;
 use super::input::{Block, Input, Output, Tensor, part, stretches};
 use super::simd::{Vector, finish_streaming, mul_add};
-use super::stretch::{self, Plane, Stretch, TURN_LANES};
+use super::stretch::{self, Ahead, Plane, Stretch, TURN_LANES};
 use super::threads::for_each_piece;
 use super::vectors::{self, Task};
 use crate::element::DType;
@@ -36,9 +36,9 @@ const LEAST_OF_TURNS: usize = 8 * BLOCK;
 /// What an input is asked for ahead, where it comes from memory.
 const AHEAD_BYTES: usize = 2048;
 
-/// The elements of that.
-pub(super) fn ahead<T>(streams: bool) -> usize {
-    if streams { AHEAD_BYTES / size_of::<T>() } else { 0 }
+/// The same, for tensors that are not read again.
+pub(super) fn ahead<T>(streams: bool) -> Ahead {
+    if streams { Ahead { last: AHEAD_BYTES / size_of::<T>(), ..Ahead::NONE } } else { Ahead::NONE }
 }
 
 /// Of all tensors of a call together.
@@ -90,8 +90,7 @@ pub(super) struct Map<T> {
     pub source: Source,
     /// Whether the tensors, of which these may be a part, exceed the caches.
     pub streams: bool,
-    /// Elements that the inputs are asked for ahead.
-    pub ahead: usize,
+    pub ahead: Ahead,
 }
 
 impl<T: Convert> Map<T> {

@@ -120,6 +120,20 @@ pub(super) fn prefetch_far<E>(address: *const E) {
     let _ = address;
 }
 
+/// The same into the nearest cache, for what is used there once: it need not be kept in those behind, into which lines would
+/// be written as they leave.
+#[inline(always)]
+pub(super) fn prefetch_once<E>(address: *const E) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_NTA, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_NTA>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Makes what was streamed visible before whatever follows.
 #[inline(always)]
 pub(super) fn finish_streaming() {

@@ -8,7 +8,7 @@ use super::constants::Constants;
 use super::convert::Convert;
 use super::input::{Tensor, stretches};
 use super::moments::{CHUNK, Normalization, Values};
-use super::simd::{LANES, LINE, Vector, each, mul_add, prefetch, prefetch_far};
+use super::simd::{LANES, LINE, Vector, each, mul_add, prefetch, prefetch_far, prefetch_once};
 use super::vectors::{self, Task};
 use crate::norm::Activation;
 
@@ -38,8 +38,20 @@ pub(super) struct Stretch<T> {
     pub activation: Activation,
     /// Whether the outputs go past the caches.
     pub streams: bool,
-    /// Elements that the inputs are prefetched ahead by; 0 for none.
-    pub ahead: usize,
+    pub ahead: Ahead,
+}
+
+/// How many elements ahead of what is worked at the inputs are prefetched; 0 for not at all.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    /// What this call will not read again.
+    pub last: usize,
+    /// What it will take next.
+    pub next: usize,
+}
+
+impl Ahead {
+    pub(super) const NONE: Self = Self { last: 0, next: 0 };
 }
 
 /// What an element becomes, but for the activation.
@@ -200,9 +212,7 @@ impl<T: Convert> Stretch<T> {
         unsafe {
             let sum_streams = STREAMS && !self.sum.is_absent() && T::to_line(self.sum.at(next)) == 0;
             while next + TURN_LANES <= end {
-                if self.ahead > 0 {
-                    self.prefetch(next + self.ahead);
-                }
+                self.prefetch(next);
                 self.write_vectors::<V, TURN>(next, origin, map, [STREAMS, sum_streams]);
                 next += TURN_LANES;
             }
@@ -226,9 +236,7 @@ impl<T: Convert> Stretch<T> {
         unsafe {
             let mut next = first;
             for _ in 0..rows {
-                if self.ahead > 0 {
-                    self.prefetch(next + self.ahead);
-                }
+                self.prefetch(next);
                 let values: [V; TURN] = self.inputs().load(next);
                 store_each(map.of_turn::<RELU>(values), self.y.at(next), self.streams);
                 next += stride;
@@ -307,13 +315,32 @@ impl<T: Convert> Stretch<T> {
         }
     }
 
-    /// The lines of a turn.
+    /// The lines that lie ahead of a turn's.
     #[inline(always)]
     fn prefetch(self, first: usize) {
+        let Ahead { last, next } = self.ahead;
+        if last > 0 {
+            self.prefetch_turn(
+                first + last,
+                #[inline(always)]
+                |line| prefetch_once(line),
+            );
+        }
+        if next > 0 {
+            self.prefetch_turn(
+                first + next,
+                #[inline(always)]
+                |line| prefetch_far(line),
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_turn(self, first: usize, prefetch: impl Fn(*const T)) {
         for line in (0..TURN_LANES * size_of::<T>()).step_by(LINE) {
-            prefetch_far(self.x.wrapping_at(first).wrapping_byte_add(line));
+            prefetch(self.x.wrapping_at(first).wrapping_byte_add(line));
             if !self.residual.is_absent() {
-                prefetch_far(self.residual.wrapping_at(first).wrapping_byte_add(line));
+                prefetch(self.residual.wrapping_at(first).wrapping_byte_add(line));
             }
         }
     }
