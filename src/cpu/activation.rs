@@ -123,31 +123,29 @@ fn map_in_f64(values: &mut [f32], function: impl Fn(f64) -> f64) {
 
 #[inline(always)]
 fn silu<V: Vector>(x: V) -> V {
-    x.div(V::splat(1.0).add(exp_of_negative(x)))
+    x.div(one_plus_exp_of_negative(x))
 }
 
-/// `e⁻ˣ` within an ulp and a half, with infinity, zero and NaN where they belong; results below 2⁻¹²⁶ are zero, and those
-/// above 2¹²⁷·⁵ infinity.
+/// `1 + e⁻ˣ`, infinity from x = -88.03 down. Not NaN.
 ///
-/// `-x = n ln 2 - r` with `|r| <= ln 2 / 2`, where `ln 2` is a number of few digits, so that its product is exact, and a rest;
-/// and the Taylor polynomial of `1 - e⁻ʳ`.
+/// `-x = n ln 2 / 16 - r` with `|r| <= ln 2 / 32`, where `ln 2` is a number of few digits, so that its product is exact, and a
+/// rest; 2ⁿᐟ¹⁶ from a table, with what its rounding adds to r; and the Taylor polynomial of e⁻ʳ.
 #[inline(always)]
-fn exp_of_negative<V: Vector>(x: V) -> V {
-    use std::f32::consts::LOG2_E;
+fn one_plus_exp_of_negative<V: Vector>(x: V) -> V {
+    use std::f32::consts::{LN_2, LOG2_E};
     // Added to a number, it rounds it to an integer, which then stands in the lowest bits.
     const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2^23
     const LN_2_HIGH: f32 = 0.693_359_4; // 355 / 512
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    const TAYLOR: [f32; 6] = [1.0 / 5_040.0, -1.0 / 720.0, 1.0 / 120.0, -1.0 / 24.0, 1.0 / 6.0, -1.0 / 2.0];
-    let x = x.at_least(V::splat(-88.9)).at_most(V::splat(88.0));
-    let shifted = x.mul_add(V::splat(-LOG2_E), V::splat(ROUNDER));
+    // Where n is 16 · 127.
+    let x = x.within(127.0 * LN_2);
+    let shifted = x.mul_add(V::splat(-16.0 * LOG2_E), V::splat(ROUNDER));
     let n = shifted.sub(V::splat(ROUNDER));
-    let r = n.mul_add(V::splat(LN_2_LOW), n.mul_add(V::splat(LN_2_HIGH), x));
-    let square = r.mul(r);
-    let odd = V::splat(TAYLOR[0]).mul_add(square, V::splat(TAYLOR[2])).mul_add(square, V::splat(TAYLOR[4]));
-    let even = V::splat(TAYLOR[1]).mul_add(square, V::splat(TAYLOR[3])).mul_add(square, V::splat(TAYLOR[5]));
-    let polynomial = odd.mul_add(r, even);
-    V::splat(1.0).sub(polynomial.mul_add(square, r)).mul(shifted.two_to_the())
+    let [twice_the_root, rounded_up_by] = shifted.twice_the_root();
+    let r = n.mul_add(V::splat(LN_2_LOW / 16.0), n.mul_add(V::splat(LN_2_HIGH / 16.0), x)).add(rounded_up_by);
+    // Half of 1 - r + r² / 2 - r³ / 6.
+    let half = V::splat(-1.0 / 12.0).mul_add(r, V::splat(0.25)).mul_add(r, V::splat(-0.5)).mul_add(r, V::splat(0.5));
+    twice_the_root.mul_add(half, V::splat(1.0))
 }
 
 /// `x · Φ(x)` with `Φ(x) = erfc(-x/√2) / 2`, for `1 + erf` would cancel.

@@ -114,7 +114,7 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
                     }
                     _ => {
                         let count = (end - next).min(if head > 0 { head } else { BLOCK });
-                        stretch.write_by::<V>(next, count, 0, &map, streams && head == 0);
+                        stretch.write_by::<V, false>(next, count, 0, &map, streams && head == 0);
                         next += count;
                         if let Some(sweep) = &mut sweep {
                             let due = (next - next % CHUNK).saturating_sub(sweep.next);

@@ -37,8 +37,14 @@ pub(super) trait Vector: Copy {
     fn at_least(self, least: Self) -> Self;
     /// The smaller of each, or that of `self` where it is NaN.
     fn at_most(self, most: Self) -> Self;
-    /// 2ⁿ of the integers n in the lowest bits of `self`, from -127, which gives zero, to 128, which gives infinity.
-    fn two_to_the(self) -> Self;
+    /// Twice 2ⁿᐟ¹⁶ of the integers n in the lowest bits of `self`, from -16·127 to 16·127, and by what part of itself each is
+    /// rounded up. That of the last is infinity.
+    fn twice_the_root(self) -> [Self; 2];
+    /// The nearest of each to itself from `-most` to `most`. Of NaN, any of those or NaN.
+    #[inline(always)]
+    fn within(self, most: f32) -> Self {
+        self.at_least(Self::splat(-most)).at_most(Self::splat(most))
+    }
     /// The first `count`, and what `others` has in the other places.
     fn first(self, count: usize, others: Self) -> Self;
 
@@ -143,6 +149,35 @@ pub(super) fn finish_streaming() {
         std::arch::x86_64::_mm_sfence();
     }
 }
+
+/// Where the lowest bit of an integer of sixteenths is to be, to be added to a number's exponent.
+const BELOW_EXPONENT: u32 = 23 - 4;
+
+/// The bits of twice 2ⁿᐟ¹⁶, less what n itself adds to them.
+const ROOTS: [u32; LANES] = [
+    0x4000_0000,
+    0x3ffd_aac3,
+    0x3ffb_95c2,
+    0x3ff9_c3d3,
+    0x3ff8_37f0,
+    0x3ff6_f532,
+    0x3ff5_fed7,
+    0x3ff5_583f,
+    0x3ff5_04f3,
+    0x3ff5_08a4,
+    0x3ff5_672a,
+    0x3ff6_248c,
+    0x3ff7_44fd,
+    0x3ff8_ccdf,
+    0x3ffa_c0c7,
+    0x3ffd_257d,
+];
+
+/// By what part of itself each of those is larger than the true one.
+const ROUNDED_UP_BY: [f32; LANES] = [
+    0.0, -4.629e-8, 1.199e-8, -4.730e-8, -3.193e-8, -3.621e-8, 3.099e-8, 7.475e-9, -1.711e-8, 3.048e-8, -5.233e-9,
+    -6.108e-9, 1.472e-8, 5.259e-9, 6.128e-9, -5.141e-9,
+];
 
 /// Four numbers, and two of f64: what the compiler may assume of every machine.
 #[cfg(target_arch = "x86_64")]
@@ -324,13 +359,18 @@ impl Portable {
 
 /// Not inlined, for they are long.
 mod out_of_line {
-    use super::LANES;
+    use super::{BELOW_EXPONENT, LANES, ROOTS, ROUNDED_UP_BY};
 
-    pub(super) fn powers(mut numbers: [f32; LANES]) -> [f32; LANES] {
-        for number in &mut numbers {
-            *number = f32::from_bits(number.to_bits().wrapping_add(127) << 23);
+    pub(super) fn roots(numbers: [f32; LANES]) -> [[f32; LANES]; 2] {
+        let mut found = [numbers; 2];
+        let [roots, rounded] = &mut found;
+        for (root, rounded) in roots.iter_mut().zip(rounded) {
+            let n = root.to_bits();
+            let place = n as usize % LANES;
+            *root = f32::from_bits(ROOTS[place].wrapping_add(n << BELOW_EXPONENT));
+            *rounded = ROUNDED_UP_BY[place];
         }
-        numbers
+        found
     }
 
     pub(super) fn first(numbers: [f32; LANES], count: usize, others: [f32; LANES]) -> [f32; LANES] {
@@ -408,8 +448,8 @@ impl Vector for Portable {
         self.zip(most, quad::at_most)
     }
     #[inline(always)]
-    fn two_to_the(self) -> Self {
-        Self::from_array(out_of_line::powers(self.to_array()))
+    fn twice_the_root(self) -> [Self; 2] {
+        out_of_line::roots(self.to_array()).map(Self::from_array)
     }
     #[inline(always)]
     fn first(self, count: usize, others: Self) -> Self {
@@ -528,7 +568,7 @@ pub(super) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{LANES, Vector};
+    use super::{BELOW_EXPONENT, LANES, ROOTS, ROUNDED_UP_BY, Vector};
 
     /// Two registers.
     #[derive(Clone, Copy)]
@@ -551,12 +591,27 @@ mod x86 {
         }
     }
 
+    /// Numbers of a table, by the lowest four bits of each.
     #[inline(always)]
-    unsafe fn two_to_the_8(exponents: __m256) -> __m256 {
+    unsafe fn from_16(table: *const f32, index: __m256) -> __m256 {
+        // SAFETY: the caller has AVX2, and so large a table.
+        unsafe {
+            let (index, is_upper) = (_mm256_castps_si256(index), _mm256_slli_epi32::<28>(_mm256_castps_si256(index)));
+            let lower = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index);
+            let upper = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table.add(8)), index);
+            _mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(is_upper))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn twice_the_root_of_8(n: __m256) -> __m256 {
         // SAFETY: the caller has AVX2.
         unsafe {
-            let biased = _mm256_add_epi32(_mm256_castps_si256(exponents), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            let root = _mm256_castps_si256(from_16(ROOTS.as_ptr().cast(), n));
+            _mm256_castsi256_ps(_mm256_add_epi32(
+                root,
+                _mm256_slli_epi32::<{ BELOW_EXPONENT.cast_signed() }>(_mm256_castps_si256(n)),
+            ))
         }
     }
 
@@ -654,9 +709,14 @@ mod x86 {
             unsafe { Self(_mm256_min_ps(most.0, self.0), _mm256_min_ps(most.1, self.1)) }
         }
         #[inline(always)]
-        fn two_to_the(self) -> Self {
-            // SAFETY: as above.
-            unsafe { Self(two_to_the_8(self.0), two_to_the_8(self.1)) }
+        fn twice_the_root(self) -> [Self; 2] {
+            let Self(a, b) = self;
+            // SAFETY: as above; the table has sixteen numbers.
+            unsafe {
+                let rounded = ROUNDED_UP_BY.as_ptr();
+                let rounded = Self(from_16(rounded, a), from_16(rounded, b));
+                [Self(twice_the_root_of_8(a), twice_the_root_of_8(b)), rounded]
+            }
         }
         #[inline(always)]
         fn first(self, count: usize, others: Self) -> Self {
@@ -912,12 +972,20 @@ mod x86 {
             Self(unsafe { _mm512_min_ps(most.0, self.0) })
         }
         #[inline(always)]
-        fn two_to_the(self) -> Self {
-            // SAFETY: as above.
+        fn twice_the_root(self) -> [Self; 2] {
+            // SAFETY: as above; each table has as many numbers as that.
             unsafe {
-                let biased = _mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(127));
-                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
+                let n = _mm512_castps_si512(self.0);
+                let roots = _mm512_permutexvar_epi32(n, _mm512_loadu_si512(ROOTS.as_ptr().cast()));
+                let roots = _mm512_add_epi32(roots, _mm512_slli_epi32::<BELOW_EXPONENT>(n));
+                let rounded = _mm512_permutexvar_ps(n, _mm512_loadu_ps(ROUNDED_UP_BY.as_ptr()));
+                [Self(_mm512_castsi512_ps(roots)), Self(rounded)]
             }
+        }
+        #[inline(always)]
+        fn within(self, most: f32) -> Self {
+            // SAFETY: as above. By magnitude the smaller one, with the sign of the first.
+            Self(unsafe { _mm512_range_ps::<0b0010>(self.0, _mm512_set1_ps(most)) })
         }
         #[inline(always)]
         fn first(self, count: usize, others: Self) -> Self {

@@ -128,16 +128,23 @@ impl<T: Convert> Stretch<T> {
         Inputs::new(self.x, self.residual)
     }
 
-    /// Maps the elements `[first, first + count)`. The map is told their indices less `origin`.
+    /// Maps the elements `[first, first + count)`. The map is told their indices less `origin`. With `IS_SILU`, which is true only
+    /// if that is the activation, it stands in the loop; else it is called.
     ///
     /// # Safety
     /// They belong to the tensors that are there, and no other thread has them; an output may be an input only exactly.
     #[inline(always)]
-    unsafe fn write<V: Vector>(self, first: usize, count: usize, origin: usize, map: &impl Map<V>) {
+    unsafe fn write<V: Vector, const IS_SILU: bool>(
+        self,
+        first: usize,
+        count: usize,
+        origin: usize,
+        map: &impl Map<V>,
+    ) {
         // SAFETY: by the caller.
         unsafe {
             let streams = self.streams_of(first, count);
-            self.write_by::<V>(first, count, origin, map, streams);
+            self.write_by::<V, IS_SILU>(first, count, origin, map, streams);
         }
     }
 
@@ -154,7 +161,7 @@ impl<T: Convert> Stretch<T> {
     /// # Safety
     /// As [`write`](Self::write).
     #[inline(always)]
-    pub(super) unsafe fn write_by<V: Vector>(
+    pub(super) unsafe fn write_by<V: Vector, const IS_SILU: bool>(
         self,
         first: usize,
         count: usize,
@@ -173,7 +180,7 @@ impl<T: Convert> Stretch<T> {
             loop {
                 while next + LANES <= stop {
                     let streams = streams && next < whole_lines_end;
-                    self.write_vectors::<V, 1>(next, origin, map, [streams, false]);
+                    self.write_vectors::<V, 1, false>(next, origin, map, [streams, false]);
                     next += LANES;
                 }
                 if next < stop {
@@ -185,9 +192,9 @@ impl<T: Convert> Stretch<T> {
                 }
                 // Not asked in every turn: what both answers have in common the compiler would do before, and lack registers.
                 next = if streams {
-                    self.write_whole_turns::<V, true>(next, end, origin, map)
+                    self.write_whole_turns::<V, true, IS_SILU>(next, end, origin, map)
                 } else {
-                    self.write_whole_turns::<V, false>(next, end, origin, map)
+                    self.write_whole_turns::<V, false, IS_SILU>(next, end, origin, map)
                 };
                 whole_lines_end = end - (end - next) % T::OF_LINE;
                 stop = end;
@@ -200,7 +207,7 @@ impl<T: Convert> Stretch<T> {
     /// # Safety
     /// As [`write`](Self::write); if they are streamed, a line of the output begins.
     #[inline(always)]
-    unsafe fn write_whole_turns<V: Vector, const STREAMS: bool>(
+    unsafe fn write_whole_turns<V: Vector, const STREAMS: bool, const IS_SILU: bool>(
         self,
         first: usize,
         end: usize,
@@ -213,7 +220,7 @@ impl<T: Convert> Stretch<T> {
             let sum_streams = STREAMS && !self.sum.is_absent() && T::to_line(self.sum.at(next)) == 0;
             while next + TURN_LANES <= end {
                 self.prefetch(next);
-                self.write_vectors::<V, TURN>(next, origin, map, [STREAMS, sum_streams]);
+                self.write_vectors::<V, TURN, IS_SILU>(next, origin, map, [STREAMS, sum_streams]);
                 next += TURN_LANES;
             }
         }
@@ -225,12 +232,13 @@ impl<T: Convert> Stretch<T> {
     /// # Safety
     /// As [`write`](Self::write).
     #[inline(always)]
-    unsafe fn write_turns<V: Vector, const RELU: bool>(
+    unsafe fn write_turns<V: Vector>(
         self,
         first: usize,
         stride: usize,
         rows: usize,
         map: &InRegisters<V>,
+        activation: Activation,
     ) {
         // SAFETY: by the caller.
         unsafe {
@@ -238,7 +246,7 @@ impl<T: Convert> Stretch<T> {
             for _ in 0..rows {
                 self.prefetch(next);
                 let values: [V; TURN] = self.inputs().load(next);
-                store_each(map.of_turn::<RELU>(values), self.y.at(next), self.streams);
+                store_each(activation::in_long_loop(map.of_turn(values), activation), self.y.at(next), self.streams);
                 next += stride;
             }
         }
@@ -247,7 +255,7 @@ impl<T: Convert> Stretch<T> {
     /// # Safety
     /// As [`write`](Self::write).
     #[inline(always)]
-    unsafe fn write_vectors<V: Vector, const COUNT: usize>(
+    unsafe fn write_vectors<V: Vector, const COUNT: usize, const IS_SILU: bool>(
         self,
         first: usize,
         origin: usize,
@@ -260,7 +268,12 @@ impl<T: Convert> Stretch<T> {
             if !self.sum.is_absent() {
                 store_each(values, self.sum.at(first), sum_streams);
             }
-            values = activation::of_vectors(map.of_turn(values, first.wrapping_sub(origin)), self.activation);
+            values = map.of_turn(values, first.wrapping_sub(origin));
+            values = if IS_SILU {
+                activation::in_long_loop(values, Activation::Silu)
+            } else {
+                activation::of_vectors(values, self.activation)
+            };
             store_each(values, self.y.at(first), streams);
         }
     }
@@ -419,7 +432,11 @@ impl<T: Convert> Planes<'_, T> {
     /// # Safety
     /// As [`Stretch::write`], for all of these elements.
     pub(super) unsafe fn write(self) {
-        vectors::run(self);
+        if self.stretch.activation == Activation::Silu {
+            vectors::run(PlanesOfSilu(self));
+        } else {
+            vectors::run(self);
+        }
     }
 }
 
@@ -429,10 +446,34 @@ impl<T: Convert> Task for Planes<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
+        self.write_each::<V, false>();
+    }
+}
+
+/// On their own: a loop with room for SiLU's many constants, in one function with others, slows them down.
+struct PlanesOfSilu<'a, T>(Planes<'a, T>);
+
+impl<T: Convert> Task for PlanesOfSilu<'_, T> {
+    type Output = ();
+    const ROUNDS_TO_BF16: bool = T::ROUNDS_TO_BF16;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        if V::HAS_MANY_REGISTERS {
+            self.0.write_each::<V, true>();
+        } else {
+            self.0.write_each::<V, false>();
+        }
+    }
+}
+
+impl<T: Convert> Planes<'_, T> {
+    #[inline(always)]
+    fn write_each<V: Vector, const IS_SILU: bool>(self) {
         let mut next = self.first;
         for ((_, count), plane) in stretches(self.first, self.count, self.spatial).zip(self.planes) {
             // SAFETY: promised where it was run.
-            unsafe { self.stretch.write::<V>(next, count, 0, plane) };
+            unsafe { self.stretch.write::<V, IS_SILU>(next, count, 0, plane) };
             next += count;
         }
     }
@@ -474,13 +515,13 @@ impl<T: Convert> Task for Pixels<'_, T> {
         unsafe {
             // The head ends a row.
             if head > 0 {
-                stretch.write::<V>(next, head, (first + head).wrapping_sub(width), map);
+                stretch.write::<V, false>(next, head, (first + head).wrapping_sub(width), map);
                 next += head;
             }
             let mut origin = next;
             while next < end {
                 let count = (origin + width - next).next_multiple_of(TURN_LANES).min(end - next);
-                stretch.write::<V>(next, count, origin, map);
+                stretch.write::<V, false>(next, count, origin, map);
                 next += count;
                 if next - origin >= width {
                     origin += width;
@@ -507,7 +548,7 @@ impl<T: Convert> Columns<'_, T> {
     /// Whether it writes such tensors: others have calls in their loops, or lack registers for it.
     #[inline(always)]
     pub(super) fn takes(stretch: &Stretch<T>) -> bool {
-        stretch.sum.is_absent() && activation::is_inlined(stretch.activation)
+        stretch.sum.is_absent() && activation::is_for_long_loops(stretch.activation)
     }
 
     /// Runs it.
@@ -525,17 +566,17 @@ impl<T: Convert> Task for Columns<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        if self.stretch.activation == Activation::Relu {
-            self.write_with::<V, true>();
-        } else {
-            self.write_with::<V, false>();
+        match self.stretch.activation {
+            Activation::Silu => self.write_with::<V>(Activation::Silu),
+            Activation::Relu => self.write_with::<V>(Activation::Relu),
+            _ => self.write_with::<V>(Activation::None),
         }
     }
 }
 
 impl<T: Convert> Columns<'_, T> {
     #[inline(always)]
-    fn write_with<V: Vector, const RELU: bool>(self) {
+    fn write_with<V: Vector>(self, activation: Activation) {
         let Self { stretch, first, rows, stride, columns, constants } = self;
         // The nearest cache has the rows until all of their columns are done.
         let tile = (TILE_BYTES / (stride * size_of::<T>())).max(1);
@@ -544,7 +585,8 @@ impl<T: Convert> Columns<'_, T> {
                 // SAFETY: promised where it was run.
                 unsafe {
                     let map = &InRegisters::<V>::load(constants, column);
-                    stretch.write_turns::<V, RELU>(first + row * stride + column, stride, tile.min(rows - row), map);
+                    let first = first + row * stride + column;
+                    stretch.write_turns::<V>(first, stride, tile.min(rows - row), map, activation);
                 }
             }
         }
@@ -575,12 +617,12 @@ impl<V: Vector> InRegisters<V> {
     }
 
     #[inline(always)]
-    fn of_turn<const RELU: bool>(&self, mut values: [V; TURN]) -> [V; TURN] {
+    fn of_turn(&self, mut values: [V; TURN]) -> [V; TURN] {
         let constants = self.mean.iter().zip(self.scale.iter().zip(&self.bias));
         for (value, (mean, (scale, bias))) in values.iter_mut().zip(constants) {
             *value = value.sub(*mean).mul_add(*scale, *bias);
         }
-        activation::of_vectors(values, if RELU { Activation::Relu } else { Activation::None })
+        values
     }
 }
 
@@ -676,7 +718,7 @@ impl<T: Convert> Task for Rows<'_, T> {
             // SAFETY: promised where it was run.
             unsafe {
                 let stretch = rows.from(first_row + row);
-                stretch.write::<V>(first, count, 0, &Normalized::new(by, weight, bias));
+                stretch.write::<V, false>(first, count, 0, &Normalized::new(by, weight, bias));
             }
         }
     }

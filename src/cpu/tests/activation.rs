@@ -30,6 +30,21 @@ fn within_some_ulps_from_tail_to_tail() {
     }
 }
 
+/// By the widest vectors, or those that the environment asks for: it is called, and the caller's do not matter.
+#[test]
+fn silu_is_within_three_ulps_in_its_tail_too() {
+    for step in -90_000..=90_000 {
+        let x = step as f32 / 1009.0;
+        let (reference, found) = (activated(f64::from(x), Activation::Silu), f64::from(of(x, Activation::Silu)));
+        if reference.abs() < 2.0_f64.powi(-120) && found == 0.0 {
+            continue;
+        }
+        let ulp = 2.0_f64.powi(reference.abs().log2().floor() as i32 - 23);
+        let error = (found - reference).abs();
+        assert!(error <= 3.0 * ulp, "{x}: {found:e} for {reference:e}, {} ulps", error / ulp);
+    }
+}
+
 #[test]
 fn special_values() {
     for activation in ALL {
