@@ -556,7 +556,11 @@ impl<T: Convert> Columns<'_, T> {
     /// # Safety
     /// As [`Stretch::write`], for all of these elements.
     pub(super) unsafe fn write(self) {
-        vectors::run(self);
+        if self.stretch.activation == Activation::Silu {
+            vectors::run(ColumnsOfSilu(self));
+        } else {
+            vectors::run(self);
+        }
     }
 }
 
@@ -566,11 +570,24 @@ impl<T: Convert> Task for Columns<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        match self.stretch.activation {
-            Activation::Silu => self.write_with::<V>(Activation::Silu),
-            Activation::Relu => self.write_with::<V>(Activation::Relu),
-            _ => self.write_with::<V>(Activation::None),
+        if self.stretch.activation == Activation::Relu {
+            self.write_with::<V>(Activation::Relu);
+        } else {
+            self.write_with::<V>(Activation::None);
         }
+    }
+}
+
+/// On their own, as [`PlanesOfSilu`] are.
+struct ColumnsOfSilu<'a, T>(Columns<'a, T>);
+
+impl<T: Convert> Task for ColumnsOfSilu<'_, T> {
+    type Output = ();
+    const ROUNDS_TO_BF16: bool = T::ROUNDS_TO_BF16;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        self.0.write_with::<V>(Activation::Silu);
     }
 }
 
