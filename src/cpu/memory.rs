@@ -1,5 +1,6 @@
 //! Memory for what lies between the steps of a call, kept for the calls to come.
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::slice;
@@ -8,8 +9,10 @@ use std::sync::{Mutex, PoisonError};
 use super::moments::Moments;
 use super::simd::LINE;
 
-/// Buffers that are kept at most, and lines of one: what takes more is allocated anew by each call.
-const MOST_BUFFERS: usize = 64;
+/// Buffers that are kept at most, by each thread and by all together, and lines of one: what takes more is allocated anew by
+/// each call.
+const MOST_OF_THREAD: usize = 16;
+const MOST_OF_ALL: usize = 64;
 const MOST_LINES: usize = 16 * 1024;
 
 /// A line of the caches: vectors that lie across two take twice as long to load.
@@ -18,8 +21,46 @@ const MOST_LINES: usize = 16 * 1024;
 #[expect(dead_code, reason = "accessed as numbers")]
 struct Line([f64; LINE / size_of::<f64>()]);
 
-/// What nobody uses. All threads', for what one takes another may give back.
-static UNUSED: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
+/// What nobody uses.
+type Unused = Vec<Vec<Line>>;
+
+thread_local! {
+    /// What a thread has given back: where some merge many parts at once, turns at what is everybody's would take a tenth of the
+    /// time.
+    static OF_THREAD: RefCell<Unused> = const { RefCell::new(Vec::new()) };
+}
+
+/// The rest, for what one thread takes another may give back.
+static OF_ALL: Mutex<Unused> = Mutex::new(Vec::new());
+
+/// What `work` makes of the thread's own, if it still has any.
+fn with_own<R>(work: impl FnOnce(&mut Unused) -> Option<R>) -> Option<R> {
+    OF_THREAD.try_with(|own| work(&mut own.borrow_mut())).ok().flatten()
+}
+
+fn with_common<R>(work: impl FnOnce(&mut Unused) -> R) -> R {
+    work(&mut OF_ALL.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The smallest that fits, lest what needs a larger one finds none: then a second call like the first allocates nothing,
+/// whatever sizes it needs in whatever order. Of several, the one used last.
+fn take(unused: &mut Unused, needed: usize) -> Option<Vec<Line>> {
+    let fitting = unused.iter().enumerate().rev().filter(|(_, lines)| lines.capacity() >= needed);
+    let place = fitting.min_by_key(|(_, lines)| lines.capacity()).map(|(place, _)| place);
+    place.map(|place| unused.swap_remove(place))
+}
+
+/// Gives it back, or returns it where `most` are there.
+fn keep(unused: &mut Unused, most: usize, lines: Vec<Line>) -> Option<Vec<Line>> {
+    if unused.len() >= most {
+        return Some(lines);
+    }
+    if unused.capacity() == 0 {
+        unused.reserve_exact(most);
+    }
+    unused.push(lines);
+    None
+}
 
 /// What may be kept.
 ///
@@ -46,14 +87,11 @@ impl<N: Number> Numbers<N> {
     pub(super) fn zeros(count: usize) -> Self {
         const { assert!(align_of::<N>() <= align_of::<Line>()) };
         let needed = (count * size_of::<N>()).div_ceil(size_of::<Line>());
-        let mut lines = {
-            let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
-            // The smallest that fits, lest what needs a larger one finds none: then a second call like the first allocates
-            // nothing, whatever sizes it needs in whatever order. Of several, the one used last.
-            let fitting = unused.iter().enumerate().rev().filter(|(_, lines)| lines.capacity() >= needed);
-            let best = fitting.min_by_key(|(_, lines)| lines.capacity()).map(|(place, _)| place);
-            best.map(|place| unused.swap_remove(place)).or_else(|| unused.pop()).unwrap_or_default()
-        };
+        let mut lines = with_own(|own| take(own, needed))
+            .or_else(|| with_common(|common| take(common, needed)))
+            .or_else(|| with_own(Vec::pop))
+            .or_else(|| with_common(Vec::pop))
+            .unwrap_or_default();
         lines.clear();
         lines.resize(needed, Line(Default::default()));
         Self { lines, count, numbers: PhantomData }
@@ -66,12 +104,13 @@ impl<N: Number> Drop for Numbers<N> {
         if lines.capacity() > MOST_LINES {
             return;
         }
-        let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
-        if unused.capacity() == 0 {
-            unused.reserve_exact(MOST_BUFFERS);
-        }
-        if unused.len() < MOST_BUFFERS {
-            unused.push(lines);
+        let mut left = Some(lines);
+        with_own(|own| {
+            left = left.take().and_then(|lines| keep(own, MOST_OF_THREAD, lines));
+            Some(())
+        });
+        if let Some(lines) = left {
+            with_common(|common| keep(common, MOST_OF_ALL, lines));
         }
     }
 }
