@@ -3,7 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::simd::{LINE, Vector};
+use super::simd::{LANES, LINE, Vector};
 use super::vectors::Level;
 use crate::element::{DType, Element};
 
@@ -35,6 +35,24 @@ pub(super) trait Convert: Element {
     /// # Safety
     /// As [`store`](Self::store), and `into` is aligned to that many elements.
     unsafe fn stream<V: Vector>(vector: V, into: *mut Self);
+    /// Stores vectors behind each other, or streams them.
+    ///
+    /// # Safety
+    /// As above; if they are streamed, a line begins.
+    #[inline(always)]
+    unsafe fn store_each<V: Vector, const COUNT: usize>(vectors: [V; COUNT], into: *mut Self, streams: bool) {
+        for (index, vector) in vectors.into_iter().enumerate() {
+            // SAFETY: by the caller.
+            unsafe {
+                let into = into.add(index * LANES);
+                if streams {
+                    Self::stream(vector, into);
+                } else {
+                    Self::store(vector, into);
+                }
+            }
+        }
+    }
 
     /// Whether storing rounds to bf16.
     const ROUNDS_TO_BF16: bool = matches!(Self::DTYPE, DType::Bf16);
@@ -253,6 +271,11 @@ impl Convert for bf16 {
         // SAFETY: by the caller.
         unsafe { V::stream_halves(vector.to_bf16(), into.cast()) };
     }
+    #[inline(always)]
+    unsafe fn store_each<V: Vector, const COUNT: usize>(vectors: [V; COUNT], into: *mut Self, streams: bool) {
+        // SAFETY: by the caller.
+        unsafe { V::store_as_bf16(vectors, into.cast(), streams) };
+    }
 }
 
 #[cfg(test)]
@@ -260,7 +283,9 @@ mod tests {
     use half::{bf16, f16};
 
     use super::Convert;
-    use crate::cpu::simd::{LANES, Vector};
+    use crate::cpu::moments::Values;
+    use crate::cpu::simd::{LANES, Vector, finish_streaming};
+    use crate::cpu::stretch::TURN_LANES;
     use crate::cpu::vectors::tests::on_every_level;
     use crate::cpu::vectors::{self, Task};
 
@@ -295,6 +320,15 @@ mod tests {
         widened: &'a mut [f32],
         wide: &'a [f32],
         narrowed: &'a mut [T],
+        way: Way,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Way {
+        OneByOne,
+        ByTurns,
+        /// Where a line begins.
+        Streamed,
     }
 
     impl<T: Convert> Task for ByVectors<'_, T> {
@@ -307,10 +341,22 @@ mod tests {
                 // SAFETY: a vector each.
                 unsafe { T::load::<V>(from.as_ptr()).store(into.as_mut_ptr()) };
             }
-            for (from, into) in self.wide.chunks_exact(LANES).zip(self.narrowed.chunks_exact_mut(LANES)) {
-                // SAFETY: a vector each.
-                unsafe { T::store(V::load(from.as_ptr()), into.as_mut_ptr()) };
+            if self.way == Way::OneByOne {
+                for (from, into) in self.wide.chunks_exact(LANES).zip(self.narrowed.chunks_exact_mut(LANES)) {
+                    // SAFETY: a vector each.
+                    unsafe { T::store(V::load(from.as_ptr()), into.as_mut_ptr()) };
+                }
+                return;
             }
+            let turns = self.wide.chunks_exact(TURN_LANES).zip(self.narrowed.chunks_exact_mut(TURN_LANES));
+            for (from, into) in turns {
+                // SAFETY: as many vectors each.
+                unsafe {
+                    let vectors: [V; TURN_LANES / LANES] = Values::load(from.as_ptr(), 0);
+                    T::store_each(vectors, into.as_mut_ptr(), self.way == Way::Streamed);
+                }
+            }
+            finish_streaming();
         }
     }
 
@@ -326,14 +372,21 @@ mod tests {
         let far_apart = (0..wide.len()).map(|i| wide[i % LANES * (wide.len() / LANES) + i / LANES]);
         let wide: Vec<f32> = wide.iter().copied().chain(far_apart).collect();
         on_every_level(|level| {
-            let (mut widened, mut narrowed) = (vec![0.0; all.len()], vec![bf16::ZERO; wide.len()]);
-            vectors::run(ByVectors { narrow: &all, widened: &mut widened, wide: &wide, narrowed: &mut narrowed });
-            for (value, widened) in all.iter().zip(widened) {
-                assert_eq!(widened.to_bits(), u32::from(value.to_bits()) << 16, "{level:?}");
-            }
-            for (value, narrowed) in wide.iter().zip(narrowed) {
-                let bits = value.to_bits();
-                assert_eq!(narrowed.to_bits(), bf16::from_f32(*value).to_bits(), "{level:?}: {bits:#x}");
+            for way in [Way::OneByOne, Way::ByTurns, Way::Streamed] {
+                let mut widened = vec![0.0; all.len()];
+                let mut narrowed = vec![bf16::ZERO; bf16::OF_LINE + wide.len()];
+                // A turn begins with a line, or lies across one.
+                let first = bf16::to_line(narrowed.as_ptr()) + usize::from(way == Way::ByTurns);
+                let narrowed = &mut narrowed[first..first + wide.len()];
+                vectors::run(ByVectors { narrow: &all, widened: &mut widened, wide: &wide, narrowed, way });
+                for (value, widened) in all.iter().zip(widened) {
+                    assert_eq!(widened.to_bits(), u32::from(value.to_bits()) << 16, "{level:?}");
+                }
+                for (value, narrowed) in wide.iter().zip(narrowed) {
+                    let bits = value.to_bits();
+                    let expected = bf16::from_f32(*value).to_bits();
+                    assert_eq!(narrowed.to_bits(), expected, "{level:?}, {way:?}: {bits:#x}");
+                }
             }
         });
     }

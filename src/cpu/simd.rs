@@ -70,6 +70,12 @@ pub(super) trait Vector: Copy {
     fn from_bf16(halves: Self::Halves) -> Self;
     /// To nearest, ties to even; a quiet NaN of a NaN.
     fn to_bf16(self) -> Self::Halves;
+    /// Stores vectors as bf16 behind each other, or streams them to where a line begins.
+    #[inline(always)]
+    unsafe fn store_as_bf16<const COUNT: usize>(vectors: [Self; COUNT], into: *mut u16, streams: bool) {
+        // SAFETY: by the caller.
+        unsafe { store_each_as_bf16(vectors, into, streams) };
+    }
 
     fn no_sums() -> Self::Sums;
     unsafe fn load_sums(from: *const f64) -> Self::Sums;
@@ -77,6 +83,22 @@ pub(super) trait Vector: Copy {
     fn add_to(self, sums: &mut Self::Sums);
     /// The upper half onto the lower, and so on.
     fn total(sums: Self::Sums) -> f64;
+}
+
+/// [`Vector::store_as_bf16`], one by one.
+#[inline(always)]
+unsafe fn store_each_as_bf16<V: Vector, const COUNT: usize>(vectors: [V; COUNT], into: *mut u16, streams: bool) {
+    for (index, vector) in vectors.into_iter().enumerate() {
+        // SAFETY: by the caller.
+        unsafe {
+            let into = into.add(index * LANES);
+            if streams {
+                V::stream_halves(vector.to_bf16(), into);
+            } else {
+                V::store_halves(vector.to_bf16(), into);
+            }
+        }
+    }
 }
 
 /// The same as [`Vector::mul_add`] of one number.
@@ -910,6 +932,9 @@ mod x86 {
         from
     };
 
+    /// The class of what is subnormal.
+    const SUBNORMAL: i32 = 0x20;
+
     /// # Safety
     /// There is AVX-512.
     #[inline(always)]
@@ -1065,7 +1090,6 @@ mod x86 {
         }
         #[inline(always)]
         fn to_bf16(self) -> __m256i {
-            const SUBNORMAL: i32 = 0x20;
             // SAFETY: as above, and where it is said to be, there is the instruction, whose result is halves.
             unsafe {
                 // It takes what is subnormal for zero.
@@ -1079,6 +1103,32 @@ mod x86 {
                 let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
                 let rounded = _mm512_mask_add_epi32(quiet, is_number, bits, half);
                 _mm512_castsi512_si256(_mm512_permutexvar_epi16(words(&FROM_UPPER), rounded))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_as_bf16<const COUNT: usize>(vectors: [Self; COUNT], into: *mut u16, streams: bool) {
+            // SAFETY: by the caller, and where it is said to be, there is the instruction, whose result is halves.
+            unsafe {
+                let (pairs, []) = vectors.as_chunks::<2>() else {
+                    return super::store_each_as_bf16(vectors, into, streams);
+                };
+                // As a number each mask costs half of what a test of it does.
+                let mut subnormals = 0;
+                for vector in vectors {
+                    subnormals += u32::from(_mm512_fpclass_ps_mask::<SUBNORMAL>(vector.0));
+                }
+                if !ROUNDS_TO_BF16 || subnormals > 0 {
+                    return super::store_each_as_bf16(vectors, into, streams);
+                }
+                for (index, [first, second]) in pairs.iter().enumerate() {
+                    let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second.0, first.0));
+                    let into = into.add(index * 2 * LANES).cast();
+                    if streams {
+                        _mm512_stream_si512(into, halves);
+                    } else {
+                        _mm512_storeu_si512(into, halves);
+                    }
+                }
             }
         }
 

@@ -246,7 +246,7 @@ impl<T: Convert> Stretch<T> {
             for _ in 0..rows {
                 self.prefetch(next);
                 let values: [V; TURN] = self.inputs().load(next);
-                store_each(activation::in_long_loop(map.of_turn(values), activation), self.y.at(next), self.streams);
+                T::store_each(activation::in_long_loop(map.of_turn(values), activation), self.y.at(next), self.streams);
                 next += stride;
             }
         }
@@ -266,7 +266,7 @@ impl<T: Convert> Stretch<T> {
         unsafe {
             let mut values: [V; COUNT] = self.inputs().load(first);
             if !self.sum.is_absent() {
-                store_each(values, self.sum.at(first), sum_streams);
+                T::store_each(values, self.sum.at(first), sum_streams);
             }
             values = map.of_turn(values, first.wrapping_sub(origin));
             values = if IS_SILU {
@@ -274,7 +274,7 @@ impl<T: Convert> Stretch<T> {
             } else {
                 activation::of_vectors(values, self.activation)
             };
-            store_each(values, self.y.at(first), streams);
+            T::store_each(values, self.y.at(first), streams);
         }
     }
 
@@ -291,10 +291,10 @@ impl<T: Convert> Stretch<T> {
                 let mut values: [V; TURN] = self.inputs().load(first);
                 if !self.sum.is_absent() {
                     let sum = self.sum.at(first);
-                    store_each(values, sum, streams && T::to_line(sum) == 0);
+                    T::store_each(values, sum, streams && T::to_line(sum) == 0);
                 }
                 values = activation::in_long_loop(map.of_turn(values, first), self.activation);
-                store_each(values, self.y.at(first), streams);
+                T::store_each(values, self.y.at(first), streams);
             }
         }
     }
@@ -354,22 +354,6 @@ impl<T: Convert> Stretch<T> {
             prefetch(self.x.wrapping_at(first).wrapping_byte_add(line));
             if !self.residual.is_absent() {
                 prefetch(self.residual.wrapping_at(first).wrapping_byte_add(line));
-            }
-        }
-    }
-}
-
-/// # Safety
-/// As [`Convert::store`], or [`Convert::stream`].
-#[inline(always)]
-unsafe fn store_each<V: Vector, T: Convert, const COUNT: usize>(values: [V; COUNT], into: *mut T, streams: bool) {
-    for (index, value) in values.into_iter().enumerate() {
-        // SAFETY: by the caller.
-        unsafe {
-            if streams {
-                T::stream(value, into.add(index * LANES));
-            } else {
-                T::store(value, into.add(index * LANES));
             }
         }
     }
