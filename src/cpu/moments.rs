@@ -367,7 +367,7 @@ impl<V: Vector, const MEAN: bool> TreeSums<V, MEAN> {
     }
 
     #[inline(always)]
-    fn add(self, other: Self) -> Self {
+    pub(super) fn add(self, other: Self) -> Self {
         Self { total: self.total.add(other.total), squares: self.squares.add(other.squares) }
     }
 }

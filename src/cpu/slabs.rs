@@ -21,11 +21,14 @@ use super::BLOCK;
 use super::convert::Convert;
 use super::input::{Block, Input};
 use super::memory::Numbers;
-use super::moments::{DEPTH, Moments, TreeSums, Values, count_of};
+use super::moments::{self, Moments, TreeSums, Values, count_of};
 use super::simd::{LANES, Vector};
 use super::stretch::Inputs;
 use super::threads::merged;
 use super::vectors::{self, Task};
+
+/// Rows of a turn, whose sums stay in f32: two of the trees that `moments.rs` has.
+const DEPTH: usize = 2 * moments::DEPTH;
 
 /// Slots of which a block holds [`DEPTH`] rows.
 const COLUMN: usize = BLOCK / DEPTH;
@@ -519,7 +522,7 @@ impl<V: Vector> SlotWork<V> for Totals {
     unsafe fn take(&mut self, slot: usize, numbers: impl Fn(usize) -> V) {
         // SAFETY: by the caller.
         unsafe {
-            let sums = TreeSums::<V, true>::about(V::load(self.pivots.add(slot)), DEPTH, numbers);
+            let sums = sums_of_turn(V::load(self.pivots.add(slot)), numbers);
             add_at(sums.total, self.totals.add(slot));
         }
     }
@@ -542,11 +545,22 @@ impl<V: Vector> SlotWork<V> for Both {
     unsafe fn take(&mut self, slot: usize, numbers: impl Fn(usize) -> V) {
         // SAFETY: by the caller.
         unsafe {
-            let sums = TreeSums::<V, true>::about(V::load(self.pivots.add(slot)), DEPTH, numbers);
+            let sums = sums_of_turn(V::load(self.pivots.add(slot)), numbers);
             add_at(sums.total, self.totals.add(slot));
             add_at(sums.squares, self.squares.add(slot));
         }
     }
+}
+
+#[inline(always)]
+fn sums_of_turn<V: Vector>(pivot: V, numbers: impl Fn(usize) -> V) -> TreeSums<V, true> {
+    let lower = TreeSums::about(pivot, moments::DEPTH, &numbers);
+    lower.add(TreeSums::about(
+        pivot,
+        moments::DEPTH,
+        #[inline(always)]
+        |row| numbers(moments::DEPTH + row),
+    ))
 }
 
 /// Adds to the sums in memory.
