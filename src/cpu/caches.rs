@@ -36,9 +36,14 @@ pub(super) mod tests {
 
     /// Calls `body` as if whatever it computes did not fit the caches. Of no effect on the bits of tests that run beside.
     pub(in crate::cpu) fn with_tiny_caches<R>(body: impl FnOnce() -> R) -> R {
+        with_caches_for(0, body)
+    }
+
+    /// The same as if they held so many bytes, and hardly more.
+    pub(in crate::cpu) fn with_caches_for<R>(bytes: usize, body: impl FnOnce() -> R) -> R {
         static TURN: Mutex<()> = Mutex::new(());
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        LAST_LEVEL.store(1, Ordering::Relaxed);
+        LAST_LEVEL.store(bytes.div_ceil(3) * 4 + 1, Ordering::Relaxed);
         let result = body();
         LAST_LEVEL.store(0, Ordering::Relaxed);
         result

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Samples are spread over threads, and so are the parts of a large one, in both steps. A thread that has whole samples
-//! uses the same moments, table and buffers for all of them.
+//! uses the same moments, table and buffers for all of them. Where the tensors exceed the caches, most are done in turns
+//! (`samples_in_turn.rs`).
 
 use std::ops::Range;
 
@@ -19,6 +20,7 @@ use super::input::{Coefficients, Input, Output};
 use super::modulation::{Modulation, Pattern};
 use super::moments;
 use super::pointwise::{self, Map, bytes_of_element};
+use super::samples_in_turn;
 use super::simd::finish_streaming;
 use super::slabs::{Channels, Slab};
 use super::stretch::Ahead;
@@ -46,6 +48,10 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::ChannelsLast, buffers: &
         streams,
         fetches_next: streams && !caches::are_exceeded_by(2 * threads::count() * length * size_of::<T>()),
     };
+    // SAFETY: by the caller.
+    if unsafe { samples_in_turn::run(tensor) } {
+        return;
+    }
     for_each_piece(0..problem.samples, length, &|samples| {
         if tensor.slab(samples.start).is_one_part() {
             normalize_whole(tensor, samples);
@@ -56,8 +62,8 @@ pub(super) unsafe fn run<T: Convert>(problem: &problem::ChannelsLast, buffers: &
 }
 
 /// The tensors of a problem. It exists within a call of [`run`] alone, so what that was promised holds wherever one is.
-struct Samples<'a, T> {
-    problem: &'a problem::ChannelsLast,
+pub(super) struct Samples<'a, T> {
+    pub problem: &'a problem::ChannelsLast,
     input: Input<T>,
     y: Output,
     weight: Coefficients,
@@ -67,13 +73,18 @@ struct Samples<'a, T> {
     streams: bool,
     /// Whether the next sample is fetched while one is written, which reads nothing else from memory: the caches hold two for
     /// each thread (measured: 5 to 15 %).
-    fetches_next: bool,
+    pub fetches_next: bool,
 }
 
 impl<T: Convert> Samples<'_, T> {
+    /// Elements of one.
+    pub(super) fn length(&self) -> usize {
+        self.problem.spatial * self.problem.channels
+    }
+
     /// `sample` is less than `samples`.
     #[inline(always)]
-    fn slab(&self, sample: usize) -> Slab<T> {
+    pub(super) fn slab(&self, sample: usize) -> Slab<T> {
         let (pixels, channels) = (self.problem.spatial, self.problem.channels);
         // SAFETY: the sample is one of the tensors'.
         let mut input = unsafe { self.input.offset(sample * pixels * channels) };
@@ -82,7 +93,7 @@ impl<T: Convert> Samples<'_, T> {
     }
 
     #[inline(always)]
-    fn fill(&self, sample: usize, table: &mut Table, moments: &Channels) {
+    pub(super) fn fill(&self, sample: usize, table: &mut Table, moments: &Channels) {
         let channels_per_group = self.problem.channels / self.problem.groups;
         let groups = moments.groups(channels_per_group).map(|moments| moments.normalization(self.problem.eps));
         // SAFETY: there is a coefficient for every channel.
@@ -94,7 +105,7 @@ impl<T: Convert> Samples<'_, T> {
 
     /// The second step of a sample, by the constants of the table.
     #[inline(always)]
-    fn map(&self, sample: usize, table: &Table) -> Map<T> {
+    pub(super) fn map(&self, sample: usize, table: &Table) -> Map<T> {
         let Slab { input, pixels, channels, .. } = self.slab(sample);
         let length = pixels * channels;
         let y = self.y.offset(sample * length);

@@ -66,6 +66,11 @@ impl Table {
         Self { channels, values: Numbers::zeros(3 * channels) }
     }
 
+    /// Means, scales and biases.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.channels)
+    }
+
     /// Valid until the table is filled again.
     pub(super) fn source(&self) -> Source {
         let mean = Tensor::new(self.values.as_ptr().expose_provenance() as u64);

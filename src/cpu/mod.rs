@@ -12,6 +12,7 @@
 //! | `rows_in_turn.rs` | and of those that exceed the caches |
 //! | `head_rows.rs` | QkNorm: the heads of attention as rows |
 //! | `channels_last.rs` | GroupNorm and InstanceNorm in NHWC |
+//! | `samples_in_turn.rs` | and those that exceed the caches |
 //! | `batch_statistics.rs` | BatchNorm by the batch's own moments, and the running ones |
 //! | `pointwise.rs` | BatchNorm inference, the table of its constants, and the second step of the two above |
 //! | `moments.rs` | mean and variance: of a stretch, and of many |
@@ -65,6 +66,7 @@ mod pointwise;
 mod quantized;
 mod rows;
 mod rows_in_turn;
+mod samples_in_turn;
 mod simd;
 mod slabs;
 mod stretch;

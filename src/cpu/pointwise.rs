@@ -134,7 +134,7 @@ impl<T: Convert> Map<T> {
     }
 
     /// The tensors, if elements can go from one to another without a buffer between.
-    fn stretch(&self) -> Option<Stretch<T>> {
+    pub(super) fn stretch(&self) -> Option<Stretch<T>> {
         let Input { x, residual, sum, .. } = self.input;
         (self.input.plain().is_some() && self.y.dtype == T::DTYPE).then(|| Stretch {
             x,
@@ -189,7 +189,7 @@ impl<T: Convert> Map<T> {
     }
 
     /// NHWC: the elements of whole pixels that are whole turns too, if they are few or one pixel.
-    fn width_of_turns(&self) -> Option<usize> {
+    pub(super) fn width_of_turns(&self) -> Option<usize> {
         let pixels = TURN_LANES >> self.channels.trailing_zeros().min(TURN_LANES.ilog2());
         let width = pixels * self.channels;
         (pixels == 1 || width <= BLOCK).then_some(width)
@@ -231,6 +231,18 @@ impl<T: Convert> Map<T> {
             constants.load(&self.source, (channel + first - elements.start) % self.channels, count);
             // SAFETY: by the caller.
             unsafe { stretch::Pixels { stretch, first, count, head: 0, width: count, constants }.write() };
+        }
+    }
+
+    /// NHWC: writes some elements, on this thread, if there is a [`stretch`](Self::stretch).
+    ///
+    /// # Safety
+    /// As [`write`](Self::write), for these elements.
+    pub(super) unsafe fn write_some_pixels(&self, elements: Range<usize>, constants: &mut Constants) {
+        if let Some(stretch) = self.stretch() {
+            let channel = elements.start % self.channels;
+            // SAFETY: by the caller.
+            unsafe { self.write_part_of_row(stretch, elements, channel, constants) };
         }
     }
 

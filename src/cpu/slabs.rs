@@ -24,11 +24,14 @@ use super::memory::Numbers;
 use super::moments::{self, Moments, TreeSums, Values, count_of};
 use super::simd::{LANES, Vector};
 use super::stretch::Inputs;
-use super::threads::merged;
+use super::threads::{merged, merged_in_turn};
 use super::vectors::{self, Task};
 
 /// Rows of a turn, whose sums stay in f32: two of the trees that `moments.rs` has.
 const DEPTH: usize = 2 * moments::DEPTH;
+
+/// Elements that are swept at once: a vector of slots in each row of a turn.
+pub(super) const SWEPT_AT_ONCE: usize = DEPTH * LANES;
 
 /// Slots of which a block holds [`DEPTH`] rows.
 const COLUMN: usize = BLOCK / DEPTH;
@@ -82,32 +85,51 @@ impl<T: Convert> Slab<T> {
         vectors::run(Part { slab: self, pixels, into });
     }
 
-    /// `buffer` is one.
+    /// The moments of all channels, found by this thread in turn with other work.
     ///
     /// # Safety
-    /// As [`Input::load`], for these pixels.
-    #[inline(always)]
-    unsafe fn find<V: Vector>(&self, pixels: Range<usize>, into: &mut Channels, buffer: &mut [f32; BLOCK]) {
+    /// As [`moments`](Self::moments); `x` and the residual are all that there is of the input.
+    pub(super) unsafe fn moments_in_turn(&self, other: &mut impl OtherWork) -> Channels {
+        let mut part = |pixels| {
+            let mut channels = Channels::new(self.channels);
+            vectors::run(PartInTurn { slab: self, pixels, into: &mut channels, other });
+            channels
+        };
+        merged_in_turn(0..self.pixels, self.pixels_of_part(), &mut part, &Channels::merge)
+    }
+
+    fn walk(&self, pixels: &Range<usize>) -> Walk {
         let pixels_of_row = pixels_of_row(self.channels);
-        let walk = Walk {
+        Walk {
             first: pixels.start * self.channels,
             width: pixels_of_row * self.channels,
             rows: pixels.len() / pixels_of_row,
             of_last_row: pixels.len() % pixels_of_row * self.channels,
-        };
+        }
+    }
+
+    /// Walks over these pixels.
+    ///
+    /// # Safety
+    /// As [`Input::load`], for them.
+    #[inline(always)]
+    unsafe fn sweep_plain<V: Vector>(
+        &self,
+        walk: &Walk,
+        input: Inputs<T>,
+        into: &mut Channels,
+        other: &mut impl OtherWork,
+    ) {
         let ahead = if self.ahead > 0 { walk.whole_turns(self.ahead) } else { 0 };
-        // SAFETY: what is walked over are these pixels.
+        // SAFETY: by the caller.
         unsafe {
-            match self.input.plain() {
-                // On its own, for registers are scarce.
-                Some(Inputs { x, residual }) if residual.is_null() => {
-                    walk.run::<V>(&DirectRows { values: x, ahead }, into);
-                }
-                Some(values) => walk.run::<V>(&DirectRows { values, ahead }, into),
-                None => walk.run::<V>(&BufferedRows { input: self.input, buffer: buffer.into() }, into),
+            // Without a residual on its own, for registers are scarce.
+            if input.residual.is_null() {
+                walk.run::<V>(&DirectRows { values: input.x, ahead }, into, other);
+            } else {
+                walk.run::<V>(&DirectRows { values: input, ahead }, into, other);
             }
         }
-        into.merge_slots(walk.rows, pixels_of_row, pixels.len() % pixels_of_row);
     }
 }
 
@@ -126,9 +148,57 @@ impl<T: Convert> Task for Part<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
+        let Self { slab, pixels, into } = self;
+        let walk = &slab.walk(&pixels);
+        let buffer = &mut Block::zeros();
         // SAFETY: promised where the task was made.
-        unsafe { self.slab.find::<V>(self.pixels, self.into, &mut Block::zeros()) };
+        unsafe {
+            match slab.input.plain() {
+                Some(input) => slab.sweep_plain::<V>(walk, input, into, &mut ()),
+                None => {
+                    walk.run::<V>(&BufferedRows { input: slab.input, buffer: (&mut **buffer).into() }, into, &mut ())
+                }
+            }
+        }
+        into.merge_slots(walk);
     }
+}
+
+/// A part while other work goes on.
+struct PartInTurn<'a, T, O> {
+    slab: &'a Slab<T>,
+    pixels: Range<usize>,
+    into: &'a mut Channels,
+    other: &'a mut O,
+}
+
+impl<T: Convert, O: OtherWork> Task for PartInTurn<'_, T, O> {
+    type Output = ();
+    const ROUNDS_TO_BF16: bool = O::ROUNDS_TO_BF16;
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { slab, pixels, into, other } = self;
+        let walk = &slab.walk(&pixels);
+        // SAFETY: promised where the task was made.
+        unsafe { slab.sweep_plain::<V>(walk, Inputs::new(slab.input.x, slab.input.residual), into, other) };
+        into.merge_slots(walk);
+    }
+}
+
+/// Work that goes on while a slab is swept.
+pub(super) trait OtherWork {
+    /// As [`Task::ROUNDS_TO_BF16`].
+    const ROUNDS_TO_BF16: bool = false;
+    /// Called whenever [`SWEPT_AT_ONCE`] elements were swept; not for the few of what are no whole turns of rows. Implementations
+    /// are `#[inline(always)]`.
+    fn go_on<V: Vector>(&mut self);
+}
+
+/// None.
+impl OtherWork for () {
+    #[inline(always)]
+    fn go_on<V: Vector>(&mut self) {}
 }
 
 /// The moments of many channels, each of as many values.
@@ -189,10 +259,11 @@ impl Channels {
         are_near
     }
 
-    /// Makes slots into channels. Each has as many values as there are rows, and those of the first `rest` pixels one more.
+    /// Makes slots into channels. Each has as many values as there are rows, and those of the last row's pixels one more.
     #[inline(always)]
-    fn merge_slots(&mut self, rows: usize, pixels_of_row: usize, rest: usize) {
-        let count = |pixel| count_of(rows + usize::from(pixel < rest));
+    fn merge_slots(&mut self, walk: &Walk) {
+        let (pixels_of_row, rest) = (walk.width / self.channels, walk.of_last_row / self.channels);
+        let count = |pixel| count_of(walk.rows + usize::from(pixel < rest));
         let (means, other_means) = self.means.split_at_mut(self.channels);
         let (m2, other_m2) = self.m2.split_at_mut(self.channels);
         self.count = count(0);
@@ -297,6 +368,9 @@ trait SlotWork<V: Vector> {
     /// # Safety
     /// As above.
     unsafe fn take(&mut self, slot: usize, numbers: impl Fn(usize) -> V);
+    /// What follows upon a whole turn's.
+    #[inline(always)]
+    fn go_on(&mut self) {}
 }
 
 impl Walk {
@@ -310,12 +384,12 @@ impl Walk {
     /// # Safety
     /// As [`RowSource::each_slot`], for all rows.
     #[inline(always)]
-    unsafe fn run<V: Vector>(&self, source: &impl RowSource<V>, into: &mut Channels) {
+    unsafe fn run<V: Vector>(&self, source: &impl RowSource<V>, into: &mut Channels, other: &mut impl OtherWork) {
         // SAFETY: by the caller; there is a place for every slot, up to whole vectors.
         unsafe {
             self.find_pivots::<V>(source, into);
             for _ in 0..2 {
-                self.sweep::<V>(source, into);
+                self.sweep::<V>(source, into, other);
                 if into.settle(self) {
                     break;
                 }
@@ -360,11 +434,12 @@ impl Walk {
     /// # Safety
     /// As above.
     #[inline(always)]
-    unsafe fn sweep<V: Vector>(&self, source: &impl RowSource<V>, into: &mut Channels) {
+    unsafe fn sweep<V: Vector>(&self, source: &impl RowSource<V>, into: &mut Channels, other: &mut impl OtherWork) {
         into.means.fill(0.0);
         into.m2.fill(0.0);
         let pivots = into.pivots.as_ptr();
-        let sums = &mut Both { pivots, totals: into.means.as_mut_ptr(), squares: into.m2.as_mut_ptr() };
+        let (totals, squares) = (into.means.as_mut_ptr(), into.m2.as_mut_ptr());
+        let sums = &mut Both { pivots, totals, squares, other };
         let mut first = self.first;
         // SAFETY: by the caller.
         unsafe {
@@ -409,6 +484,7 @@ impl<V: Vector, S: Values<V>> RowSource<V> for DirectRows<S> {
                             number
                         },
                     );
+                    work.go_on();
                 } else {
                     let mut numbers = [work.filler(slot); DEPTH];
                     for (row, number) in numbers.iter_mut().enumerate().take(rows) {
@@ -529,13 +605,14 @@ impl<V: Vector> SlotWork<V> for Totals {
 }
 
 /// Adds up deviations and their squares.
-struct Both {
+struct Both<'a, O> {
     pivots: *const f32,
     totals: *mut f64,
     squares: *mut f64,
+    other: &'a mut O,
 }
 
-impl<V: Vector> SlotWork<V> for Both {
+impl<V: Vector, O: OtherWork> SlotWork<V> for Both<'_, O> {
     #[inline(always)]
     unsafe fn filler(&self, slot: usize) -> V {
         // SAFETY: by the caller.
@@ -549,6 +626,10 @@ impl<V: Vector> SlotWork<V> for Both {
             add_at(sums.total, self.totals.add(slot));
             add_at(sums.squares, self.squares.add(slot));
         }
+    }
+    #[inline(always)]
+    fn go_on(&mut self) {
+        self.other.go_on::<V>();
     }
 }
 

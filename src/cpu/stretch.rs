@@ -232,7 +232,7 @@ impl<T: Convert> Stretch<T> {
     /// # Safety
     /// As [`write`](Self::write).
     #[inline(always)]
-    unsafe fn write_turns<V: Vector>(
+    pub(super) unsafe fn write_turns<V: Vector>(
         self,
         first: usize,
         stride: usize,
@@ -585,7 +585,7 @@ impl<T: Convert> Columns<'_, T> {
             for column in (0..columns).step_by(TURN_LANES) {
                 // SAFETY: promised where it was run.
                 unsafe {
-                    let map = &InRegisters::<V>::load(constants, column);
+                    let map = &InRegisters::<V>::load(constants.from(column));
                     let first = first + row * stride + column;
                     stretch.write_turns::<V>(first, stride, tile.min(rows - row), map, activation);
                 }
@@ -595,7 +595,7 @@ impl<T: Convert> Columns<'_, T> {
 }
 
 /// A turn of elements, each by constants of its own.
-struct InRegisters<V> {
+pub(super) struct InRegisters<V> {
     mean: [V; TURN],
     scale: [V; TURN],
     bias: [V; TURN],
@@ -603,10 +603,9 @@ struct InRegisters<V> {
 
 impl<V: Vector> InRegisters<V> {
     /// # Safety
-    /// There are constants for a turn from `first` on.
+    /// There are constants for a turn: mean, scale and bias.
     #[inline(always)]
-    unsafe fn load(constants: &Constants, first: usize) -> Self {
-        let [mean, scale, bias] = constants.from(first);
+    pub(super) unsafe fn load([mean, scale, bias]: [*const f32; 3]) -> Self {
         // SAFETY: by the caller.
         unsafe {
             Self {

@@ -21,9 +21,19 @@ pub(super) fn count() -> usize {
 
 /// Calls `work` on pieces of `items` that together are all of it, in parallel if that is worth it.
 pub(super) fn for_each_piece(items: Range<usize>, elements_per_item: usize, work: &(impl Fn(Range<usize>) + Sync)) {
+    for_each_of_pieces(PIECES_OF_THREAD, items, elements_per_item, work);
+}
+
+/// The same, on so many of them for each thread.
+pub(super) fn for_each_of_pieces(
+    pieces_of_thread: usize,
+    items: Range<usize>,
+    elements_per_item: usize,
+    work: &(impl Fn(Range<usize>) + Sync),
+) {
     let elements = items.len().saturating_mul(elements_per_item);
     if are_shared(elements) {
-        let grain = GRAIN.max(elements / (PIECES_OF_THREAD * count()));
+        let grain = GRAIN.max(elements / (pieces_of_thread * count()));
         // One that is shared out by `work` itself is in the pool from here on.
         in_pool(elements, || halve(items, elements_per_item, grain, work));
     } else if !items.is_empty() {
@@ -82,13 +92,34 @@ pub(super) fn merged<M: Send>(
     if count <= items_of_part {
         return part(items);
     }
-    let middle = items.start + (count / 2).next_multiple_of(items_of_part);
+    let middle = middle(&items, items_of_part);
     let (left, right) = both(
         count.saturating_mul(elements_per_item),
         || merged(items.start..middle, items_of_part, elements_per_item, part, merge),
         || merged(middle..items.end, items_of_part, elements_per_item, part, merge),
     );
     merge(left, right)
+}
+
+/// The same on this thread, from the first part to the last.
+pub(super) fn merged_in_turn<M>(
+    items: Range<usize>,
+    items_of_part: usize,
+    part: &mut impl FnMut(Range<usize>) -> M,
+    merge: &impl Fn(M, M) -> M,
+) -> M {
+    if items.len() <= items_of_part {
+        return part(items);
+    }
+    let middle = middle(&items, items_of_part);
+    let left = merged_in_turn(items.start..middle, items_of_part, part, merge);
+    let right = merged_in_turn(middle..items.end, items_of_part, part, merge);
+    merge(left, right)
+}
+
+/// Where items are cut whose parts are merged.
+fn middle(items: &Range<usize>, items_of_part: usize) -> usize {
+    items.start + (items.len() / 2).next_multiple_of(items_of_part)
 }
 
 /// Calls `work` on chunks of `places` and the index of their first one, in parallel if that is worth it. All chunks but

@@ -186,12 +186,19 @@ pub(super) mod tests {
     /// Calls `body` with each kind of vectors that this machine has, from the narrowest on, and with each again as if nothing
     /// fitted the caches. Of no effect on the tests that run beside: that is what it tests.
     pub(in crate::cpu) fn on_every_level(mut body: impl FnMut(Level)) {
+        for_each_level(|level| {
+            body(level);
+            with_tiny_caches(|| body(level));
+        });
+    }
+
+    /// The same, with the caches as they are.
+    pub(in crate::cpu) fn for_each_level(mut body: impl FnMut(Level)) {
         let _turn = turn();
         for &(level, _) in Level::NAMES.iter().filter(|(level, _)| *level <= Level::of_machine()) {
             CHOSEN.store(level as u8, Ordering::Relaxed);
             assert_eq!(Level::chosen(), level);
             body(level);
-            with_tiny_caches(|| body(level));
         }
         Level::choose();
     }

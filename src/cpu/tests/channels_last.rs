@@ -2,8 +2,9 @@ use half::{bf16, f16};
 
 use super::images::{Data, Images, Sets, Shape};
 use super::{Numbers, activated, bits, check_aliases, in_pool, input, output, run, ulp, ulps_of};
+use crate::cpu::caches::tests::with_caches_for;
 use crate::cpu::convert::Convert;
-use crate::cpu::vectors::tests::on_every_level;
+use crate::cpu::vectors::tests::{for_each_level, on_every_level};
 use crate::element::DType;
 use crate::norm::Activation;
 use crate::problem::{Buffers, ChannelsLast, Modulation, Problem};
@@ -257,6 +258,64 @@ fn wider_vectors_change_no_bit() {
         check::<f16>(shape, groups);
         check::<bf16>(shape, groups);
     }
+}
+
+/// Where the caches hold some samples, but not all: then one is swept while another is written.
+#[test]
+fn samples_in_turn_have_the_bits_of_single_ones() {
+    const SAMPLES: usize = 12;
+    fn check<T: Convert>(shape: Shape, groups: usize, activation: Activation, has_residual: bool) {
+        let modulation = Modulation { scale: Some(DType::F32), shift: Some(DType::F32), ..Modulation::default() };
+        let problem = ChannelsLast { activation, modulation, ..problem::<T>(shape, groups) };
+        let mut images = Images::<T>::new(shape, Data::UnlikeChannels, &mut Numbers(46));
+        images.residual = has_residual.then(|| Numbers(47).take(shape.elements(), 3.0, 1.0));
+        let [scale, shift] = [48, 49].map(|seed| Numbers(seed).take::<f32>(SAMPLES * shape.channels, 1.0, 0.5));
+        let (length, width) = (shape.spatial * shape.channels, shape.channels);
+        let buffers_of = |sample: usize| Buffers {
+            x: input(&images.x[sample * length..]),
+            residual: images.residual.as_ref().map_or(0, |residual| input(&residual[sample * length..])),
+            scale: input(&scale[sample * width..]),
+            shift: input(&shift[sample * width..]),
+            ..images.buffers()
+        };
+        let mut expected = vec![T::default(); shape.elements()];
+        for (sample, y) in expected.chunks_exact_mut(length).enumerate() {
+            let buffers = Buffers { y: output(y), ..buffers_of(sample) };
+            run(Problem::ChannelsLast(ChannelsLast { samples: 1, ..problem }), buffers);
+        }
+        for threads in 1..=3 {
+            let what = format!("{} {shape:?} {groups} {activation:?} {has_residual} {threads} threads", T::DTYPE);
+            in_pool(threads, || {
+                with_caches_for(2 * threads * length * size_of::<T>(), || {
+                    // The second tensor does not begin with a line.
+                    for offset in [0, 5] {
+                        let mut y = vec![T::default(); T::OF_LINE + offset + shape.elements()];
+                        let first = T::to_line(y.as_ptr()) + offset;
+                        let y = &mut y[first..first + shape.elements()];
+                        run(Problem::ChannelsLast(problem), Buffers { y: output(y), ..buffers_of(0) });
+                        assert!(bits(y) == bits(&expected), "{what}, {offset} elements behind a line");
+                    }
+                    let mut x = images.x.clone();
+                    let address = output(&mut x);
+                    run(Problem::ChannelsLast(problem), Buffers { x: address, y: address, ..buffers_of(0) });
+                    assert!(bits(&x) == bits(&expected), "{what}, in place");
+                });
+            });
+        }
+    }
+    // Of whole parts and turns, and not; of several pixels a row and several columns; and of no whole columns.
+    let shapes =
+        [(512, 64, 32), (6001, 3, 1), (900, 20, 5), (61, 320, 8), (17, 1088, 17), (350, 96, 96), (200, 100, 10)];
+    for_each_level(|_| {
+        for (index, (spatial, channels, groups)) in shapes.into_iter().enumerate() {
+            let shape = Shape::nhwc(SAMPLES, spatial, channels);
+            let activation = [Activation::None, Activation::Relu, Activation::Silu][index % 3];
+            check::<f32>(shape, groups, activation, index % 2 == 1);
+            check::<f16>(shape, groups, Activation::Silu, index % 2 == 1);
+            check::<bf16>(shape, groups, activation, index % 2 == 0);
+            check::<bf16>(shape, groups, Activation::None, index % 2 == 1);
+        }
+    });
 }
 
 #[test]
