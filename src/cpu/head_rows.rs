@@ -1,10 +1,10 @@
 //! The query and key heads of attention: of each token, or of all where nothing lies between them, rows.
 
+use super::caches;
 use super::convert::Convert;
-use super::plain_rows::{self, Constant};
+use super::plain_rows::{self, PlainRows, with_ready_coefficients};
 use super::rows;
 use super::threads::for_each_piece;
-use crate::element::DType;
 use crate::norm::{Activation, Rounding};
 use crate::problem::{Affine, Buffers, HeadRows, Heads, Output, Rows};
 
@@ -28,33 +28,25 @@ pub(super) unsafe fn run<T: Convert>(problem: &HeadRows, buffers: &Buffers) {
         return;
     }
     let elements = (problem.query.count + problem.key.count) * problem.length;
-    let [query, key] = kinds.map(|(heads, buffers)| (heads, rows_of(problem, heads, heads.count), *buffers));
-    with_ready::<T>(query, |query| {
-        with_ready::<T>(key, |key| {
+    debug_assert!(plain_rows::takes::<T>(&rows_of(problem, &problem.query, problem.query.count)));
+    let streams = caches::are_exceeded_by(problem.tokens * elements * 2 * size_of::<T>());
+    // Those of a token.
+    let [query, key] = [&problem.query, &problem.key].map(|heads| rows_of(problem, heads, heads.count));
+    with_ready_coefficients::<T>(&query, buffers, |query_affine| {
+        with_ready_coefficients::<T>(&key, &keys, |key_affine| {
+            let queries = (&problem.query, PlainRows::<T, _>::new(&query, buffers, &query_affine, streams));
+            let keys = (&problem.key, PlainRows::<T, _>::new(&key, &keys, &key_affine, streams));
             // Both kinds of a token, for they may lie side by side.
             for_each_piece(0..problem.tokens, elements, &|tokens| {
                 for token in tokens {
-                    for (heads, rows, buffers) in [&query, &key] {
-                        let at = |address: u64, stride: usize| address + (token * stride * size_of::<T>()) as u64;
-                        let (x, y) = (at(buffers.x, heads.x_stride), at(buffers.y, heads.y_stride));
+                    for (heads, rows) in [&queries, &keys] {
                         // SAFETY: the token is one of the tensors', and this thread alone has it.
-                        unsafe { rows::run::<T>(rows, &Buffers { x, y, ..*buffers }) };
+                        unsafe { rows.normalize_at(token * heads.x_stride, token * heads.y_stride) };
                     }
                 }
+                queries.1.finish();
             });
         });
-    });
-}
-
-/// The rows of a token, and where they are.
-type Token<'a> = (&'a Heads, Rows, Buffers);
-
-/// Calls `work` on the same with coefficients that are ready for all tokens.
-fn with_ready<T: Convert>((heads, rows, buffers): Token, work: impl FnOnce(Token)) {
-    plain_rows::with_ready_coefficients::<T>(&rows, &buffers, |[weight, bias]| {
-        let is_there = |constant: Constant| (!constant.is_absent()).then_some(DType::F32);
-        let rows = Rows { weight: is_there(weight), bias: is_there(bias), weight_plus_one: false, ..rows };
-        work((heads, rows, Buffers { weight: weight.address(), bias: bias.address(), ..buffers }));
     });
 }
 

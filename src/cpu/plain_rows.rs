@@ -78,8 +78,7 @@ pub(super) fn takes<T: Convert>(problem: &problem::Rows) -> bool {
 pub(super) unsafe fn run<T: Convert>(problem: &problem::Rows, buffers: &Buffers) {
     let affine = match problem.affine {
         Affine::PerElement { .. } => {
-            return with_ready_coefficients::<T>(problem, buffers, |[weight, bias]| {
-                let affine = Elements { weight, bias };
+            return with_ready_coefficients::<T>(problem, buffers, |affine| {
                 // SAFETY: by the caller; the coefficients are there until this returns.
                 unsafe { run_with::<T, _>(problem, buffers, &affine) };
             });
@@ -104,22 +103,11 @@ unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &
     let tensors = [buffers.x, buffers.residual, buffers.sum, buffers.y];
     let present = tensors.iter().filter(|&&address| address != 0).count();
     let streams = caches::are_exceeded_by(problem.rows * problem.length * size_of::<T>() * present);
-    let [x, residual, sum, y] = tensors.map(Tensor::new);
-    let (ahead, ahead_of_writing) = if streams { ahead::<T>(problem) } else { (0, 0) };
-    let first = Stretch::<T> {
-        x,
-        residual,
-        sum,
-        y,
-        activation: problem.activation,
-        streams,
-        ahead: Ahead { next: ahead_of_writing, ..Ahead::NONE },
-    };
-    let strides = [problem.x_stride, problem.residual_stride, problem.sum_stride, problem.y_stride];
-    let rows = &PlainRows { problem, rows: Strided { first, strides }, ahead, affine };
+    let rows = &PlainRows::<T, _>::new(problem, buffers, affine, streams);
     for_each_piece(0..problem.rows, problem.length, &|piece| {
         if problem.length <= MOST_IN_TURN {
             rows.normalize_whole(piece);
+            rows.finish();
         } else {
             piece.for_each(|row| rows.normalize_by_parts(row));
         }
@@ -149,14 +137,14 @@ fn rows_together(length: usize) -> usize {
 pub(super) fn with_ready_coefficients<T: Convert>(
     problem: &problem::Rows,
     buffers: &Buffers,
-    work: impl FnOnce([Constant; 2]),
+    work: impl FnOnce(Elements),
 ) {
     let length = problem.length;
     let aligned = T::to_line(Tensor::<T>::new(buffers.y).wrapping_at(0));
     let mut ready: Option<Numbers<f32>> = None;
     let given = [(problem.weight, buffers.weight, problem.weight_plus_one), (problem.bias, buffers.bias, false)];
     let mut place = aligned.next_multiple_of(f32::OF_LINE) - aligned;
-    let constants = given.map(|(dtype, address, plus_one)| {
+    let [weight, bias] = given.map(|(dtype, address, plus_one)| {
         let coefficients = Coefficients::new(dtype, address);
         if coefficients.is_absent() {
             return Constant::NONE;
@@ -171,7 +159,7 @@ pub(super) fn with_ready_coefficients<T: Convert>(
         place += length.next_multiple_of(f32::OF_LINE);
         Constant(into.as_ptr())
     });
-    work(constants);
+    work(Elements { weight, bias });
 }
 
 struct Ready<'a> {
@@ -201,15 +189,6 @@ pub(super) struct Constant(*const f32);
 
 impl Constant {
     const NONE: Self = Self(std::ptr::null());
-
-    pub(super) fn is_absent(self) -> bool {
-        self.0.is_null()
-    }
-
-    /// 0 where it is absent.
-    pub(super) fn address(self) -> u64 {
-        if self.is_absent() { 0 } else { self.0.expose_provenance() as u64 }
-    }
 }
 
 // SAFETY: they are read only, while the call lasts whose coefficients they are.
@@ -239,7 +218,7 @@ pub(super) trait RowAffine: Sync {
 }
 
 /// A weight and a bias for each element, the same in all rows.
-struct Elements {
+pub(super) struct Elements {
     weight: Constant,
     bias: Constant,
 }
@@ -378,7 +357,34 @@ pub(super) struct PlainRows<'a, T, A> {
     pub affine: &'a A,
 }
 
-impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
+impl<'a, T: Convert, A: RowAffine> PlainRows<'a, T, A> {
+    pub(super) fn new(problem: &'a problem::Rows, buffers: &Buffers, affine: &'a A, streams: bool) -> Self {
+        let [x, residual, sum, y] = [buffers.x, buffers.residual, buffers.sum, buffers.y].map(Tensor::new);
+        let (ahead, ahead_of_writing) = if streams { ahead::<T>(problem) } else { (0, 0) };
+        let first = Stretch {
+            x,
+            residual,
+            sum,
+            y,
+            activation: problem.activation,
+            streams,
+            ahead: Ahead { next: ahead_of_writing, ..Ahead::NONE },
+        };
+        let strides = [problem.x_stride, problem.residual_stride, problem.sum_stride, problem.y_stride];
+        Self { problem, rows: Strided { first, strides }, ahead, affine }
+    }
+
+    /// Normalizes the rows that lie so many elements further in x and in y. They are short enough.
+    ///
+    /// # Safety
+    /// There x and y, which are all, have as many rows, and this thread alone has them.
+    pub(super) unsafe fn normalize_at(&self, x: usize, y: usize) {
+        let Strided { first, strides } = self.rows;
+        // SAFETY: by the caller.
+        let first = unsafe { Stretch { x: first.x.offset(x), y: first.y.offset(y), ..first } };
+        Self { rows: Strided { first, strides }, ..*self }.normalize_whole(0..self.problem.rows);
+    }
+
     /// Of a part of each of some rows, from the one with the number `row` on.
     #[inline(always)]
     fn find_moments(&self, row: usize, range: Range<usize>, into: &mut [Moments]) {
@@ -390,6 +396,7 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
         vectors::run(Sweeps { values, strides, first, count, ahead, moments: problem.moments, into });
     }
 
+    /// Rows that are not done by parts.
     fn normalize_whole(&self, rows: Range<usize>) {
         let length = self.problem.length;
         let together = rows_together(length);
@@ -407,7 +414,6 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
                 self.normalize_one_by_one(rows);
             }
         }
-        self.finish();
     }
 
     fn normalize_some(&self, first: usize, moments: &mut [Moments], by: &mut [Normalization]) {
@@ -462,7 +468,8 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
         });
     }
 
-    fn finish(&self) {
+    /// To be called by each thread behind what it wrote.
+    pub(super) fn finish(&self) {
         if self.rows.first.streams {
             finish_streaming();
         }
