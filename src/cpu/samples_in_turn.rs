@@ -97,7 +97,7 @@ unsafe fn normalize<T: Convert, const IS_SILU: bool>(tensor: &Samples<'_, T>, wi
                     map.write_some_pixels(writing.end..map.length, &mut constants);
                     moments
                 }
-                None => slab.moments_in_turn(&mut ()),
+                None => slab.moments(),
             };
             tensor.fill(sample, &mut table, &moments);
             let map = tensor.map(sample, &table);
