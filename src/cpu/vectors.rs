@@ -116,6 +116,7 @@ impl Level {
 pub(super) trait Task: Sized {
     type Output;
     /// Whether it rounds to bf16: then there is code for the machines that have an instruction for it.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no other machine's vectors ask for it"))]
     const ROUNDS_TO_BF16: bool = false;
     /// Implementations are `#[inline(always)]`.
     fn run<V: Vector>(self) -> Self::Output;
