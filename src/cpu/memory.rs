@@ -25,8 +25,8 @@ struct Line([f64; LINE / size_of::<f64>()]);
 type Unused = Vec<Vec<Line>>;
 
 thread_local! {
-    /// What a thread has given back: where some merge many parts at once, turns at what is everybody's would take a tenth of the
-    /// time.
+    /// What a thread has given back. Where threads merge parts of samples, waiting for what is everybody's would take a fifth of
+    /// the time (measured: GroupNorm of NHWC by two threads).
     static OF_THREAD: RefCell<Unused> = const { RefCell::new(Vec::new()) };
 }
 
