@@ -3,6 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::seam::Lines;
 use super::simd::{LANES, LINE, Vector};
 use super::vectors::Level;
 use crate::element::{DType, Element};
@@ -41,7 +42,7 @@ pub(super) trait Convert: Element {
     /// As above; if they are streamed, a line begins.
     #[inline(always)]
     unsafe fn store_each<V: Vector, const COUNT: usize>(vectors: [V; COUNT], into: *mut Self, streams: bool) {
-        for (index, vector) in vectors.into_iter().enumerate() {
+        for (index, &vector) in vectors.iter().enumerate() {
             // SAFETY: by the caller.
             unsafe {
                 let into = into.add(index * LANES);
@@ -53,6 +54,12 @@ pub(super) trait Convert: Element {
             }
         }
     }
+
+    /// Streams vectors as whole lines, wherever they begin.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn stream_lines<V: Vector, const COUNT: usize>(vectors: [V; COUNT], lines: &mut Lines<V>);
 
     /// Whether storing rounds to bf16.
     const ROUNDS_TO_BF16: bool = matches!(Self::DTYPE, DType::Bf16);
@@ -116,6 +123,13 @@ impl Convert for f32 {
         // SAFETY: by the caller.
         unsafe { vector.stream(into) };
     }
+    #[inline(always)]
+    unsafe fn stream_lines<V: Vector, const COUNT: usize>(vectors: [V; COUNT], lines: &mut Lines<V>) {
+        for &vector in &vectors {
+            // SAFETY: by the caller.
+            unsafe { lines.push(vector) };
+        }
+    }
 }
 
 // `half` has conversions of eight at a time, and looks for them at each call.
@@ -158,6 +172,13 @@ impl Convert for f16 {
     unsafe fn store<V: Vector>(vector: V, into: *mut Self) {
         // SAFETY: by the caller.
         unsafe { V::store_halves(vector.to_f16(), into.cast()) };
+    }
+    #[inline(always)]
+    unsafe fn stream_lines<V: Vector, const COUNT: usize>(vectors: [V; COUNT], lines: &mut Lines<V>) {
+        for pair in vectors.as_chunks::<2>().0 {
+            // SAFETY: by the caller.
+            unsafe { lines.push(V::of_halves(pair[0].to_f16(), pair[1].to_f16())) };
+        }
     }
     #[inline(always)]
     unsafe fn store_some<V: Vector>(vector: V, into: *mut Self, count: usize) {
@@ -260,6 +281,13 @@ impl Convert for bf16 {
     unsafe fn store<V: Vector>(vector: V, into: *mut Self) {
         // SAFETY: by the caller.
         unsafe { V::store_halves(vector.to_bf16(), into.cast()) };
+    }
+    #[inline(always)]
+    unsafe fn stream_lines<V: Vector, const COUNT: usize>(vectors: [V; COUNT], lines: &mut Lines<V>) {
+        for pair in vectors.as_chunks::<2>().0 {
+            // SAFETY: by the caller.
+            unsafe { lines.push(V::of_two_as_bf16([pair[0], pair[1]])) };
+        }
     }
     #[inline(always)]
     unsafe fn store_some<V: Vector>(vector: V, into: *mut Self, count: usize) {

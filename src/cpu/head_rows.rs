@@ -4,6 +4,7 @@ use super::caches;
 use super::convert::Convert;
 use super::plain_rows::{self, PlainRows, with_ready_coefficients};
 use super::rows;
+use super::seam::Seam;
 use super::threads::for_each_piece;
 use crate::norm::{Activation, Rounding};
 use crate::problem::{Affine, Buffers, HeadRows, Heads, Output, Rows};
@@ -38,12 +39,15 @@ pub(super) unsafe fn run<T: Convert>(problem: &HeadRows, buffers: &Buffers) {
             let keys = (&problem.key, PlainRows::<T, _>::new(&key, &keys, &key_affine, streams));
             // Both kinds of a token, for they may lie side by side.
             for_each_piece(0..problem.tokens, elements, &|tokens| {
+                let mut seam = Seam::of_y();
                 for token in tokens {
                     for (heads, rows) in [&queries, &keys] {
                         // SAFETY: the token is one of the tensors', and this thread alone has it.
-                        unsafe { rows.normalize_at(token * heads.x_stride, token * heads.y_stride) };
+                        unsafe { rows.normalize_at(token * heads.x_stride, token * heads.y_stride, &mut seam) };
                     }
                 }
+                // SAFETY: as above.
+                unsafe { seam.end() };
                 queries.1.finish();
             });
         });

@@ -9,7 +9,9 @@
 //! | --- | --- |
 //! | `rows.rs` | LayerNorm, RMSNorm, GroupNorm and InstanceNorm in NCHW |
 //! | `plain_rows.rs` | the same, of most calls |
+//! | `short_rows.rs` | and of rows of whole turns, some of them at a time |
 //! | `rows_in_turn.rs` | and of those that exceed the caches |
+//! | `seam.rs` | lines of the outputs in which one stretch ends and the next begins |
 //! | `head_rows.rs` | QkNorm: the heads of attention as rows |
 //! | `channels_last.rs` | GroupNorm and InstanceNorm in NHWC |
 //! | `samples_in_turn.rs` | and those that exceed the caches |
@@ -67,6 +69,8 @@ mod quantized;
 mod rows;
 mod rows_in_turn;
 mod samples_in_turn;
+mod seam;
+mod short_rows;
 mod simd;
 mod slabs;
 mod stretch;

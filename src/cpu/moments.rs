@@ -61,6 +61,12 @@ impl Moments {
         self.mean
     }
 
+    /// The sum of squared deviations from it.
+    #[inline(always)]
+    pub(super) fn m2(self) -> f64 {
+        self.m2
+    }
+
     /// The variance of what the values are a sample of.
     #[inline(always)]
     pub(super) fn unbiased_variance(self) -> f64 {
@@ -97,15 +103,9 @@ impl Moments {
         Self { count, mean: self.mean + step, m2: self.m2 + other.m2 + delta * step * self.count }
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "rounding conversions")]
     #[inline(always)]
     pub(super) fn normalization(self, eps: f32) -> Normalization {
-        let variance = not_negative(self.m2 / self.count);
-        let (mean, rstd) = (self.mean as f32, (1.0 / (variance + f64::from(eps)).sqrt()) as f32);
-        let rest = self.mean - f64::from(mean);
-        // Without a rest, -0 is shifted to itself, also where rstd is infinite: without eps, where squares are zero.
-        let shift = if rest == 0.0 { -0.0 } else { -(rest * f64::from(rstd)) as f32 };
-        Normalization { mean, rstd, shift }
+        Normalizations::new::<true>(self.count, &[self.mean], &[self.m2], eps).of(0)
     }
 }
 
@@ -193,7 +193,8 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
         unsafe { self.add_all_and(values, first, count, ahead, |_| ()) };
     }
 
-    /// The same, and calls `behind` with the index of each whole chunk once it is added.
+    /// The same, and calls `before` with the index of each whole chunk that is to be added. (Behind it, the compiler would keep all
+    /// that it loaded until other work is done.)
     ///
     /// # Safety
     /// As above.
@@ -204,10 +205,10 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
         first: usize,
         count: usize,
         ahead: usize,
-        behind: impl FnMut(usize),
+        before: impl FnMut(usize),
     ) {
         // SAFETY: by the caller.
-        unsafe { self.add_chunks(values, first, count / CHUNK, ahead, behind) };
+        unsafe { self.add_chunks(values, first, count / CHUNK, ahead, before) };
         let rest = count % CHUNK;
         let (pivot, next) = (V::splat(self.pivot), first + count - rest);
         if rest > 0 {
@@ -249,7 +250,7 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
         first: usize,
         chunks: usize,
         ahead: usize,
-        mut behind: impl FnMut(usize),
+        mut before: impl FnMut(usize),
     ) {
         let pivot = V::splat(self.pivot);
         for chunk in 0..chunks {
@@ -257,6 +258,7 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
             if ahead > 0 {
                 values.prefetch::<DEPTH>(next + ahead);
             }
+            before(chunk);
             self.add(
                 pivot,
                 DEPTH,
@@ -267,7 +269,33 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
                     vector
                 },
             );
-            behind(chunk);
+        }
+    }
+
+    /// Adds the first `count` values, as [`add_all`](Self::add_all) does. They are half chunks.
+    ///
+    /// # Safety
+    /// As [`Values::load`], for these.
+    #[inline(always)]
+    pub(super) unsafe fn add_halves_of_chunks(&mut self, values: impl Values<V>, count: usize, ahead: usize) {
+        // SAFETY: by the caller.
+        unsafe {
+            self.add_chunks(values, 0, count / CHUNK, ahead, |_| ());
+            if !count.is_multiple_of(CHUNK) {
+                let next = count - count % CHUNK;
+                if ahead > 0 {
+                    values.prefetch::<{ DEPTH / 2 }>(next + ahead);
+                }
+                self.add(
+                    V::splat(self.pivot),
+                    DEPTH / 2,
+                    #[inline(always)]
+                    |index| {
+                        let [vector] = values.load(next + index * LANES);
+                        vector
+                    },
+                );
+            }
         }
     }
 
@@ -419,6 +447,43 @@ impl Normalization {
     #[inline(always)]
     pub(super) fn of_channel(self, weight: f32, bias: f32) -> (f32, f32) {
         (self.rstd * weight, self.shift * weight + bias)
+    }
+}
+
+/// Those of some rows.
+#[derive(Clone, Copy)]
+pub(super) struct Normalizations<const ROWS: usize> {
+    mean: [f32; ROWS],
+    rstd: [f32; ROWS],
+    shift: [f32; ROWS],
+}
+
+impl<const ROWS: usize> Normalizations<ROWS> {
+    pub(super) const NONE: Self = Self { mean: [0.0; ROWS], rstd: [1.0; ROWS], shift: [-0.0; ROWS] };
+
+    /// Of rows of one count, by their means and sums of squared deviations; without `MEAN` all means are zero.
+    #[expect(clippy::cast_possible_truncation, reason = "rounding conversions")]
+    #[inline(always)]
+    pub(super) fn new<const MEAN: bool>(count: f64, means: &[f64; ROWS], m2: &[f64; ROWS], eps: f32) -> Self {
+        let mut by = Self::NONE;
+        for (rstd, m2) in by.rstd.iter_mut().zip(m2) {
+            *rstd = (1.0 / (not_negative(m2 / count) + f64::from(eps)).sqrt()) as f32;
+        }
+        if MEAN {
+            let into = by.mean.iter_mut().zip(&mut by.shift).zip(&by.rstd);
+            for (((mean, shift), rstd), exact) in into.zip(means) {
+                *mean = *exact as f32;
+                let rest = exact - f64::from(*mean);
+                // Without a rest, -0 is shifted to itself, also where rstd is infinite: without eps, where squares are zero.
+                *shift = if rest == 0.0 { -0.0 } else { -(rest * f64::from(*rstd)) as f32 };
+            }
+        }
+        by
+    }
+
+    #[inline(always)]
+    pub(super) fn of(&self, row: usize) -> Normalization {
+        Normalization { mean: self.mean[row], rstd: self.rstd[row], shift: self.shift[row] }
     }
 }
 

@@ -7,9 +7,9 @@
 //! for each row, or each part:  s = x + residual;  sum = s;  y = activation((s - mean) * rstd * weight + bias)    stretch.rs
 //! ```
 //!
-//! A row is read twice, the second time from the nearest cache that holds it. Short rows are done some at a time, long ones by
-//! parts, all of whose moments come first. Those between are done one by one, or, where the tensors exceed the caches, in turns
-//! (`rows_in_turn.rs`).
+//! A row is read twice, the second time from the nearest cache that holds it. Rows of whole turns, if they are not long, are done by
+//! eights (`short_rows.rs`), other short ones some at a time, and long ones by parts, all of whose moments come first. Those between
+//! are done one by one, or, where the tensors exceed the caches, in turns (`rows_in_turn.rs`).
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -23,6 +23,8 @@ use super::modulation::Modulation;
 use super::moments::{self, Moments, Normalization, Sums, Values};
 use super::rows::BLOCKS_OF_PART;
 use super::rows_in_turn::InTurn;
+use super::seam::Seam;
+use super::short_rows::ShortRows;
 use super::simd::{LANES, LINE, Vector, finish_streaming};
 use super::stretch::{Ahead, Inputs, Map, Normalized, Plane, Planes, Rows, Stretch, Strided};
 use super::threads::{for_each_piece, merged};
@@ -110,7 +112,10 @@ unsafe fn run_with<T: Convert, A: RowAffine>(problem: &problem::Rows, buffers: &
     let rows = &PlainRows::<T, _>::new(problem, buffers, affine, streams);
     for_each_piece(0..problem.rows, problem.length, &|piece| {
         if problem.length <= MOST_IN_TURN {
-            rows.normalize_whole(piece);
+            let mut seam = Seam::of_y();
+            rows.normalize_whole(piece, &mut seam);
+            // SAFETY: this thread alone has the rows.
+            unsafe { seam.end() };
             rows.finish();
         } else {
             piece.for_each(|row| rows.normalize_by_parts(row));
@@ -384,15 +389,15 @@ impl<'a, T: Convert, A: RowAffine> PlainRows<'a, T, A> {
         Self { problem, rows: Strided { first, strides }, ahead, affine }
     }
 
-    /// Normalizes the rows that lie so many elements further in x and in y. They are short enough.
+    /// Normalizes the rows that lie so many elements further in x and in y. They are short enough. The seam is the thread's.
     ///
     /// # Safety
     /// There x and y, which are all, have as many rows, and this thread alone has them.
-    pub(super) unsafe fn normalize_at(&self, x: usize, y: usize) {
+    pub(super) unsafe fn normalize_at(&self, x: usize, y: usize, seam: &mut Seam<T>) {
         let Strided { first, strides } = self.rows;
         // SAFETY: by the caller.
         let first = unsafe { Stretch { x: first.x.offset(x), y: first.y.offset(y), ..first } };
-        Self { rows: Strided { first, strides }, ..*self }.normalize_whole(0..self.problem.rows);
+        Self { rows: Strided { first, strides }, ..*self }.normalize_whole(0..self.problem.rows, seam);
     }
 
     /// Of a part of each of some rows, from the one with the number `row` on.
@@ -407,25 +412,28 @@ impl<'a, T: Convert, A: RowAffine> PlainRows<'a, T, A> {
     }
 
     /// Rows that are not done by parts.
-    fn normalize_whole(&self, rows: Range<usize>) {
-        let length = self.problem.length;
-        let together = rows_together(length);
-        if together > 1 && A::IS_THE_SAME_IN_ALL_ROWS && self.are_better_staged() {
+    fn normalize_whole(&self, rows: Range<usize>, seam: &mut Seam<T>) {
+        if rows.is_empty() {
+            return;
+        }
+        let (length, streams) = (self.problem.length, self.rows.first.streams);
+        // Longer rows go past the caches in finer turns.
+        let most_short = if streams { LEAST_IN_TURN - 1 } else { MOST_PENDING };
+        if length <= most_short && ShortRows::takes(self) {
+            vectors::run(ShortRows { rows: self, range: rows, seam });
+        } else if length >= LEAST_IN_TURN && streams {
+            vectors::run(InTurn { rows: self, range: rows });
+        } else if length >= LEAST_IN_TURN {
+            // In turns, f16 and bf16 from the last level took a fifth longer.
+            self.normalize_one_by_one(rows);
+        } else if A::IS_THE_SAME_IN_ALL_ROWS && self.are_better_staged() {
             self.normalize_staged(rows);
-        } else if together > 1 {
-            self.normalize_short(rows);
         } else {
-            // What the caches hold is done one by one: in turns, f16 and bf16 from the last level took a fifth longer.
-            if self.rows.first.streams {
-                vectors::run(InTurn { rows: self, range: rows });
-            } else {
-                self.normalize_one_by_one(rows);
-            }
+            self.normalize_some_at_a_time(rows);
         }
     }
 
-    /// Some at a time.
-    fn normalize_short(&self, rows: Range<usize>) {
+    fn normalize_some_at_a_time(&self, rows: Range<usize>) {
         let together = rows_together(self.problem.length);
         let (mut moments, mut by) = ([Moments::NONE; ROWS], [Normalization::NONE; ROWS]);
         for first in rows.clone().step_by(together) {
@@ -457,7 +465,7 @@ impl<'a, T: Convert, A: RowAffine> PlainRows<'a, T, A> {
                 let staged = stage.as_mut_ptr().cast::<u8>();
                 let first = Stretch { y: Tensor::new(staged.expose_provenance() as u64), streams: false, ..first };
                 let strides = self.rows.strides;
-                Self { rows: Strided { first, strides }, ..*self }.normalize_short(0..count);
+                Self { rows: Strided { first, strides }, ..*self }.normalize_some_at_a_time(0..count);
                 vectors::run(CopyOnce { from: staged, into: y.cast(), bytes: count * length * size_of::<T>() });
             }
         }

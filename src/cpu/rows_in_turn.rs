@@ -16,6 +16,7 @@ use super::activation;
 use super::convert::Convert;
 use super::moments::{CHUNK, Interrupted, Moments, Normalization, Sums};
 use super::plain_rows::{MOST_PENDING, PlainRows, RowAffine};
+use super::seam::Seam;
 use super::simd::Vector;
 use super::stretch::Inputs;
 use super::vectors::Task;
@@ -38,13 +39,17 @@ impl<T: Convert, A: RowAffine> Task for InTurn<'_, T, A> {
         // The last steps to a row's moments are a long chain. Short rows are written one row later: it is under way meanwhile.
         let lag = if length <= MOST_PENDING { 2 } else { 1 };
         let mut by = [Normalization::NONE; 2];
+        let [_, _, sum, y] = rows.rows.strides.map(|stride| stride == length);
+        let mut seam = Seam::new(&rows.rows.first, [y, sum]);
         for row in range.start..range.end + lag {
             let swept = (row < range.end).then_some(row);
             let written = row.checked_sub(lag).filter(|written| range.contains(written));
+            let written = written.map(|row| (row, by[row % 2]));
             // SAFETY: this thread alone has the rows, and the moments of what is written are there.
-            let moments = unsafe { rows.sweep_and_write::<V>(swept, written.map(|row| (row, by[row % 2]))) };
-            by[row % 2] = moments.normalization(eps);
+            by[row % 2] = unsafe { rows.sweep_and_write::<V>(swept, written, &mut seam) }.normalization(eps);
         }
+        // SAFETY: as above.
+        unsafe { seam.end() };
     }
 }
 
@@ -58,18 +63,19 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
         &self,
         swept: Option<usize>,
         written: Option<(usize, Normalization)>,
+        seam: &mut Seam<T>,
     ) -> Moments {
         // SAFETY: by the caller.
         unsafe {
             let Some(swept) = swept else {
                 if let Some((row, by)) = written {
-                    self.write::<V>(row, &by, None);
+                    self.write::<V>(row, &by, None, seam);
                 }
                 return Moments::NONE;
             };
             let mut sweep = Sweep::begin::<V>(self, swept);
             if let Some((row, by)) = written {
-                self.write::<V>(row, &by, Some(&mut sweep));
+                self.write::<V>(row, &by, Some(&mut sweep), seam);
             }
             sweep.finish::<V>()
         }
@@ -80,7 +86,13 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
     /// # Safety
     /// As above.
     #[inline(always)]
-    unsafe fn write<V: Vector>(&self, row: usize, by: &Normalization, mut sweep: Option<&mut Sweep<T>>) {
+    unsafe fn write<V: Vector>(
+        &self,
+        row: usize,
+        by: &Normalization,
+        mut sweep: Option<&mut Sweep<T>>,
+        seam: &mut Seam<T>,
+    ) {
         let length = self.problem.length;
         // SAFETY: by the caller.
         unsafe {
@@ -96,7 +108,7 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
                     streams = stretch.streams_of(next, end - next);
                     if streams {
                         let step = if end - next == length { self.rows.strides[3] } else { end - next };
-                        stretch.prefetch_ends(end + step);
+                        seam.others(stretch).prefetch_ends(end + step);
                     }
                     next_plane = end;
                 }
@@ -113,8 +125,16 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
                         next += chunks * CHUNK;
                     }
                     _ => {
-                        let count = (end - next).min(if head > 0 { head } else { BLOCK });
-                        stretch.write_by::<V, false>(next, count, 0, &map, streams && head == 0);
+                        let mut stretch = stretch.from(next);
+                        let held = seam.hold(&mut stretch, end - next, streams);
+                        let count = held.unwrap_or_else(|| {
+                            let count = (end - next).min(if head > 0 { head } else { BLOCK });
+                            let part = if streams && head == 0 && seam.holds_ends() { count % T::OF_LINE } else { 0 };
+                            count - part
+                        });
+                        let streams = streams && head == 0 && held.is_none();
+                        stretch.write_by::<V, false>(0, count, next.wrapping_neg(), &map, streams);
+                        seam.release::<V>();
                         next += count;
                         if let Some(sweep) = &mut sweep {
                             let due = (next - next % CHUNK).saturating_sub(sweep.next);
@@ -153,19 +173,19 @@ impl<T: Convert> Sweep<T> {
         }
     }
 
-    /// Adds so many elements, which are whole chunks or all that are left, and calls `behind` with the index of each whole chunk.
+    /// Adds so many elements, which are whole chunks or all that are left, and calls `before` with the index of each whole chunk.
     ///
     /// # Safety
     /// The row's are there to be read.
     #[inline(always)]
-    unsafe fn go_on<V: Vector>(&mut self, count: usize, behind: impl FnMut(usize)) {
+    unsafe fn go_on<V: Vector>(&mut self, count: usize, before: impl FnMut(usize)) {
         let Self { values, has_mean, ahead, ref mut sums, next, .. } = *self;
         macro_rules! add {
             ($has_mean:literal, $values:expr) => {
                 sums.go_on::<V, $has_mean, _>(
                     #[inline(always)]
                     // SAFETY: by the caller.
-                    |sums| unsafe { sums.add_all_and($values, next, count, ahead, behind) },
+                    |sums| unsafe { sums.add_all_and($values, next, count, ahead, before) },
                 )
             };
         }

@@ -19,6 +19,9 @@ pub(super) trait Vector: Copy {
     /// Whether there are registers for two loops in one, of which one rounds to bf16 by integers.
     const HAS_MANY_REGISTERS: bool = false;
 
+    /// Whether what is streamed goes past the caches.
+    const STREAMS: bool = true;
+
     /// Sixteen numbers of f64.
     type Sums: Copy;
     /// Sixteen numbers of sixteen bits.
@@ -77,6 +80,28 @@ pub(super) trait Vector: Copy {
         unsafe { store_each_as_bf16(vectors, into, streams) };
     }
 
+    /// Two vectors' halves, in the bits of one.
+    fn of_halves(first: Self::Halves, second: Self::Halves) -> Self {
+        let mut halves = [0_u16; 2 * LANES];
+        // SAFETY: as many as that, and any bits are numbers.
+        unsafe {
+            Self::store_halves(first, halves.as_mut_ptr());
+            Self::store_halves(second, halves.as_mut_ptr().add(LANES));
+            Self::load(halves.as_ptr().cast())
+        }
+    }
+    /// Two vectors, as [`of_halves`](Self::of_halves), rounded to bf16.
+    #[inline(always)]
+    fn of_two_as_bf16([first, second]: [Self; 2]) -> Self {
+        Self::of_halves(first.to_bf16(), second.to_bf16())
+    }
+    /// The last so many halves of the one, and the first ones of the other. There are fewer of the former than it has.
+    #[inline(always)]
+    unsafe fn joined(before: Self, behind: Self, halves: usize) -> Self {
+        // SAFETY: by the caller.
+        unsafe { joined_in_memory([before, behind], halves) }
+    }
+
     fn no_sums() -> Self::Sums;
     unsafe fn load_sums(from: *const f64) -> Self::Sums;
     unsafe fn store_sums(sums: Self::Sums, into: *mut f64);
@@ -85,10 +110,17 @@ pub(super) trait Vector: Copy {
     fn total(sums: Self::Sums) -> f64;
 }
 
+/// [`Vector::joined`].
+#[inline(always)]
+unsafe fn joined_in_memory<V: Vector>(both: [V; 2], halves: usize) -> V {
+    // SAFETY: by the caller, within both.
+    unsafe { both.as_ptr().byte_add(LINE - 2 * halves).read_unaligned() }
+}
+
 /// [`Vector::store_as_bf16`], one by one.
 #[inline(always)]
 unsafe fn store_each_as_bf16<V: Vector, const COUNT: usize>(vectors: [V; COUNT], into: *mut u16, streams: bool) {
-    for (index, vector) in vectors.into_iter().enumerate() {
+    for (index, &vector) in vectors.iter().enumerate() {
         // SAFETY: by the caller.
         unsafe {
             let into = into.add(index * LANES);
@@ -428,6 +460,8 @@ mod out_of_line {
 
 impl Vector for Portable {
     const FUSES: bool = quad::FUSES;
+
+    const STREAMS: bool = false;
 
     type Sums = [quad::Pair; 8];
     type Halves = [u16; LANES];
@@ -864,6 +898,31 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn joined(before: Self, behind: Self, halves: usize) -> Self {
+            let numbers = halves / 2;
+            if !halves.is_multiple_of(2) {
+                // SAFETY: by the caller.
+                return unsafe { super::joined_in_memory([before, behind], halves) };
+            }
+            if numbers == 0 {
+                return behind;
+            }
+            let [first, second, third] =
+                if numbers >= 8 { [before.0, before.1, behind.0] } else { [before.1, behind.0, behind.1] };
+            // SAFETY: as above.
+            unsafe {
+                let counted = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+                let from = _mm256_add_epi32(counted, _mm256_set1_epi32(8 - (numbers % 8) as i32));
+                let is_next = _mm256_castsi256_ps(_mm256_cmpgt_epi32(from, _mm256_set1_epi32(7)));
+                let part = |low, high| {
+                    let (low, high) = (_mm256_permutevar8x32_ps(low, from), _mm256_permutevar8x32_ps(high, from));
+                    _mm256_blendv_ps(low, high, is_next)
+                };
+                Self(part(first, second), part(second, third))
+            }
+        }
+
+        #[inline(always)]
         fn no_sums() -> Self::Sums {
             // SAFETY: as above.
             unsafe { [_mm256_setzero_pd(); 4] }
@@ -922,6 +981,15 @@ mod x86 {
         }
         from
     };
+    const COUNTED: [u16; 2 * LANES] = {
+        let mut counted = [0; 2 * LANES];
+        let mut number = 0;
+        while number < 2 * LANES {
+            counted[number] = number as u16;
+            number += 1;
+        }
+        counted
+    };
     const FROM_UPPER: [u16; 2 * LANES] = {
         let mut from = [0; 2 * LANES];
         let mut number = 0;
@@ -931,6 +999,15 @@ mod x86 {
         }
         from
     };
+
+    /// The upper halves of numbers. Of a mask that the compiler knows it makes an instruction of its own behind each that is masked.
+    #[inline(always)]
+    fn upper_halves() -> __mmask32 {
+        let mut mask = 0xAAAA_AAAA;
+        // SAFETY: no instruction.
+        unsafe { std::arch::asm!("/* {0:e} */", inout(reg) mask, options(pure, nomem, nostack, preserves_flags)) };
+        mask
+    }
 
     /// The class of what is subnormal.
     const SUBNORMAL: i32 = 0x20;
@@ -1085,7 +1162,7 @@ mod x86 {
             // SAFETY: as above.
             unsafe {
                 let halves = _mm512_castsi256_si512(halves);
-                Self(_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAA_AAAA, words(&INTO_UPPER), halves)))
+                Self(_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(upper_halves(), words(&INTO_UPPER), halves)))
             }
         }
         #[inline(always)]
@@ -1114,7 +1191,7 @@ mod x86 {
                 };
                 // As a number each mask costs half of what a test of it does.
                 let mut subnormals = 0;
-                for vector in vectors {
+                for vector in &vectors {
                     subnormals += u32::from(_mm512_fpclass_ps_mask::<SUBNORMAL>(vector.0));
                 }
                 if !ROUNDS_TO_BF16 || subnormals > 0 {
@@ -1129,6 +1206,34 @@ mod x86 {
                         _mm512_storeu_si512(into, halves);
                     }
                 }
+            }
+        }
+
+        #[inline(always)]
+        fn of_halves(first: __m256i, second: __m256i) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)) })
+        }
+        #[inline(always)]
+        fn of_two_as_bf16([first, second]: [Self; 2]) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let subnormals = u32::from(_mm512_fpclass_ps_mask::<SUBNORMAL>(first.0))
+                    + u32::from(_mm512_fpclass_ps_mask::<SUBNORMAL>(second.0));
+                if !ROUNDS_TO_BF16 || subnormals > 0 {
+                    return Self::of_halves(first.to_bf16(), second.to_bf16());
+                }
+                Self(std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(second.0, first.0)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn joined(before: Self, behind: Self, halves: usize) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let first = _mm512_set1_epi16((2 * LANES - halves) as i16);
+                let from = _mm512_add_epi16(first, words(&COUNTED));
+                let (before, behind) = (_mm512_castps_si512(before.0), _mm512_castps_si512(behind.0));
+                Self(_mm512_castsi512_ps(_mm512_permutex2var_epi16(before, from, behind)))
             }
         }
 

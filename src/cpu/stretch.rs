@@ -13,7 +13,7 @@ use super::vectors::{self, Task};
 use crate::norm::Activation;
 
 /// Vectors of a turn of the loop.
-const TURN: usize = 4;
+pub(super) const TURN: usize = 4;
 
 /// Elements of a turn.
 pub(super) const TURN_LANES: usize = TURN * LANES;
@@ -126,6 +126,34 @@ impl<T: Convert> Stretch<T> {
     #[inline(always)]
     pub(super) fn inputs(self) -> Inputs<T> {
         Inputs::new(self.x, self.residual)
+    }
+
+    /// From an element on.
+    ///
+    /// # Safety
+    /// It belongs to the tensors that are there.
+    #[inline(always)]
+    pub(super) unsafe fn from(self, first: usize) -> Self {
+        // SAFETY: by the caller.
+        unsafe { self.behind([first; 4]) }
+    }
+
+    /// So many elements behind, of x, residual, sum and y.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn behind(self, [x, residual, sum, y]: [usize; 4]) -> Self {
+        // SAFETY: by the caller.
+        unsafe {
+            Self {
+                x: self.x.offset(x),
+                residual: self.residual.offset(residual),
+                sum: self.sum.offset(sum),
+                y: self.y.offset(y),
+                ..self
+            }
+        }
     }
 
     /// Maps the elements `[first, first + count)`. The map is told their indices less `origin`. With `IS_SILU`, which is true only
@@ -669,17 +697,8 @@ impl<T: Convert> Strided<T> {
     /// The row is one of the tensors'.
     #[inline(always)]
     pub(super) unsafe fn from(&self, row: usize) -> Stretch<T> {
-        let (all, [x, residual, sum, y]) = (self.first, self.strides);
         // SAFETY: by the caller.
-        unsafe {
-            Stretch {
-                x: all.x.offset(row * x),
-                residual: all.residual.offset(row * residual),
-                sum: all.sum.offset(row * sum),
-                y: all.y.offset(row * y),
-                ..all
-            }
-        }
+        unsafe { self.first.behind(self.strides.map(|stride| row * stride)) }
     }
 }
 

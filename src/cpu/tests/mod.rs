@@ -3,6 +3,7 @@
 mod activation;
 mod batch_statistics;
 mod channels_last;
+mod head_rows;
 mod images;
 mod pointwise;
 mod rows;
@@ -52,6 +53,39 @@ fn run(problem: Problem, buffers: Buffers) {
 
 fn bits<T: Convert>(values: &[T]) -> Vec<u64> {
     values.iter().map(|value| value.to_f64().to_bits()).collect()
+}
+
+/// A tensor that begins so many elements behind a line of the caches, with more before and behind it.
+struct Guarded<T> {
+    all: Vec<T>,
+    first: usize,
+    count: usize,
+}
+
+impl<T: Convert> Guarded<T> {
+    /// What no test computes.
+    const GUARD: f64 = -77.0;
+
+    fn new(behind: usize, count: usize) -> Self {
+        let all = vec![T::from_f64(Self::GUARD); count + 3 * T::OF_LINE];
+        let first = T::to_line(all.as_ptr()) + behind;
+        Self { all, first, count }
+    }
+
+    fn address(&mut self) -> u64 {
+        output(&mut self.all[self.first..])
+    }
+
+    /// The tensor, beside which nothing was written.
+    fn check_guards(&self, what: &str) -> &[T] {
+        let (before, rest) = self.all.split_at(self.first);
+        let (found, behind) = rest.split_at(self.count);
+        assert!(
+            before.iter().chain(behind).all(|guard| guard.to_f64() == Self::GUARD),
+            "{what}: written beyond the tensor"
+        );
+        found
+    }
 }
 
 /// Runs a problem of x and a residual with `sum`, and `sum` and `y` wherever they may be: all give the same.

@@ -1,9 +1,9 @@
 use half::{bf16, f16};
 
-use super::{Expected, Numbers, activated, bits, check_aliases, in_pool, input, output, run, ulp, ulps_of};
+use super::{Expected, Guarded, Numbers, activated, bits, check_aliases, in_pool, input, output, run, ulp, ulps_of};
 use crate::cpu::caches::tests::with_tiny_caches;
 use crate::cpu::convert::Convert;
-use crate::cpu::vectors::tests::on_every_level;
+use crate::cpu::vectors::tests::{for_each_level, on_every_level};
 use crate::element::{DType, Element};
 use crate::norm::{Activation, Rounding};
 use crate::problem::{self, Affine, Buffers, Coefficient, Modulation, Moments, Problem, Rows};
@@ -411,6 +411,55 @@ fn residual_and_sum_in_every_exact_alias() {
         check::<f16>(rows, length);
         check::<bf16>(rows, length);
     }
+}
+
+/// Past the caches, rows and planes whose outputs meet within lines, at every place of one, and beside a sum that meets at the same
+/// places or at others.
+#[test]
+fn lines_of_two_rows_are_written_whole() {
+    fn check<T: Convert>(problem: &Rows, has_residual: bool, threads: usize) {
+        let count = problem.rows * problem.length;
+        let problem = Rows { weight: Some(DType::F32), bias: Some(DType::F32), residual: has_residual, ..*problem };
+        let mut tensors = Tensors::<T>::of(&problem, &mut Numbers(81));
+        tensors.residual = has_residual.then(|| Numbers(82).take(count, 3.0, 1.0));
+        let y = bits(&tensors.forward(&problem));
+        let sums = tensors.x.iter().zip(tensors.residual.iter().flatten());
+        let sum = bits(&sums.map(|(x, r)| T::from_f32(x.to_f32() + r.to_f32())).collect::<Vec<_>>());
+        for behind in (0..T::OF_LINE).step_by(3) {
+            let places = [None, Some(behind), Some((behind + 5) % T::OF_LINE)];
+            for sum_behind in places.into_iter().take(if has_residual { 3 } else { 1 }) {
+                let what = format!("{} {problem:?}, {behind} behind a line, sum {sum_behind:?}", T::DTYPE);
+                let mut found = Guarded::<T>::new(behind, count);
+                let mut found_sum = sum_behind.map(|behind| Guarded::<T>::new(behind, count));
+                let sum_address = found_sum.as_mut().map_or(0, Guarded::address);
+                let buffers = Buffers { y: found.address(), sum: sum_address, ..tensors.buffers() };
+                in_pool(threads, || with_tiny_caches(|| run(Problem::Rows(problem), buffers)));
+                assert!(bits(found.check_guards(&what)) == y, "{what}");
+                if let Some(found) = found_sum {
+                    assert!(bits(found.check_guards(&what)) == sum, "{what}, the sum");
+                }
+            }
+        }
+    }
+    fn check_type<T: Convert>() {
+        for (index, length) in [64, 448, 513, 600, 1024, 1531].into_iter().enumerate() {
+            let rows_count = if length < 512 { 21 } else { 5 };
+            for has_residual in [false, true] {
+                check::<T>(&rows::<T>(rows_count, length), has_residual, 1 + index % 2);
+            }
+            let moments = Moments::MeanSquare;
+            check::<T>(&Rows { moments, ..rows::<T>(rows_count, length) }, false, 1 + index % 2);
+        }
+        for (channels_per_group, spatial) in [(3, 529), (2, 1000), (5, 210)] {
+            let affine = Affine::PerChannel { groups: 2, channels_per_group, spatial };
+            check::<T>(&Rows { affine, ..rows::<T>(6, channels_per_group * spatial) }, true, 2);
+        }
+    }
+    for_each_level(|_| {
+        check_type::<f32>();
+        check_type::<f16>();
+        check_type::<bf16>();
+    });
 }
 
 #[test]
