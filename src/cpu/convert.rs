@@ -64,6 +64,9 @@ pub(super) trait Convert: Element {
     /// Whether storing rounds to bf16.
     const ROUNDS_TO_BF16: bool = matches!(Self::DTYPE, DType::Bf16);
 
+    /// Whether elements are of fewer bits than what is computed with.
+    const IS_NARROW: bool = size_of::<Self>() < size_of::<f32>();
+
     /// Elements of a line of the caches.
     const OF_LINE: usize = LINE / size_of::<Self>();
 

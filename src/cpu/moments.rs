@@ -190,11 +190,12 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
     #[inline(always)]
     pub(super) unsafe fn add_all(&mut self, values: impl Values<V>, first: usize, count: usize, ahead: usize) {
         // SAFETY: by the caller.
-        unsafe { self.add_all_and(values, first, count, ahead, |_| ()) };
+        unsafe { self.add_all_and(values, first, count, ahead, true, |_| ()) };
     }
 
-    /// The same, and calls `before` with the index of each whole chunk that is to be added. (Behind it, the compiler would keep all
-    /// that it loaded until other work is done.)
+    /// The same, and calls `other` with the index of each whole chunk, before it is added or once it is. (If once it is, the compiler
+    /// keeps all that it has loaded of it, in memory where it must, until the other work is done. Of numbers that are converted
+    /// that is a loss. Those that are not come earlier that way, and past the caches that is a gain: three hundredths.)
     ///
     /// # Safety
     /// As above.
@@ -205,10 +206,11 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
         first: usize,
         count: usize,
         ahead: usize,
-        before: impl FnMut(usize),
+        other_comes_first: bool,
+        other: impl FnMut(usize),
     ) {
         // SAFETY: by the caller.
-        unsafe { self.add_chunks(values, first, count / CHUNK, ahead, before) };
+        unsafe { self.add_chunks(values, first, count / CHUNK, ahead, other_comes_first, other) };
         let rest = count % CHUNK;
         let (pivot, next) = (V::splat(self.pivot), first + count - rest);
         if rest > 0 {
@@ -250,7 +252,8 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
         first: usize,
         chunks: usize,
         ahead: usize,
-        mut before: impl FnMut(usize),
+        other_comes_first: bool,
+        mut other: impl FnMut(usize),
     ) {
         let pivot = V::splat(self.pivot);
         for chunk in 0..chunks {
@@ -258,7 +261,9 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
             if ahead > 0 {
                 values.prefetch::<DEPTH>(next + ahead);
             }
-            before(chunk);
+            if other_comes_first {
+                other(chunk);
+            }
             self.add(
                 pivot,
                 DEPTH,
@@ -269,6 +274,9 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
                     vector
                 },
             );
+            if !other_comes_first {
+                other(chunk);
+            }
         }
     }
 
@@ -280,7 +288,7 @@ impl<V: Vector, const MEAN: bool> Sums<V, MEAN> {
     pub(super) unsafe fn add_halves_of_chunks(&mut self, values: impl Values<V>, count: usize, ahead: usize) {
         // SAFETY: by the caller.
         unsafe {
-            self.add_chunks(values, 0, count / CHUNK, ahead, |_| ());
+            self.add_chunks(values, 0, count / CHUNK, ahead, true, |_| ());
             if !count.is_multiple_of(CHUNK) {
                 let next = count - count % CHUNK;
                 if ahead > 0 {

@@ -108,7 +108,8 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
                     streams = stretch.streams_of(next, end - next);
                     if streams {
                         let step = if end - next == length { self.rows.strides[3] } else { end - next };
-                        seam.others(stretch).prefetch_ends(end + step);
+                        let ends = if T::IS_NARROW { seam.others(stretch) } else { stretch };
+                        ends.prefetch_ends(end + step);
                     }
                     next_plane = end;
                 }
@@ -126,7 +127,7 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
                     }
                     _ => {
                         let mut stretch = stretch.from(next);
-                        let held = seam.hold(&mut stretch, end - next, streams);
+                        let held = if T::IS_NARROW { seam.hold(&mut stretch, end - next, streams) } else { None };
                         let count = held.unwrap_or_else(|| {
                             let count = (end - next).min(if head > 0 { head } else { BLOCK });
                             let part = if streams && head == 0 && seam.holds_ends() { count % T::OF_LINE } else { 0 };
@@ -134,7 +135,9 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
                         });
                         let streams = streams && head == 0 && held.is_none();
                         stretch.write_by::<V, false>(0, count, next.wrapping_neg(), &map, streams);
-                        seam.release::<V>();
+                        if held.is_some() {
+                            seam.release::<V>();
+                        }
                         next += count;
                         if let Some(sweep) = &mut sweep {
                             let due = (next - next % CHUNK).saturating_sub(sweep.next);
@@ -173,19 +176,19 @@ impl<T: Convert> Sweep<T> {
         }
     }
 
-    /// Adds so many elements, which are whole chunks or all that are left, and calls `before` with the index of each whole chunk.
+    /// Adds so many elements, which are whole chunks or all that are left, and calls `other` with the index of each whole chunk.
     ///
     /// # Safety
     /// The row's are there to be read.
     #[inline(always)]
-    unsafe fn go_on<V: Vector>(&mut self, count: usize, before: impl FnMut(usize)) {
+    unsafe fn go_on<V: Vector>(&mut self, count: usize, other: impl FnMut(usize)) {
         let Self { values, has_mean, ahead, ref mut sums, next, .. } = *self;
         macro_rules! add {
             ($has_mean:literal, $values:expr) => {
                 sums.go_on::<V, $has_mean, _>(
                     #[inline(always)]
                     // SAFETY: by the caller.
-                    |sums| unsafe { sums.add_all_and($values, next, count, ahead, before) },
+                    |sums| unsafe { sums.add_all_and($values, next, count, ahead, T::IS_NARROW, other) },
                 )
             };
         }

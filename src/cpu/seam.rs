@@ -1,7 +1,8 @@
 //! Lines of the outputs in which one stretch ends and the next begins.
 //!
 //! They are made in a buffer, and go past the caches when they are whole. In two parts, each by the caches, they would be read from
-//! memory first: rows of 1024 elements of sixteen bits took half as long again.
+//! memory first: rows of 1024 elements of sixteen bits took half as long again. Longer rows of f32 have time to ask for them, and
+//! lost three hundredths by the buffer, which is read where it has just been written; so they are left to the caches.
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -40,10 +41,10 @@ impl Unfinished {
 }
 
 impl<T: Convert> Seam<T> {
-    /// Of outputs that go past the caches, and of which y or the sum `are_joined`: there each stretch begins where one ends.
+    /// Of long stretches past the caches, of which y or the sum `are_joined`: there each begins where one ends.
     pub(super) fn new(outputs: &Stretch<T>, are_joined: [bool; 2]) -> Self {
         let to_line = |output: Tensor<T>| T::to_line(output.wrapping_at(0));
-        let y = outputs.streams && are_joined[0];
+        let y = outputs.streams && are_joined[0] && T::IS_NARROW;
         let sum = y && are_joined[1] && !outputs.sum.is_absent() && to_line(outputs.sum) == to_line(outputs.y);
         Self { joins: [y, sum], ..Self::of_y() }
     }
@@ -63,7 +64,7 @@ impl<T: Convert> Seam<T> {
     /// Whether the whole lines of a stretch are all that is to be written of it, for the rest will be held.
     #[inline(always)]
     pub(super) fn holds_ends(&self) -> bool {
-        self.joins[0]
+        T::IS_NARROW && self.joins[0]
     }
 
     /// Of a stretch `left` elements are to be written, those of whole lines past the caches if it `streams`. If the next of them
