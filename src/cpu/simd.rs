@@ -81,6 +81,7 @@ pub(super) trait Vector: Copy {
     }
 
     /// Two vectors' halves, in the bits of one.
+    #[inline(always)]
     fn of_halves(first: Self::Halves, second: Self::Halves) -> Self {
         let mut halves = [0_u16; 2 * LANES];
         // SAFETY: as many as that, and any bits are numbers.
