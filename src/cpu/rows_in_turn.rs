@@ -108,8 +108,7 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
                     streams = stretch.streams_of(next, end - next);
                     if streams {
                         let step = if end - next == length { self.rows.strides[3] } else { end - next };
-                        let ends = if T::IS_NARROW { seam.others(stretch) } else { stretch };
-                        ends.prefetch_ends(end + step);
+                        seam.others(stretch).prefetch_ends(end + step);
                     }
                     next_plane = end;
                 }
@@ -127,7 +126,7 @@ impl<T: Convert, A: RowAffine> PlainRows<'_, T, A> {
                     }
                     _ => {
                         let mut stretch = stretch.from(next);
-                        let held = if T::IS_NARROW { seam.hold(&mut stretch, end - next, streams) } else { None };
+                        let held = seam.hold(&mut stretch, end - next, streams);
                         let count = held.unwrap_or_else(|| {
                             let count = (end - next).min(if head > 0 { head } else { BLOCK });
                             let part = if streams && head == 0 && seam.holds_ends() { count % T::OF_LINE } else { 0 };

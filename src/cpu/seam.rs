@@ -57,6 +57,9 @@ impl<T: Convert> Seam<T> {
     /// Those of the outputs that are not joined.
     #[inline(always)]
     pub(super) fn others(&self, outputs: Stretch<T>) -> Stretch<T> {
+        if !T::IS_NARROW {
+            return outputs;
+        }
         let unless = |joins: bool, output| if joins { Tensor::new(0) } else { output };
         Stretch { y: unless(self.joins[0], outputs.y), sum: unless(self.joins[1], outputs.sum), ..outputs }
     }
@@ -71,6 +74,9 @@ impl<T: Convert> Seam<T> {
     /// belong to a line that is made here: has the stretch's outputs be the buffer's, and says how many these are.
     #[inline(always)]
     pub(super) fn hold(&mut self, stretch: &mut Stretch<T>, left: usize, streams: bool) -> Option<usize> {
+        if !T::IS_NARROW {
+            return None;
+        }
         let begins = streams && self.holds_ends() && left < T::OF_LINE && T::to_line(stretch.y.wrapping_at(0)) == 0;
         if self.held == 0 && !begins {
             return None;

@@ -1,6 +1,6 @@
 use half::{bf16, f16};
 
-use super::{Guarded, Numbers, bits, in_pool, input, output, run};
+use super::{Guarded, Numbers, bits, in_pool, input, output, places_in_line, run};
 use crate::cpu::caches::tests::with_tiny_caches;
 use crate::cpu::convert::Convert;
 use crate::cpu::vectors::tests::for_each_level;
@@ -90,7 +90,7 @@ fn tokens_past_the_caches_have_the_bits_of_single_rows() {
         let expected = expected(problem, &x, &weights);
         let y_stride = problem.query.y_stride;
         let keys = problem.query.count * problem.length;
-        for (behind, threads) in (0..T::OF_LINE).step_by(3).zip([1, 2, 3].into_iter().cycle()) {
+        for (behind, threads) in places_in_line::<T>().zip([1, 2, 3].into_iter().cycle()) {
             let mut y = Guarded::<T>::new(behind, TOKENS * y_stride);
             let address = y.address();
             let buffers = Buffers {

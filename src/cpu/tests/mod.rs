@@ -88,6 +88,11 @@ impl<T: Convert> Guarded<T> {
     }
 }
 
+/// How many elements behind a line of the caches a tensor may begin: even and odd numbers, and the middle.
+fn places_in_line<T: Convert>() -> impl Iterator<Item = usize> {
+    (0..T::OF_LINE).step_by(3).chain([T::OF_LINE / 2])
+}
+
 /// Runs a problem of x and a residual with `sum`, and `sum` and `y` wherever they may be: all give the same.
 fn check_aliases<T: Convert>(problem: Problem, buffers: Buffers, x: &[T], residual: &[T], y: &[T]) {
     let sum: Vec<T> = x.iter().zip(residual).map(|(x, r)| T::from_f32(x.to_f32() + r.to_f32())).collect();

@@ -1,6 +1,9 @@
 use half::{bf16, f16};
 
-use super::{Expected, Guarded, Numbers, activated, bits, check_aliases, in_pool, input, output, run, ulp, ulps_of};
+use super::{
+    Expected, Guarded, Numbers, activated, bits, check_aliases, in_pool, input, output, places_in_line, run, ulp,
+    ulps_of,
+};
 use crate::cpu::caches::tests::with_tiny_caches;
 use crate::cpu::convert::Convert;
 use crate::cpu::vectors::tests::{for_each_level, on_every_level};
@@ -406,7 +409,7 @@ fn residual_and_sum_in_every_exact_alias() {
             &y,
         );
     }
-    for (rows, length) in [(3, 100), (100, 1000), (2, 5000), (1, 70_000)] {
+    for (rows, length) in [(3, 100), (21, 128), (19, 1024), (100, 1000), (2, 5000), (1, 70_000)] {
         check::<f32>(rows, length);
         check::<f16>(rows, length);
         check::<bf16>(rows, length);
@@ -425,7 +428,7 @@ fn lines_of_two_rows_are_written_whole() {
         let y = bits(&tensors.forward(&problem));
         let sums = tensors.x.iter().zip(tensors.residual.iter().flatten());
         let sum = bits(&sums.map(|(x, r)| T::from_f32(x.to_f32() + r.to_f32())).collect::<Vec<_>>());
-        for behind in (0..T::OF_LINE).step_by(3) {
+        for behind in places_in_line::<T>() {
             let places = [None, Some(behind), Some((behind + 5) % T::OF_LINE)];
             for sum_behind in places.into_iter().take(if has_residual { 3 } else { 1 }) {
                 let what = format!("{} {problem:?}, {behind} behind a line, sum {sum_behind:?}", T::DTYPE);
